@@ -1,0 +1,125 @@
+//! What the core is told. Outcomes of effects come back here, with the number of their attempt.
+
+use crate::{
+    ids::{Attempt, Bytes, Epoch, GateId, ModelId, StreamId},
+    model::ModelSpec,
+};
+
+/// Figures of one row as a gate reported them; ages are already turned into moments by nobody: they stay ages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Requests admitted and not ended.
+    pub in_flight: u64,
+    /// Requests held now.
+    pub held: u64,
+    /// Age of the oldest held request in ms.
+    pub oldest_age: u64,
+    /// Age of the last use in ms.
+    pub last_used_age: Option<u64>,
+    /// Age in ms of the last request that wanted the model and was refused.
+    pub last_refused_age: Option<u64>,
+}
+
+/// What was seen of an engine without changing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineState {
+    /// Answers, scheduler running.
+    Awake,
+    /// Answers, weights away or scheduler paused.
+    Asleep,
+    /// Its process has ended or its port is closed.
+    Gone,
+    /// It contradicts itself (asleep and not paused): only a restart helps.
+    Broken,
+    /// It did not answer in time.
+    Silent,
+}
+
+/// One look at an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Its state.
+    pub state: EngineState,
+    /// Its own number of requests; `None` when it cannot be counted.
+    pub count: Option<u64>,
+    /// GPU memory that it holds, by the oracle; `None` when the oracle cannot tell.
+    pub memory: Option<Bytes>,
+}
+
+/// Why an action on an engine failed, and what is known of the engine afterwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionError {
+    /// One sentence for people: what failed, with the engine's own words.
+    pub cause: String,
+    /// State of the engine after the failure, observed.
+    pub engine: EngineState,
+}
+
+/// How one action ended. Durations were measured by the shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done and verified; memory that the engine holds now, by the oracle (`None`: the oracle cannot tell).
+    Done {
+        /// Milliseconds that the action took.
+        took: u64,
+        /// GPU memory held afterwards.
+        memory: Option<Bytes>,
+    },
+    /// A definite failure.
+    Failed(ActionError),
+    /// Nobody knows: time-out, connection lost, 5xx.
+    Unknown {
+        /// One sentence for people.
+        cause: String,
+    },
+}
+
+/// What an operator can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// Wake the model as if a request had arrived.
+    Wake,
+    /// Drain it and put it to sleep.
+    Sleep,
+    /// Take it out of service: sleep, and refuse requests until `Enable`.
+    Disable,
+    /// End of `Disable`.
+    Enable,
+}
+
+/// Everything that can happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed; also sent when `next_deadline` is reached.
+    Tick,
+    /// A gate's first message on a stream. Replaces its older stream. `figures`: rows not listed are zero.
+    Hello { gate: GateId, stream: StreamId, gateway: String, largest_term: u64, sequence: u64, figures: Vec<(ModelId, Figures)> },
+    /// Rows not listed are unchanged.
+    Report { gate: GateId, stream: StreamId, sequence: u64, table_version: u64, figures: Vec<(ModelId, Figures)> },
+    /// The gate applied the barrier of `epoch`.
+    Ack { gate: GateId, stream: StreamId, sequence: u64, model: ModelId, epoch: Epoch, in_flight: u64 },
+    /// The gate's last message.
+    Bye { gate: GateId, stream: StreamId, sequence: u64 },
+    /// The stream ended. By itself this proves nothing about the gate.
+    StreamClosed { gate: GateId, stream: StreamId },
+    /// An answer to `Effect::Observe`, or a look of the shell's own (process exit).
+    Observed { model: ModelId, attempt: Attempt, observation: Observation },
+    /// `Effect::Start` ended.
+    Started { model: ModelId, attempt: Attempt, outcome: Outcome },
+    /// `Effect::Wake` ended.
+    Woke { model: ModelId, attempt: Attempt, outcome: Outcome },
+    /// `Effect::Sleep` ended.
+    Slept { model: ModelId, attempt: Attempt, outcome: Outcome },
+    /// The engine's process ended, or an attached engine refuses connections.
+    EngineGone { model: ModelId, cause: String },
+    /// A model is new or its settings changed (same id). Its cluster exists in every Envoy already.
+    ModelSet(Box<ModelSpec>),
+    /// The model is to go: refuse, drain, then `Effect::Removed`.
+    ModelRemoved(ModelId),
+    /// An operator asked.
+    Operator { model: ModelId, verb: Operator },
+    /// Control is no longer leader: stop transitions, then heartbeats, close every stream.
+    Deposed,
+    /// A larger term was met and persisted; every epoch from here on carries it, and the successor's wait starts again.
+    TermRaised(u64),
+}

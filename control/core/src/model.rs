@@ -1,0 +1,117 @@
+//! What an operator says about a model and about the fleet: values, validated by the shell.
+
+use crate::ids::{Bytes, GpuId, Millis, ModelId};
+
+/// How requests in an engine are treated when it is put to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SleepMode {
+    /// Requests stay in the engine and go on after the wake. The only mode without loss.
+    Keep,
+    /// Requests are ended, truncated. Only where the operator asked for it.
+    Abort,
+}
+
+/// What to do with a victim that is still busy at the end of its drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDrainTimeout {
+    /// Freeze its requests in the engine (default), where the engine can.
+    Freeze,
+    /// Reopen it and look for another victim.
+    Cancel,
+    /// Truncate its requests.
+    Abort,
+}
+
+/// What gates do with a row when their lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLeaseEnd {
+    /// Hold.
+    Hold,
+    /// Admit for `max_flow`.
+    Flow,
+}
+
+/// What an engine's driver can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Its own number of requests can be trusted (vLLM `/load` with load tracking, proven).
+    pub counts: bool,
+    /// Requests in flight survive a sleep (`mode=keep`), and requests received while asleep are answered after the wake.
+    pub lossless: bool,
+    /// Control can start and end its process.
+    pub restartable: bool,
+}
+
+/// One model as the core sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// Row id.
+    pub id: ModelId,
+    /// GPUs it spans; each carries `awake` or `asleep` bytes.
+    pub gpus: Vec<GpuId>,
+    /// Bytes per GPU while awake: declared, or measured when the shell knows better.
+    pub awake: Bytes,
+    /// Bytes per GPU that stay while it sleeps.
+    pub asleep: Bytes,
+    /// The conditioning cycle was done in an earlier life (its footprint is known).
+    pub conditioned: bool,
+    /// Never a victim, awake from the start.
+    pub pinned: bool,
+    /// Idle this long: sleep. `None`: never by itself.
+    pub idle_timeout: Option<Millis>,
+    /// Length of a drain before `on_drain_timeout`.
+    pub drain_timeout: Millis,
+    /// What then.
+    pub on_drain_timeout: OnDrainTimeout,
+    /// Longest time that requests stay frozen before they go first.
+    pub max_freeze: Millis,
+    /// Awake at least this long before it can be a victim.
+    pub min_runtime: Millis,
+    /// A waiter has waited this long: busy models can be victims.
+    pub max_wait: Millis,
+    /// What gates do without a lease.
+    pub on_lease_end: OnLeaseEnd,
+    /// What its driver can do.
+    pub caps: Caps,
+    /// First guesses of durations, replaced by what is measured.
+    pub guess: Durations,
+}
+
+/// Durations of an engine's actions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Durations {
+    /// Start of the process until it serves.
+    pub start: Millis,
+    /// Wake from host RAM.
+    pub wake: Millis,
+    /// Sleep.
+    pub sleep: Millis,
+}
+
+/// Times of the protocol and of the core (rules 1, 2, 7, 14 of the protocol).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// A gate may admit this long after sending what was echoed.
+    pub lease: Millis,
+    /// Fence = lease + margin.
+    pub margin: Millis,
+    /// How often gates report.
+    pub heartbeat: Millis,
+    /// A call to an engine that was not accepted after this is abandoned.
+    pub command: Millis,
+    /// `flow` rows are admitted this long after the lease.
+    pub max_flow: Millis,
+    /// Longest time from admission to arrival at the engine.
+    pub forward_bound: Millis,
+}
+
+/// What the core is created with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetSpec {
+    /// Capacity of each GPU, in bytes that models may use.
+    pub gpus: Vec<Bytes>,
+    /// Times.
+    pub times: Times,
+    /// Term of this life, persisted before.
+    pub term: u64,
+}

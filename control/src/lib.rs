@@ -1,0 +1,1 @@
+//! greenthread-control
