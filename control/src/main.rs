@@ -1,0 +1,3 @@
+//! The `greenthread` program.
+
+fn main() {}
