@@ -1,8 +1,112 @@
-//! The fleet file: what an operator writes, parsed once into validated values. An error names the line, the field and the remedy.
+//! The fleet file: what an operator writes, parsed once into validated values. An error names the line, the field and the remedy, and all
+//! errors are told at once. The schema, with every default, is the commented example `envoy/standalone/greenthread.yaml`.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+mod check;
+mod fleet;
+mod model;
+mod prefix;
+mod reader;
+mod tree;
+mod units;
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use greenthread_core::model::{ModelSpec, OnLeaseEnd, Times};
+
+pub use reader::{Origin, Place, Problem};
+
+/// How long a connection to an engine may take to open (Envoy's `connect_timeout`).
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often Envoy tries again when a connection fails or breaks before the request was sent.
+pub const CONNECT_RETRIES: u32 = 1;
+/// Longest pause before such a retry.
+pub const RETRY_BACK_OFF: Duration = Duration::from_millis(25);
+
+/// Why there is no fleet.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Everything that is wrong in it, one line each, in the order of the file.
+    #[error("{}", Listed(file, problems))]
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// At least one.
+        problems: Vec<Problem>,
+    },
+}
+
+struct Listed<'a>(&'a Path, &'a [Problem]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.0.display();
+        for (index, problem) in self.1.iter().enumerate() {
+            write!(f, "{}{file}:{problem}", if index == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+/// What the file does not say: where we are and which variables are set.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Every `GREENTHREAD_*` variable.
+    pub environment: BTreeMap<String, String>,
+    /// Folder that relative paths start from: the current one.
+    pub folder: PathBuf,
+    /// The simulated engine, when it lies beside this program.
+    pub engine_sim: Option<PathBuf>,
+    /// `state`, made absolute; filled in while the file is read.
+    state: PathBuf,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn of_this_process() -> Self {
+        let engine_sim = std::env::current_exe().ok().map(|program| program.with_file_name("engine-sim")).filter(|program| program.is_file());
+        let ours = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            let name = name.into_string().ok().filter(|name| name.starts_with("GREENTHREAD_"))?;
+            Some((name, value.into_string().ok()?))
+        };
+        Self {
+            environment: std::env::vars_os().filter_map(ours).collect(),
+            folder: std::env::current_dir().unwrap_or_default(),
+            engine_sim,
+            state: PathBuf::new(),
+        }
+    }
+}
+
+/// Reads and validates a fleet file; relative paths and variables are those of this process.
+///
+/// # Errors
+/// The file cannot be read, or something in it is wrong.
+pub fn load(file: &Path) -> Result<Fleet, ConfigError> {
+    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    parse(&text, file, Surroundings::of_this_process())
+}
+
+/// Validates the text of a fleet file. Pure.
+///
+/// # Errors
+/// Everything that is wrong in it; `file` only names it.
+pub fn parse(text: &str, file: &Path, around: Surroundings) -> Result<Fleet, ConfigError> {
+    fleet::read(text, around).map_err(|problems| ConfigError::Invalid { file: file.to_owned(), problems })
+}
 
 /// The whole file, validated.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,3 +225,6 @@ pub enum EngineKind {
     /// vLLM ≥ 0.32, over HTTP, sleep level 1.
     Vllm,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! One item of `models`, read and completed with the defaults of the file.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use greenthread_core::{
+    ids::{Bytes, GpuId, Millis, ModelId},
+    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd},
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    EngineKind, EngineSpec, Model, Surroundings,
+    check::millis,
+    prefix,
+    reader::{Place, Read, Reader, Section},
+    units,
+};
+
+/// Durations before anything was measured: a vLLM with a model of a few billion weights on local disk.
+const FIRST_GUESS: Durations = Durations { start: Millis::seconds(60), wake: Millis::seconds(2), sleep: Millis::seconds(2) };
+
+/// A model and the places of what is checked against other models.
+pub(super) struct Draft {
+    pub(super) model: Model,
+    pub(super) name_place: Place,
+    pub(super) prefixes: Vec<Read<String>>,
+    pub(super) gpus: Vec<Read<GpuId>>,
+    pub(super) awake_place: Place,
+    pub(super) asleep_place: Place,
+    pub(super) pinned_place: Place,
+    pub(super) engine_place: Place,
+}
+
+/// `sleep` and `fairness`: of the file's `defaults`, or of one model.
+#[derive(Clone, Copy)]
+pub(super) struct Behaviour {
+    idle_timeout: Option<Duration>,
+    drain_timeout: Duration,
+    on_drain_timeout: OnDrainTimeout,
+    max_freeze: Duration,
+    min_runtime: Duration,
+    max_wait: Duration,
+    pinned: bool,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Some(Duration::from_secs(300)),
+            drain_timeout: Duration::from_secs(30),
+            on_drain_timeout: OnDrainTimeout::Freeze,
+            max_freeze: Duration::from_secs(120),
+            min_runtime: Duration::from_secs(10),
+            max_wait: Duration::from_secs(5),
+            pinned: false,
+        }
+    }
+}
+
+/// Reads `sleep` and `fairness` of a section; what it does not set stays as in `base`.
+pub(super) fn behaviour(section: &Section<'_>, base: Behaviour) -> Behaviour {
+    let sleep = section.section("sleep");
+    let fairness = section.section("fairness");
+    let read = Behaviour {
+        idle_timeout: sleep.read_or("idleTimeout", base.idle_timeout, idle_timeout).value,
+        drain_timeout: sleep.read_or("drainTimeout", base.drain_timeout, units::duration).value,
+        on_drain_timeout: sleep.read_or("onDrainTimeout", base.on_drain_timeout, on_drain_timeout).value,
+        max_freeze: sleep.read_or("maxFreeze", base.max_freeze, units::positive_duration).value,
+        min_runtime: fairness.read_or("minRuntime", base.min_runtime, units::duration).value,
+        max_wait: fairness.read_or("maxWait", base.max_wait, units::duration).value,
+        pinned: fairness.read_or("pinned", base.pinned, units::switch).value,
+    };
+    sleep.finish();
+    fairness.finish();
+    read
+}
+
+fn idle_timeout(text: &str) -> Result<Option<Duration>, String> {
+    if text == "never" { Ok(None) } else { units::positive_duration(text).map(Some).map_err(|cause| format!("{cause}, or never")) }
+}
+
+fn on_drain_timeout(text: &str) -> Result<OnDrainTimeout, String> {
+    match text {
+        "freeze" => Ok(OnDrainTimeout::Freeze),
+        "cancel" => Ok(OnDrainTimeout::Cancel),
+        "abort" => Ok(OnDrainTimeout::Abort),
+        other => Err(format!("{other} is none of freeze, cancel, abort")),
+    }
+}
+
+fn on_lease_end(text: &str) -> Result<OnLeaseEnd, String> {
+    match text {
+        "flow" => Ok(OnLeaseEnd::Flow),
+        "hold" => Ok(OnLeaseEnd::Hold),
+        other => Err(format!("{other} is neither flow nor hold")),
+    }
+}
+
+fn text(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn expose(path: &str) -> Result<String, String> {
+    if path.starts_with('/') { Ok(path.to_owned()) } else { Err(format!("{path} must start with a slash, like /metrics")) }
+}
+
+/// Reads one model. `None`: without a name, an id and an engine there is nothing to check further.
+pub(super) fn draft(item: &Read<&super::tree::Node>, base: Behaviour, gpu_sizes: &[u64], around: &Surroundings, reader: &Reader<'_>) -> Option<Draft> {
+    let section = Section::item(reader, item);
+    let name = section.read("name", prefix::name);
+    let served = section.read("model", text);
+    for (key, missing) in [("name", name.is_none()), ("model", served.is_none())] {
+        if missing && !section.has(key) {
+            reader.wrong(&section.place, format!("the model has no {key}; write `{key}: …`"));
+        }
+    }
+    let prefixes = read_prefixes(&section, name.as_ref(), reader);
+    let gpus = read_gpus(&section, reader);
+    let (awake, asleep) = read_memory(&section, reader);
+    let behaviour = behaviour(&section, base);
+    let lease_end = section.read("onLeaseEnd", on_lease_end).map(|read| read.value);
+    let expose = parsed(section.texts("expose"), expose, reader).into_iter().map(|read| read.value).collect();
+    let max_model_len = section.read("maxModelLen", units::count).map(|read| read.value);
+    let first_gpu = gpus.first().map_or(0, |gpu| gpu.value.0);
+    let words = Words {
+        name: name.as_ref().map_or("", |read| &read.value),
+        served: served.as_ref().map_or("", |read| &read.value),
+        state: &around.state.to_string_lossy(),
+        gpu: first_gpu,
+        gpu_memory: gpu_sizes.get(first_gpu).copied().unwrap_or(0),
+    };
+    let engine = read_engine(&section.section("engine"), &words, reader);
+    let places = (section.section("memory").place_of("awake"), section.section("memory").place_of("asleep"), section.section("fairness").place_of("pinned"));
+    section.finish();
+
+    let (name, served, (engine, engine_place)) = (name?, served?, engine?);
+    let digest = digest(&name.value, &engine);
+    let spec = spec(ModelId(format!("{}.{}", name.value, &digest[..8])), &engine, behaviour, lease_end, (awake, asleep), &gpus);
+    let model = Model {
+        served: served.value,
+        prefixes: prefixes.iter().map(|read| read.value.clone()).collect(),
+        engine: beside_us(engine, around),
+        expose,
+        max_model_len,
+        on_lease_end: lease_end,
+        spec,
+        cluster: format!("gt-{}", &digest[..12]),
+        name: name.value,
+    };
+    let (awake_place, asleep_place, pinned_place) = places;
+    Some(Draft { model, name_place: name.place, prefixes, gpus, awake_place, asleep_place, pinned_place, engine_place })
+}
+
+fn parsed<T>(texts: Vec<Read<String>>, parse: impl Fn(&str) -> Result<T, String>, reader: &Reader<'_>) -> Vec<Read<T>> {
+    let one = |read: Read<String>| match parse(&read.value) {
+        Ok(value) => Some(Read { value, place: read.place }),
+        Err(cause) => {
+            reader.wrong(&read.place, cause);
+            None
+        }
+    };
+    texts.into_iter().filter_map(one).collect()
+}
+
+fn read_prefixes(section: &Section<'_>, name: Option<&Read<String>>, reader: &Reader<'_>) -> Vec<Read<String>> {
+    if section.has("prefixes") {
+        let written = section.texts("prefixes");
+        if written.is_empty() {
+            reader.wrong(&section.place_of("prefixes"), "a model needs at least one prefix; leave the field out to use its name");
+        }
+        return parsed(written, prefix::prefix, reader);
+    }
+    parsed(name.cloned().into_iter().collect(), prefix::prefix, reader)
+}
+
+fn read_gpus(section: &Section<'_>, reader: &Reader<'_>) -> Vec<Read<GpuId>> {
+    if !section.has("gpus") {
+        return vec![Read { value: GpuId(0), place: section.place_of("gpus") }];
+    }
+    let index = |text: &str| text.parse().map(GpuId).map_err(|_| format!("{text} is no number of a GPU; the first of gpus is 0"));
+    let mut gpus = parsed(section.texts("gpus"), index, reader);
+    if gpus.is_empty() {
+        reader.wrong(&section.place_of("gpus"), "a model needs at least one GPU");
+    }
+    gpus.sort_by_key(|gpu| gpu.value);
+    for pair in gpus.windows(2) {
+        if let [first, second] = pair
+            && first.value == second.value
+        {
+            reader.wrong(&second.place, format!("GPU {} is given twice", second.value.0));
+        }
+    }
+    gpus
+}
+
+/// Bytes per GPU, awake and asleep.
+fn read_memory(section: &Section<'_>, reader: &Reader<'_>) -> (Bytes, Bytes) {
+    let memory = section.section("memory");
+    let awake = memory.read("awake", units::positive_size);
+    if awake.is_none() && !memory.has("awake") {
+        let cause = "how much of each GPU the model takes while awake must be known; for vLLM write gpu-memory-utilization × the GPU's size, like 17GiB";
+        reader.wrong(&memory.place_of("awake"), cause);
+    }
+    let asleep = memory.read_or("asleep", 1 << 30, units::size).value;
+    memory.finish();
+    // A model whose size is unknown is reported already; it must not raise more errors about memory.
+    let awake = awake.map_or(asleep, |read| read.value);
+    (Bytes(awake), Bytes(asleep))
+}
+
+/// What placeholders in a command stand for.
+struct Words<'a> {
+    name: &'a str,
+    served: &'a str,
+    state: &'a str,
+    gpu: usize,
+    gpu_memory: u64,
+}
+
+impl Words<'_> {
+    fn fill(&self, argument: &str, port: u16) -> String {
+        argument
+            .replace("{port}", &port.to_string())
+            .replace("{name}", self.name)
+            .replace("{model}", self.served)
+            .replace("{state}", self.state)
+            .replace("{gpu}", &self.gpu.to_string())
+            .replace("{gpu-memory}", &format!("{}B", self.gpu_memory))
+    }
+}
+
+fn read_engine(section: &Section<'_>, words: &Words<'_>, reader: &Reader<'_>) -> Option<(EngineSpec, Place)> {
+    let kind = section.read_or("type", EngineKind::Vllm, engine_kind).value;
+    let url = section.read("url", units::url);
+    let port = section.read("port", units::port);
+    let command = section.texts("command");
+    let env: BTreeMap<String, String> = section.map("env");
+    let wrong = |key: &str, cause: &str| reader.wrong(&section.place_of(key), cause);
+    let (has_url, has_command) = (section.has("url"), section.has("command"));
+    let result = match (has_url, has_command) {
+        (false, false) => {
+            reader.wrong(&section.place, "the model has no engine; give it a url to attach to one that runs, or a command and a port to start one");
+            None
+        }
+        (true, true) => {
+            wrong("url", "there are a url and a command; keep url to attach to an engine that runs, or command to start one");
+            None
+        }
+        (true, false) => {
+            for (key, given) in [("port", section.has("port")), ("env", section.has("env"))] {
+                if given {
+                    wrong(key, "this is for an engine that is started; with url the engine runs already, so leave it out");
+                }
+            }
+            url.map(|url| (EngineSpec { kind, address: url.value, command: None, env }, url.place))
+        }
+        (false, true) => {
+            if command.is_empty() {
+                wrong("command", "the command is empty; write the program and its arguments as a list");
+            } else if !command.iter().any(|argument| argument.value.contains("{port}")) {
+                wrong("command", "no argument has {port}; the engine must be told where to listen, like [vllm, serve, ID, --port, \"{port}\"]");
+            }
+            if !section.has("port") {
+                wrong("port", "an engine that is started needs a port of its own; write `port: 9001`");
+            }
+            port.map(|port| {
+                let filled = command.iter().map(|argument| words.fill(&argument.value, port.value)).collect();
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.value));
+                (EngineSpec { kind, address, command: Some(filled), env }, port.place)
+            })
+        }
+    };
+    section.finish();
+    result
+}
+
+fn engine_kind(text: &str) -> Result<EngineKind, String> {
+    match text {
+        "vllm" => Ok(EngineKind::Vllm),
+        other => Err(format!("{other} is no engine type; known is vllm")),
+    }
+}
+
+/// Name, address and command in 64 hexadecimal digits: another engine under the same name is another row and another cluster.
+fn digest(name: &str, engine: &EngineSpec) -> String {
+    let mut hash = Sha256::new();
+    let address = engine.address.to_string();
+    for part in [name, &address].into_iter().chain(engine.command.iter().flatten().map(String::as_str)) {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `engine-sim` is found beside this program when it lies there; everything else, and it too otherwise, on the PATH.
+fn beside_us(mut engine: EngineSpec, around: &Surroundings) -> EngineSpec {
+    if let (Some(command), Some(simulator)) = (&mut engine.command, &around.engine_sim)
+        && let Some(program) = command.first_mut()
+        && program == "engine-sim"
+    {
+        *program = simulator.to_string_lossy().into_owned();
+    }
+    engine
+}
+
+fn spec(id: ModelId, engine: &EngineSpec, behaviour: Behaviour, lease_end: Option<OnLeaseEnd>, (awake, asleep): (Bytes, Bytes), gpus: &[Read<GpuId>]) -> ModelSpec {
+    let caps = match engine.kind {
+        EngineKind::Vllm => Caps { counts: true, lossless: true, restartable: engine.command.is_some() },
+    };
+    // Rule 14: only an engine that keeps what it receives while asleep may go on without a lease.
+    let default_lease_end = if caps.lossless { OnLeaseEnd::Flow } else { OnLeaseEnd::Hold };
+    ModelSpec {
+        id,
+        gpus: gpus.iter().map(|gpu| gpu.value).collect(),
+        awake,
+        asleep,
+        conditioned: false,
+        pinned: behaviour.pinned,
+        idle_timeout: behaviour.idle_timeout.map(millis),
+        drain_timeout: millis(behaviour.drain_timeout),
+        on_drain_timeout: behaviour.on_drain_timeout,
+        max_freeze: millis(behaviour.max_freeze),
+        min_runtime: millis(behaviour.min_runtime),
+        max_wait: millis(behaviour.max_wait),
+        on_lease_end: lease_end.unwrap_or(default_lease_end),
+        caps,
+        guess: FIRST_GUESS,
+    }
+}
