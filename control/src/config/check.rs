@@ -26,7 +26,11 @@ const COUNT_LAG: Millis = Millis(0);
 pub(super) fn smallest_margin(times: &Times) -> Millis {
     // margin >= p (lease + margin) + bounds, solved for the margin.
     let bounds = times.forward_bound + COUNT_LAG;
-    let numerator = times.lease.0.saturating_mul(CLOCK_ERROR_PERCENT).saturating_add(bounds.0.saturating_mul(100));
+    let numerator = times
+        .lease
+        .0
+        .saturating_mul(CLOCK_ERROR_PERCENT)
+        .saturating_add(bounds.0.saturating_mul(100));
     Millis(numerator.div_ceil(100 - CLOCK_ERROR_PERCENT))
 }
 
@@ -41,7 +45,13 @@ pub(super) fn times(times: &Times, place: impl Fn(&str) -> Place, reader: &Reade
         reader.wrong(&place("margin"), cause);
     }
     if times.heartbeat.0.saturating_mul(2) > times.lease.0 {
-        reader.wrong(&place("heartbeat"), format!("{} is too long for a lease of {}; at least two must fit into it", times.heartbeat, times.lease));
+        reader.wrong(
+            &place("heartbeat"),
+            format!(
+                "{} is too long for a lease of {}; at least two must fit into it",
+                times.heartbeat, times.lease
+            ),
+        );
     }
 }
 
@@ -51,11 +61,20 @@ pub(super) fn duplicates(drafts: &[Draft], reader: &Reader<'_>) {
     let mut prefixes: BTreeMap<&str, &str> = BTreeMap::new();
     for draft in drafts {
         if names.insert(&draft.model.name, &draft.name_place).is_some() {
-            reader.wrong(&draft.name_place, format!("there is another model {}; names must differ", draft.model.name));
+            reader.wrong(
+                &draft.name_place,
+                format!(
+                    "there is another model {}; names must differ",
+                    draft.model.name
+                ),
+            );
         }
         for Read { value, place } in &draft.prefixes {
             if let Some(other) = prefixes.insert(value, &draft.model.name) {
-                reader.wrong(place, format!("the prefix {value} already leads to {other}; prefixes must differ"));
+                reader.wrong(
+                    place,
+                    format!("the prefix {value} already leads to {other}; prefixes must differ"),
+                );
             }
         }
     }
@@ -63,11 +82,20 @@ pub(super) fn duplicates(drafts: &[Draft], reader: &Reader<'_>) {
 
 /// Two listeners on one port. `ours`: what we listen on; engines come on top.
 pub(super) fn ports(ours: &[Read<SocketAddr>], drafts: &[Draft], reader: &Reader<'_>) {
-    let engines = drafts.iter().map(|draft| Read { value: draft.model.engine.address, place: draft.engine_place.clone() });
+    let engines = drafts.iter().map(|draft| Read {
+        value: draft.model.engine.address,
+        place: draft.engine_place.clone(),
+    });
     let mut taken: Vec<Read<SocketAddr>> = Vec::new();
     for listener in ours.iter().cloned().chain(engines) {
-        if let Some(other) = taken.iter().find(|other| collide(other.value, listener.value)) {
-            let cause = format!("{} is already used by {}; choose another port", listener.value, other.place.field);
+        if let Some(other) = taken
+            .iter()
+            .find(|other| collide(other.value, listener.value))
+        {
+            let cause = format!(
+                "{} is already used by {}; choose another port",
+                listener.value, other.place.field
+            );
             reader.wrong(&listener.place, cause);
         }
         taken.push(listener);
@@ -84,16 +112,32 @@ pub(super) fn memory(drafts: &[Draft], gpus: &[u64], reader: &Reader<'_>) {
     for draft in drafts {
         for Read { value: gpu, place } in &draft.gpus {
             let Some(capacity) = gpus.get(gpu.0).copied().map(Bytes) else {
-                reader.wrong(place, format!("there is no GPU {}; gpus has {} (numbers start at 0)", gpu.0, gpus.len()));
+                reader.wrong(
+                    place,
+                    format!(
+                        "there is no GPU {}; gpus has {} (numbers start at 0)",
+                        gpu.0,
+                        gpus.len()
+                    ),
+                );
                 continue;
             };
             if draft.model.spec.awake > capacity {
-                let cause = format!("{} is more than GPU {} has ({capacity}); the model could never wake", draft.model.spec.awake, gpu.0);
+                let cause = format!(
+                    "{} is more than GPU {} has ({capacity}); the model could never wake",
+                    draft.model.spec.awake, gpu.0
+                );
                 reader.wrong(&draft.awake_place, cause);
             }
         }
         if draft.model.spec.asleep > draft.model.spec.awake {
-            reader.wrong(&draft.asleep_place, format!("{} is more than while awake ({})", draft.model.spec.asleep, draft.model.spec.awake));
+            reader.wrong(
+                &draft.asleep_place,
+                format!(
+                    "{} is more than while awake ({})",
+                    draft.model.spec.asleep, draft.model.spec.awake
+                ),
+            );
         }
     }
     for (index, capacity) in gpus.iter().enumerate() {
@@ -103,10 +147,22 @@ pub(super) fn memory(drafts: &[Draft], gpus: &[u64], reader: &Reader<'_>) {
 
 /// Pinned models are awake together, beside what the sleeping others leave behind.
 fn pinned(drafts: &[Draft], gpu: GpuId, capacity: Bytes, reader: &Reader<'_>) {
-    let here = || drafts.iter().filter(|draft| draft.model.spec.gpus.contains(&gpu));
-    let awake: Bytes = here().filter(|draft| draft.model.spec.pinned).map(|draft| draft.model.spec.awake).sum();
-    let asleep: Bytes = here().filter(|draft| !draft.model.spec.pinned).map(|draft| draft.model.spec.asleep).sum();
-    let Some(last) = here().filter(|draft| draft.model.spec.pinned).next_back() else { return };
+    let here = || {
+        drafts
+            .iter()
+            .filter(|draft| draft.model.spec.gpus.contains(&gpu))
+    };
+    let awake: Bytes = here()
+        .filter(|draft| draft.model.spec.pinned)
+        .map(|draft| draft.model.spec.awake)
+        .sum();
+    let asleep: Bytes = here()
+        .filter(|draft| !draft.model.spec.pinned)
+        .map(|draft| draft.model.spec.asleep)
+        .sum();
+    let Some(last) = here().rfind(|draft| draft.model.spec.pinned) else {
+        return;
+    };
     if awake + asleep > capacity && last.model.spec.awake <= capacity {
         let cause = format!(
             "the pinned models of GPU {} need {awake}, and {asleep} stay for the sleeping others, but it has {capacity}; unpin one",
@@ -118,8 +174,14 @@ fn pinned(drafts: &[Draft], gpu: GpuId, capacity: Bytes, reader: &Reader<'_>) {
 
 /// Addresses beyond loopback need a token: whoever can reach control could forge a gate and block every sleep.
 pub(super) fn token(listeners: &[&Read<SocketAddr>], token: Option<&str>, reader: &Reader<'_>) {
-    for listener in listeners.iter().filter(|listener| !listener.value.ip().is_loopback() && token.is_none()) {
-        let cause = format!("{} is reachable from other machines; set control.token (or GREENTHREAD_TOKEN), or use 127.0.0.1", listener.value);
+    for listener in listeners
+        .iter()
+        .filter(|listener| !listener.value.ip().is_loopback() && token.is_none())
+    {
+        let cause = format!(
+            "{} is reachable from other machines; set control.token (or GREENTHREAD_TOKEN), or use 127.0.0.1",
+            listener.value
+        );
         reader.wrong(&listener.place, cause);
     }
 }

@@ -10,7 +10,8 @@ use std::{
 use greenthread_core::{ids::Millis, model::Times};
 
 use super::{
-    CONNECT_RETRIES, CONNECT_TIMEOUT, Control, Fleet, Gateway, Hold, OracleKind, Place, Problem, RETRY_BACK_OFF, Surroundings,
+    CONNECT_RETRIES, CONNECT_TIMEOUT, Control, Fleet, Gateway, Hold, OracleKind, Place, Problem,
+    RETRY_BACK_OFF, Surroundings,
     check::{self, millis},
     model::{self, Draft},
     reader::{Origin, Read, Reader, Section},
@@ -23,17 +24,36 @@ const LONGEST_BUDGET: Duration = Duration::from_secs(1_500);
 /// The fleet, or everything that is wrong.
 pub(super) fn read(text: &str, around: Surroundings) -> Result<Fleet, Vec<Problem>> {
     let tree = tree::parse(text).map_err(|malformed| {
-        let place = Place { origin: Origin::Line(malformed.line), field: String::new() };
-        vec![Problem { place, cause: malformed.cause }]
+        let place = Place {
+            origin: Origin::Line(malformed.line),
+            field: String::new(),
+        };
+        vec![Problem {
+            place,
+            cause: malformed.cause,
+        }]
     })?;
     let environment = around.environment.clone();
-    let reader = Reader::new(environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect());
+    let reader = Reader::new(
+        environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect(),
+    );
     let fleet = sections(&Section::root(&reader, &tree), around, &reader);
-    if reader.has_problems() { Err(reader.into_problems()) } else { Ok(fleet) }
+    if reader.has_problems() {
+        Err(reader.into_problems())
+    } else {
+        Ok(fleet)
+    }
 }
 
 fn sections(root: &Section<'_>, mut around: Surroundings, reader: &Reader<'_>) -> Fleet {
-    let state = root.read_or("state", PathBuf::from("state"), |text| Ok(PathBuf::from(text))).value;
+    let state = root
+        .read_or("state", PathBuf::from("state"), |text| {
+            Ok(PathBuf::from(text))
+        })
+        .value;
     around.state = around.folder.join(state);
     let (gateway, mut listeners) = gateway(&root.section("gateway"));
     let (control, control_listeners) = control(&root.section("control"), reader);
@@ -42,23 +62,50 @@ fn sections(root: &Section<'_>, mut around: Surroundings, reader: &Reader<'_>) -
     let gpus = gpus(root, reader);
     let times_section = root.section("times");
     let times = times(&times_section, reader);
-    let wait = |key, default| times_section.read_or(key, Duration::from_secs(default), units::positive_duration).value;
-    let (observe_timeout, start_timeout, wake_timeout) = (wait("observe", 2), wait("start", 600), wait("wake", 120));
+    let wait = |key, default| {
+        times_section
+            .read_or(key, Duration::from_secs(default), units::positive_duration)
+            .value
+    };
+    let (observe_timeout, start_timeout, wake_timeout) =
+        (wait("observe", 2), wait("start", 600), wait("wake", 120));
     times_section.finish();
     let hold = hold(&root.section("hold"), reader);
     let defaults_section = root.section("defaults");
     let defaults = model::behaviour(&defaults_section, model::Behaviour::default());
     defaults_section.finish();
-    let drafts: Vec<Draft> = root.list("models").iter().filter_map(|item| model::draft(item, defaults, &gpus, &around, reader)).collect();
+    let drafts: Vec<Draft> = root
+        .list("models")
+        .iter()
+        .filter_map(|item| model::draft(item, defaults, &gpus, &around, reader))
+        .collect();
     if !root.has("models") {
-        reader.wrong(&root.place_of("models"), "there are no models; list at least one under `models:`");
+        reader.wrong(
+            &root.place_of("models"),
+            "there are no models; list at least one under `models:`",
+        );
     }
     root.finish();
     check::duplicates(&drafts, reader);
     check::ports(&listeners, &drafts, reader);
     check::memory(&drafts, &gpus, reader);
-    let models: BTreeMap<_, _> = drafts.into_iter().map(|draft| (draft.model.name.clone(), draft.model)).collect();
-    Fleet { gateway, control, state: around.state, oracle, gpus, times, hold, observe_timeout, start_timeout, wake_timeout, models }
+    let models: BTreeMap<_, _> = drafts
+        .into_iter()
+        .map(|draft| (draft.model.name.clone(), draft.model))
+        .collect();
+    Fleet {
+        gateway,
+        control,
+        state: around.state,
+        oracle,
+        gpus,
+        times,
+        hold,
+        observe_timeout,
+        start_timeout,
+        wake_timeout,
+        models,
+    }
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -70,7 +117,11 @@ fn gateway(section: &Section<'_>) -> (Gateway, Vec<Read<SocketAddr>>) {
     let admin = section.read_or("admin", loopback(9901), |text| {
         let address = units::address(text)?;
         let remedy = "Envoy's admin interface has no password; it stays on 127.0.0.1";
-        if address.ip().is_loopback() { Ok(address) } else { Err(format!("{text} is reachable from other machines; {remedy}")) }
+        if address.ip().is_loopback() {
+            Ok(address)
+        } else {
+            Err(format!("{text} is reachable from other machines; {remedy}"))
+        }
     });
     let gateway = Gateway {
         address: address.value,
@@ -83,7 +134,10 @@ fn gateway(section: &Section<'_>) -> (Gateway, Vec<Read<SocketAddr>>) {
 }
 
 fn concurrency(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|workers| (1..=256).contains(workers)).ok_or_else(|| format!("{text} is no number of worker threads; write 1 to 256"))
+    text.parse()
+        .ok()
+        .filter(|workers| (1..=256).contains(workers))
+        .ok_or_else(|| format!("{text} is no number of worker threads; write 1 to 256"))
 }
 
 fn control(section: &Section<'_>, reader: &Reader<'_>) -> (Control, Vec<Read<SocketAddr>>) {
@@ -91,7 +145,11 @@ fn control(section: &Section<'_>, reader: &Reader<'_>) -> (Control, Vec<Read<Soc
     let http = section.read_or("http", loopback(8081), units::address);
     let token = section.read("token", token).map(|read| read.value);
     check::token(&[&grpc, &http], token.as_deref(), reader);
-    let control = Control { grpc: grpc.value, http: http.value, token };
+    let control = Control {
+        grpc: grpc.value,
+        http: http.value,
+        token,
+    };
     section.finish();
     (control, vec![grpc, http])
 }
@@ -109,7 +167,9 @@ fn oracle(text: &str) -> Result<OracleKind, String> {
     match text {
         "declared" => Ok(OracleKind::Declared),
         "simulated" => Ok(OracleKind::Simulated),
-        other => Err(format!("{other} is no memory oracle; write declared, or simulated for engine-sim")),
+        other => Err(format!(
+            "{other} is no memory oracle; write declared, or simulated for engine-sim"
+        )),
     }
 }
 
@@ -122,7 +182,10 @@ fn gpus(root: &Section<'_>, reader: &Reader<'_>) -> Vec<u64> {
         let section = Section::item(reader, item);
         let memory = section.read("memory", units::positive_size);
         if memory.is_none() && !section.has("memory") {
-            reader.wrong(&section.place, "the GPU has no memory; write `memory: 40GiB`");
+            reader.wrong(
+                &section.place,
+                "the GPU has no memory; write `memory: 40GiB`",
+            );
         }
         section.finish();
         // A GPU of unknown size is reported already; nothing may seem too big for it.
@@ -132,9 +195,16 @@ fn gpus(root: &Section<'_>, reader: &Reader<'_>) -> Vec<u64> {
 }
 
 fn times(section: &Section<'_>, reader: &Reader<'_>) -> Times {
-    let read = |key, default: u64| millis(section.read_or(key, Duration::from_secs(default), units::positive_duration).value);
+    let read = |key, default: u64| {
+        millis(
+            section
+                .read_or(key, Duration::from_secs(default), units::positive_duration)
+                .value,
+        )
+    };
     let attempts = u64::from(CONNECT_RETRIES) + 1;
-    let forward_bound = Millis(millis(CONNECT_TIMEOUT).0.saturating_mul(attempts)) + millis(RETRY_BACK_OFF);
+    let forward_bound =
+        Millis(millis(CONNECT_TIMEOUT).0.saturating_mul(attempts)) + millis(RETRY_BACK_OFF);
     let times = Times {
         lease: read("lease", 5),
         margin: read("margin", 4),
@@ -154,20 +224,39 @@ fn hold(section: &Section<'_>, reader: &Reader<'_>) -> Hold {
     let body_buffer = section.read_or("bodyBuffer", 1 << 20, body_buffer);
     let budget = section.read_or("budget", Duration::from_secs(120), units::duration);
     if per_model.value > limit.value {
-        reader.wrong(&per_model.place, format!("one model may hold {} requests, but all together only {}", per_model.value, limit.value));
+        reader.wrong(
+            &per_model.place,
+            format!(
+                "one model may hold {} requests, but all together only {}",
+                per_model.value, limit.value
+            ),
+        );
     }
     if body_buffer.value > bytes.value {
         reader.wrong(&body_buffer.place, "one held body may be larger than hold.bytes, so that such a request could never be held; make it smaller");
     }
     if budget.value > LONGEST_BUDGET {
-        reader.wrong(&budget.place, "a hold may last 25m at most: Envoy ends requests that are silent for 30m");
+        reader.wrong(
+            &budget.place,
+            "a hold may last 25m at most: Envoy ends requests that are silent for 30m",
+        );
     }
     section.finish();
-    Hold { limit: limit.value, per_model: per_model.value, bytes: bytes.value, body_buffer: body_buffer.value, budget: budget.value }
+    Hold {
+        limit: limit.value,
+        per_model: per_model.value,
+        bytes: bytes.value,
+        body_buffer: body_buffer.value,
+        budget: budget.value,
+    }
 }
 
 fn body_buffer(text: &str) -> Result<u64, String> {
     let bytes = units::size(text)?;
     // Envoy's limit is a 32-bit number; below an HTTP/2 frame it would stall connections.
-    if (16_384..=1 << 30).contains(&bytes) { Ok(bytes) } else { Err(format!("{text} is not between 16KiB and 1GiB")) }
+    if (16_384..=1 << 30).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(format!("{text} is not between 16KiB and 1GiB"))
+    }
 }

@@ -21,7 +21,11 @@ use super::{
 };
 
 /// Durations before anything was measured: a vLLM with a model of a few billion weights on local disk.
-const FIRST_GUESS: Durations = Durations { start: Millis::seconds(60), wake: Millis::seconds(2), sleep: Millis::seconds(2) };
+const FIRST_GUESS: Durations = Durations {
+    start: Millis::seconds(60),
+    wake: Millis::seconds(2),
+    sleep: Millis::seconds(2),
+};
 
 /// A model and the places of what is checked against other models.
 pub(super) struct Draft {
@@ -66,12 +70,24 @@ pub(super) fn behaviour(section: &Section<'_>, base: Behaviour) -> Behaviour {
     let sleep = section.section("sleep");
     let fairness = section.section("fairness");
     let read = Behaviour {
-        idle_timeout: sleep.read_or("idleTimeout", base.idle_timeout, idle_timeout).value,
-        drain_timeout: sleep.read_or("drainTimeout", base.drain_timeout, units::duration).value,
-        on_drain_timeout: sleep.read_or("onDrainTimeout", base.on_drain_timeout, on_drain_timeout).value,
-        max_freeze: sleep.read_or("maxFreeze", base.max_freeze, units::positive_duration).value,
-        min_runtime: fairness.read_or("minRuntime", base.min_runtime, units::duration).value,
-        max_wait: fairness.read_or("maxWait", base.max_wait, units::duration).value,
+        idle_timeout: sleep
+            .read_or("idleTimeout", base.idle_timeout, idle_timeout)
+            .value,
+        drain_timeout: sleep
+            .read_or("drainTimeout", base.drain_timeout, units::duration)
+            .value,
+        on_drain_timeout: sleep
+            .read_or("onDrainTimeout", base.on_drain_timeout, on_drain_timeout)
+            .value,
+        max_freeze: sleep
+            .read_or("maxFreeze", base.max_freeze, units::positive_duration)
+            .value,
+        min_runtime: fairness
+            .read_or("minRuntime", base.min_runtime, units::duration)
+            .value,
+        max_wait: fairness
+            .read_or("maxWait", base.max_wait, units::duration)
+            .value,
         pinned: fairness.read_or("pinned", base.pinned, units::switch).value,
     };
     sleep.finish();
@@ -80,7 +96,13 @@ pub(super) fn behaviour(section: &Section<'_>, base: Behaviour) -> Behaviour {
 }
 
 fn idle_timeout(text: &str) -> Result<Option<Duration>, String> {
-    if text == "never" { Ok(None) } else { units::positive_duration(text).map(Some).map_err(|cause| format!("{cause}, or never")) }
+    if text == "never" {
+        Ok(None)
+    } else {
+        units::positive_duration(text)
+            .map(Some)
+            .map_err(|cause| format!("{cause}, or never"))
+    }
 }
 
 fn on_drain_timeout(text: &str) -> Result<OnDrainTimeout, String> {
@@ -101,30 +123,54 @@ fn on_lease_end(text: &str) -> Result<OnLeaseEnd, String> {
 }
 
 fn text(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
+    if text.trim().is_empty() {
+        Err("it is empty".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
 }
 
 fn expose(path: &str) -> Result<String, String> {
-    if path.starts_with('/') { Ok(path.to_owned()) } else { Err(format!("{path} must start with a slash, like /metrics")) }
+    if path.starts_with('/') {
+        Ok(path.to_owned())
+    } else {
+        Err(format!("{path} must start with a slash, like /metrics"))
+    }
 }
 
 /// Reads one model. `None`: without a name, an id and an engine there is nothing to check further.
-pub(super) fn draft(item: &Read<&super::tree::Node>, base: Behaviour, gpu_sizes: &[u64], around: &Surroundings, reader: &Reader<'_>) -> Option<Draft> {
+pub(super) fn draft(
+    item: &Read<&super::tree::Node>,
+    base: Behaviour,
+    gpu_sizes: &[u64],
+    around: &Surroundings,
+    reader: &Reader<'_>,
+) -> Option<Draft> {
     let section = Section::item(reader, item);
     let name = section.read("name", prefix::name);
     let served = section.read("model", text);
     for (key, missing) in [("name", name.is_none()), ("model", served.is_none())] {
         if missing && !section.has(key) {
-            reader.wrong(&section.place, format!("the model has no {key}; write `{key}: …`"));
+            reader.wrong(
+                &section.place,
+                format!("the model has no {key}; write `{key}: …`"),
+            );
         }
     }
     let prefixes = read_prefixes(&section, name.as_ref(), reader);
     let gpus = read_gpus(&section, reader);
     let (awake, asleep) = read_memory(&section, reader);
     let behaviour = behaviour(&section, base);
-    let lease_end = section.read("onLeaseEnd", on_lease_end).map(|read| read.value);
-    let expose = parsed(section.texts("expose"), expose, reader).into_iter().map(|read| read.value).collect();
-    let max_model_len = section.read("maxModelLen", units::count).map(|read| read.value);
+    let lease_end = section
+        .read("onLeaseEnd", on_lease_end)
+        .map(|read| read.value);
+    let expose = parsed(section.texts("expose"), expose, reader)
+        .into_iter()
+        .map(|read| read.value)
+        .collect();
+    let max_model_len = section
+        .read("maxModelLen", units::count)
+        .map(|read| read.value);
     let first_gpu = gpus.first().map_or(0, |gpu| gpu.value.0);
     let words = Words {
         name: name.as_ref().map_or("", |read| &read.value),
@@ -134,12 +180,23 @@ pub(super) fn draft(item: &Read<&super::tree::Node>, base: Behaviour, gpu_sizes:
         gpu_memory: gpu_sizes.get(first_gpu).copied().unwrap_or(0),
     };
     let engine = read_engine(&section.section("engine"), &words, reader);
-    let places = (section.section("memory").place_of("awake"), section.section("memory").place_of("asleep"), section.section("fairness").place_of("pinned"));
+    let places = (
+        section.section("memory").place_of("awake"),
+        section.section("memory").place_of("asleep"),
+        section.section("fairness").place_of("pinned"),
+    );
     section.finish();
 
     let (name, served, (engine, engine_place)) = (name?, served?, engine?);
     let digest = digest(&name.value, &engine);
-    let spec = spec(ModelId(format!("{}.{}", name.value, &digest[..8])), &engine, behaviour, lease_end, (awake, asleep), &gpus);
+    let spec = spec(
+        ModelId(format!("{}.{}", name.value, &digest[..8])),
+        &engine,
+        behaviour,
+        lease_end,
+        (awake, asleep),
+        &gpus,
+    );
     let model = Model {
         served: served.value,
         prefixes: prefixes.iter().map(|read| read.value.clone()).collect(),
@@ -152,12 +209,28 @@ pub(super) fn draft(item: &Read<&super::tree::Node>, base: Behaviour, gpu_sizes:
         name: name.value,
     };
     let (awake_place, asleep_place, pinned_place) = places;
-    Some(Draft { model, name_place: name.place, prefixes, gpus, awake_place, asleep_place, pinned_place, engine_place })
+    Some(Draft {
+        model,
+        name_place: name.place,
+        prefixes,
+        gpus,
+        awake_place,
+        asleep_place,
+        pinned_place,
+        engine_place,
+    })
 }
 
-fn parsed<T>(texts: Vec<Read<String>>, parse: impl Fn(&str) -> Result<T, String>, reader: &Reader<'_>) -> Vec<Read<T>> {
+fn parsed<T>(
+    texts: Vec<Read<String>>,
+    parse: impl Fn(&str) -> Result<T, String>,
+    reader: &Reader<'_>,
+) -> Vec<Read<T>> {
     let one = |read: Read<String>| match parse(&read.value) {
-        Ok(value) => Some(Read { value, place: read.place }),
+        Ok(value) => Some(Read {
+            value,
+            place: read.place,
+        }),
         Err(cause) => {
             reader.wrong(&read.place, cause);
             None
@@ -166,11 +239,18 @@ fn parsed<T>(texts: Vec<Read<String>>, parse: impl Fn(&str) -> Result<T, String>
     texts.into_iter().filter_map(one).collect()
 }
 
-fn read_prefixes(section: &Section<'_>, name: Option<&Read<String>>, reader: &Reader<'_>) -> Vec<Read<String>> {
+fn read_prefixes(
+    section: &Section<'_>,
+    name: Option<&Read<String>>,
+    reader: &Reader<'_>,
+) -> Vec<Read<String>> {
     if section.has("prefixes") {
         let written = section.texts("prefixes");
         if written.is_empty() {
-            reader.wrong(&section.place_of("prefixes"), "a model needs at least one prefix; leave the field out to use its name");
+            reader.wrong(
+                &section.place_of("prefixes"),
+                "a model needs at least one prefix; leave the field out to use its name",
+            );
         }
         return parsed(written, prefix::prefix, reader);
     }
@@ -179,9 +259,16 @@ fn read_prefixes(section: &Section<'_>, name: Option<&Read<String>>, reader: &Re
 
 fn read_gpus(section: &Section<'_>, reader: &Reader<'_>) -> Vec<Read<GpuId>> {
     if !section.has("gpus") {
-        return vec![Read { value: GpuId(0), place: section.place_of("gpus") }];
+        return vec![Read {
+            value: GpuId(0),
+            place: section.place_of("gpus"),
+        }];
     }
-    let index = |text: &str| text.parse().map(GpuId).map_err(|_| format!("{text} is no number of a GPU; the first of gpus is 0"));
+    let index = |text: &str| {
+        text.parse()
+            .map(GpuId)
+            .map_err(|_| format!("{text} is no number of a GPU; the first of gpus is 0"))
+    };
     let mut gpus = parsed(section.texts("gpus"), index, reader);
     if gpus.is_empty() {
         reader.wrong(&section.place_of("gpus"), "a model needs at least one GPU");
@@ -191,7 +278,10 @@ fn read_gpus(section: &Section<'_>, reader: &Reader<'_>) -> Vec<Read<GpuId>> {
         if let [first, second] = pair
             && first.value == second.value
         {
-            reader.wrong(&second.place, format!("GPU {} is given twice", second.value.0));
+            reader.wrong(
+                &second.place,
+                format!("GPU {} is given twice", second.value.0),
+            );
         }
     }
     gpus
@@ -233,7 +323,11 @@ impl Words<'_> {
     }
 }
 
-fn read_engine(section: &Section<'_>, words: &Words<'_>, reader: &Reader<'_>) -> Option<(EngineSpec, Place)> {
+fn read_engine(
+    section: &Section<'_>,
+    words: &Words<'_>,
+    reader: &Reader<'_>,
+) -> Option<(EngineSpec, Place)> {
     let kind = section.read_or("type", EngineKind::Vllm, engine_kind).value;
     let url = section.read("url", units::url);
     let port = section.read("port", units::port);
@@ -247,30 +341,69 @@ fn read_engine(section: &Section<'_>, words: &Words<'_>, reader: &Reader<'_>) ->
             None
         }
         (true, true) => {
-            wrong("url", "there are a url and a command; keep url to attach to an engine that runs, or command to start one");
+            wrong(
+                "url",
+                "there are a url and a command; keep url to attach to an engine that runs, or command to start one",
+            );
             None
         }
         (true, false) => {
             for (key, given) in [("port", section.has("port")), ("env", section.has("env"))] {
                 if given {
-                    wrong(key, "this is for an engine that is started; with url the engine runs already, so leave it out");
+                    wrong(
+                        key,
+                        "this is for an engine that is started; with url the engine runs already, so leave it out",
+                    );
                 }
             }
-            url.map(|url| (EngineSpec { kind, address: url.value, command: None, env }, url.place))
+            url.map(|url| {
+                (
+                    EngineSpec {
+                        kind,
+                        address: url.value,
+                        command: None,
+                        env,
+                    },
+                    url.place,
+                )
+            })
         }
         (false, true) => {
             if command.is_empty() {
-                wrong("command", "the command is empty; write the program and its arguments as a list");
-            } else if !command.iter().any(|argument| argument.value.contains("{port}")) {
-                wrong("command", "no argument has {port}; the engine must be told where to listen, like [vllm, serve, ID, --port, \"{port}\"]");
+                wrong(
+                    "command",
+                    "the command is empty; write the program and its arguments as a list",
+                );
+            } else if !command
+                .iter()
+                .any(|argument| argument.value.contains("{port}"))
+            {
+                wrong(
+                    "command",
+                    "no argument has {port}; the engine must be told where to listen, like [vllm, serve, ID, --port, \"{port}\"]",
+                );
             }
             if !section.has("port") {
-                wrong("port", "an engine that is started needs a port of its own; write `port: 9001`");
+                wrong(
+                    "port",
+                    "an engine that is started needs a port of its own; write `port: 9001`",
+                );
             }
             port.map(|port| {
-                let filled = command.iter().map(|argument| words.fill(&argument.value, port.value)).collect();
+                let filled = command
+                    .iter()
+                    .map(|argument| words.fill(&argument.value, port.value))
+                    .collect();
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.value));
-                (EngineSpec { kind, address, command: Some(filled), env }, port.place)
+                (
+                    EngineSpec {
+                        kind,
+                        address,
+                        command: Some(filled),
+                        env,
+                    },
+                    port.place,
+                )
             })
         }
     };
@@ -289,11 +422,17 @@ fn engine_kind(text: &str) -> Result<EngineKind, String> {
 fn digest(name: &str, engine: &EngineSpec) -> String {
     let mut hash = Sha256::new();
     let address = engine.address.to_string();
-    for part in [name, &address].into_iter().chain(engine.command.iter().flatten().map(String::as_str)) {
+    for part in [name, &address]
+        .into_iter()
+        .chain(engine.command.iter().flatten().map(String::as_str))
+    {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// `engine-sim` is found beside this program when it lies there; everything else, and it too otherwise, on the PATH.
@@ -307,12 +446,27 @@ fn beside_us(mut engine: EngineSpec, around: &Surroundings) -> EngineSpec {
     engine
 }
 
-fn spec(id: ModelId, engine: &EngineSpec, behaviour: Behaviour, lease_end: Option<OnLeaseEnd>, (awake, asleep): (Bytes, Bytes), gpus: &[Read<GpuId>]) -> ModelSpec {
+fn spec(
+    id: ModelId,
+    engine: &EngineSpec,
+    behaviour: Behaviour,
+    lease_end: Option<OnLeaseEnd>,
+    (awake, asleep): (Bytes, Bytes),
+    gpus: &[Read<GpuId>],
+) -> ModelSpec {
     let caps = match engine.kind {
-        EngineKind::Vllm => Caps { counts: true, lossless: true, restartable: engine.command.is_some() },
+        EngineKind::Vllm => Caps {
+            counts: true,
+            lossless: true,
+            restartable: engine.command.is_some(),
+        },
     };
     // Rule 14: only an engine that keeps what it receives while asleep may go on without a lease.
-    let default_lease_end = if caps.lossless { OnLeaseEnd::Flow } else { OnLeaseEnd::Hold };
+    let default_lease_end = if caps.lossless {
+        OnLeaseEnd::Flow
+    } else {
+        OnLeaseEnd::Hold
+    };
     ModelSpec {
         id,
         gpus: gpus.iter().map(|gpu| gpu.value).collect(),

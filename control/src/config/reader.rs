@@ -61,12 +61,18 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(environment: BTreeMap<&'a str, &'a str>) -> Self {
-        Self { environment, problems: RefCell::default() }
+        Self {
+            environment,
+            problems: RefCell::default(),
+        }
     }
 
     /// Notes a problem and goes on, so that one run shows them all.
     pub(super) fn wrong(&self, place: &Place, cause: impl Into<String>) {
-        self.problems.borrow_mut().push(Problem { place: place.clone(), cause: cause.into() });
+        self.problems.borrow_mut().push(Problem {
+            place: place.clone(),
+            cause: cause.into(),
+        });
     }
 
     /// Every problem in the order of the file.
@@ -98,7 +104,15 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// The whole file.
     pub(super) fn root(reader: &'a Reader<'a>, tree: &'a Node) -> Self {
-        Self::over(reader, Place { origin: Origin::Line(tree.line), field: String::new() }, Some(tree), true)
+        Self::over(
+            reader,
+            Place {
+                origin: Origin::Line(tree.line),
+                field: String::new(),
+            },
+            Some(tree),
+            true,
+        )
     }
 
     /// One item of a list.
@@ -106,16 +120,30 @@ impl<'a> Section<'a> {
         Self::over(reader, item.place.clone(), Some(item.value), false)
     }
 
-    fn over(reader: &'a Reader<'a>, place: Place, node: Option<&'a Node>, from_environment: bool) -> Self {
+    fn over(
+        reader: &'a Reader<'a>,
+        place: Place,
+        node: Option<&'a Node>,
+        from_environment: bool,
+    ) -> Self {
         let entries: &[Entry] = match node.map(|node| &node.value) {
             None | Some(Value::Empty) => &[],
             Some(Value::Map(entries)) => entries,
             Some(Value::Scalar(_) | Value::List(_)) => {
-                reader.wrong(&place, "fields are expected here; write them as `name: value`, one per line, indented");
+                reader.wrong(
+                    &place,
+                    "fields are expected here; write them as `name: value`, one per line, indented",
+                );
                 &[]
             }
         };
-        Self { reader, place, entries, from_environment, known: RefCell::default() }
+        Self {
+            reader,
+            place,
+            entries,
+            from_environment,
+            known: RefCell::default(),
+        }
     }
 
     fn entry(&self, key: &'static str) -> Option<&'a Entry> {
@@ -124,15 +152,32 @@ impl<'a> Section<'a> {
     }
 
     fn field(&self, key: &str) -> String {
-        if self.place.field.is_empty() { key.to_owned() } else { format!("{}.{key}", self.place.field) }
+        if self.place.field.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.place.field)
+        }
     }
 
     /// The place of a field, also of one that was not written.
     pub(super) fn place_of(&self, key: &str) -> Place {
-        let variable = self.variable(key).filter(|name| self.reader.environment.contains_key(name.as_str()));
-        let line = || self.entries.iter().find(|entry| entry.key == key).map(|entry| Origin::Line(entry.line));
-        let origin = variable.map(Origin::Variable).or_else(line).unwrap_or_else(|| self.place.origin.clone());
-        Place { origin, field: self.field(key) }
+        let variable = self
+            .variable(key)
+            .filter(|name| self.reader.environment.contains_key(name.as_str()));
+        let line = || {
+            self.entries
+                .iter()
+                .find(|entry| entry.key == key)
+                .map(|entry| Origin::Line(entry.line))
+        };
+        let origin = variable
+            .map(Origin::Variable)
+            .or_else(line)
+            .unwrap_or_else(|| self.place.origin.clone());
+        Place {
+            origin,
+            field: self.field(key),
+        }
     }
 
     /// Whether the file has the field.
@@ -154,12 +199,18 @@ impl<'a> Section<'a> {
             Some(Value::List(items)) => {
                 let read = |(index, node): (usize, &'a Node)| Read {
                     value: node,
-                    place: Place { origin: Origin::Line(node.line), field: format!("{}[{index}]", place.field) },
+                    place: Place {
+                        origin: Origin::Line(node.line),
+                        field: format!("{}[{index}]", place.field),
+                    },
                 };
                 items.iter().enumerate().map(read).collect()
             }
             Some(Value::Scalar(_) | Value::Map(_)) => {
-                self.reader.wrong(&place, "a list is expected; write `[a, b]` or one `- item` per line");
+                self.reader.wrong(
+                    &place,
+                    "a list is expected; write `[a, b]` or one `- item` per line",
+                );
                 Vec::new()
             }
         }
@@ -167,14 +218,21 @@ impl<'a> Section<'a> {
 
     /// A list of texts.
     pub(super) fn texts(&self, key: &'static str) -> Vec<Read<String>> {
-        self.list(key).into_iter().filter_map(|item| self.text_of(item)).collect()
+        self.list(key)
+            .into_iter()
+            .filter_map(|item| self.text_of(item))
+            .collect()
     }
 
     fn text_of(&self, item: Read<&Node>) -> Option<Read<String>> {
         match &item.value.value {
-            Value::Scalar(text) => Some(Read { value: text.clone(), place: item.place }),
+            Value::Scalar(text) => Some(Read {
+                value: text.clone(),
+                place: item.place,
+            }),
             Value::Empty | Value::List(_) | Value::Map(_) => {
-                self.reader.wrong(&item.place, "one word or number is expected");
+                self.reader
+                    .wrong(&item.place, "one word or number is expected");
                 None
             }
         }
@@ -184,17 +242,34 @@ impl<'a> Section<'a> {
     pub(super) fn map(&self, key: &'static str) -> BTreeMap<String, String> {
         let inner = self.section(key);
         let read = |entry: &'a Entry| {
-            let place = Place { origin: Origin::Line(entry.line), field: inner.field(&entry.key) };
-            Some((entry.key.clone(), self.text_of(Read { value: &entry.value, place })?.value))
+            let place = Place {
+                origin: Origin::Line(entry.line),
+                field: inner.field(&entry.key),
+            };
+            Some((
+                entry.key.clone(),
+                self.text_of(Read {
+                    value: &entry.value,
+                    place,
+                })?
+                .value,
+            ))
         };
         inner.entries.iter().filter_map(read).collect()
     }
 
     /// A field, from the environment or the file, understood by `parse`; `None` when it is absent or wrong.
-    pub(super) fn read<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Read<T>> {
+    pub(super) fn read<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Read<T>> {
         let written = self.written(key)?;
         match parse(&written.value) {
-            Ok(value) => Some(Read { value, place: written.place }),
+            Ok(value) => Some(Read {
+                value,
+                place: written.place,
+            }),
             Err(cause) => {
                 self.reader.wrong(&written.place, cause);
                 None
@@ -203,19 +278,36 @@ impl<'a> Section<'a> {
     }
 
     /// [`Section::read`] with a default.
-    pub(super) fn read_or<T>(&self, key: &'static str, default: T, parse: impl Fn(&str) -> Result<T, String>) -> Read<T> {
-        self.read(key, parse).unwrap_or_else(|| Read { value: default, place: self.place_of(key) })
+    pub(super) fn read_or<T>(
+        &self,
+        key: &'static str,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Read<T> {
+        self.read(key, parse).unwrap_or_else(|| Read {
+            value: default,
+            place: self.place_of(key),
+        })
     }
 
     fn written(&self, key: &'static str) -> Option<Read<String>> {
         let entry = self.entry(key);
-        if let Some(value) = self.variable(key).and_then(|name| self.reader.environment.get(name.as_str())) {
-            return Some(Read { value: (*value).to_owned(), place: self.place_of(key) });
+        if let Some(value) = self
+            .variable(key)
+            .and_then(|name| self.reader.environment.get(name.as_str()))
+        {
+            return Some(Read {
+                value: (*value).to_owned(),
+                place: self.place_of(key),
+            });
         }
         let entry = entry?;
         match entry.value.value {
             Value::Empty => None,
-            Value::Scalar(_) | Value::List(_) | Value::Map(_) => self.text_of(Read { value: &entry.value, place: self.place_of(key) }),
+            Value::Scalar(_) | Value::List(_) | Value::Map(_) => self.text_of(Read {
+                value: &entry.value,
+                place: self.place_of(key),
+            }),
         }
     }
 
@@ -245,12 +337,19 @@ impl<'a> Section<'a> {
     /// Reports every key that nobody asked for.
     pub(super) fn finish(&self) {
         let known = self.known.borrow();
-        for entry in self.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+        for entry in self
+            .entries
+            .iter()
+            .filter(|entry| !known.contains(&entry.key.as_str()))
+        {
             let remedy = match nearest(&entry.key, &known) {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("known are: {}", listed(&known)),
             };
-            self.reader.wrong(&self.place_of(&entry.key), format!("unknown field; {remedy}"));
+            self.reader.wrong(
+                &self.place_of(&entry.key),
+                format!("unknown field; {remedy}"),
+            );
         }
     }
 }
@@ -266,7 +365,11 @@ fn listed(known: &[&str]) -> String {
 pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['_', '-'], "");
     let distance = |candidate: &&str| edits(&plain(name), &plain(candidate));
-    known.iter().copied().min_by_key(distance).filter(|best| distance(best) <= 2)
+    known
+        .iter()
+        .copied()
+        .min_by_key(distance)
+        .filter(|best| distance(best) <= 2)
 }
 
 /// Levenshtein distance.
@@ -276,7 +379,9 @@ fn edits(a: &str, b: &str) -> usize {
         let mut diagonal = i;
         let mut left = i + 1;
         for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            let here = (diagonal + usize::from(x != y)).min(*cell + 1).min(left + 1);
+            let here = (diagonal + usize::from(x != y))
+                .min(*cell + 1)
+                .min(left + 1);
             diagonal = std::mem::replace(cell, here);
             left = here;
         }

@@ -45,19 +45,25 @@ pub(super) struct Malformed {
 /// Reads one YAML document. An empty one is an empty map.
 pub(super) fn parse(text: &str) -> Result<Node, Malformed> {
     let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::Error };
-    let raw = serde_saphyr::from_str_with_options::<Option<Spanned<Raw>>>(text, options).map_err(|error| malformed(&error))?;
-    Ok(raw.map_or(Node { line: 1, value: Value::Map(Vec::new()) }, |raw| node(raw, text)))
+    let raw = serde_saphyr::from_str_with_options::<Option<Spanned<Raw>>>(text, options)
+        .map_err(|error| malformed(&error))?;
+    Ok(raw.map_or(
+        Node {
+            line: 1,
+            value: Value::Map(Vec::new()),
+        },
+        |raw| node(raw, text),
+    ))
 }
 
 fn malformed(error: &serde_saphyr::Error) -> Malformed {
     let bare = error.without_snippet();
     let line = bare.location().map_or(1, |location| location.line().max(1));
-    let cause = match bare {
-        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => format!("{key} is given twice; remove one of the two"),
-        other => {
-            let text = other.to_string();
-            text.lines().next().unwrap_or("this is no YAML").to_owned()
-        }
+    let cause = if let serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } = bare {
+        format!("{key} is given twice; remove one of the two")
+    } else {
+        let text = bare.to_string();
+        text.lines().next().unwrap_or("this is no YAML").to_owned()
     };
     Malformed { line, cause }
 }
@@ -71,11 +77,18 @@ fn node(raw: Spanned<Raw>, text: &str) -> Node {
         Raw::Map(entries) => Value::Map(
             entries
                 .into_iter()
-                .map(|(key, value)| Entry { line: key.referenced.line(), key: key.value, value: node(value, text) })
+                .map(|(key, value)| Entry {
+                    line: key.referenced.line(),
+                    key: key.value,
+                    value: node(value, text),
+                })
                 .collect(),
         ),
     };
-    Node { line: raw.referenced.line(), value }
+    Node {
+        line: raw.referenced.line(),
+        value,
+    }
 }
 
 /// The characters of a plain scalar as they stand in the file.
@@ -161,25 +174,52 @@ mod tests {
     use super::*;
 
     fn entry(node: &Node, key: &str) -> Node {
-        let Value::Map(entries) = &node.value else { panic!("a map, not {node:?}") };
-        entries.iter().find(|entry| entry.key == key).expect("the key").value.clone()
+        let Value::Map(entries) = &node.value else {
+            panic!("a map, not {node:?}")
+        };
+        entries
+            .iter()
+            .find(|entry| entry.key == key)
+            .expect("the key")
+            .value
+            .clone()
     }
 
     #[test]
     fn values_keep_their_line_and_their_writing() {
         let tree = parse("a:\n  b: 1.10\n  c: [x, \"0x1F\", 007, true]\nd:\n").expect("YAML");
-        assert_eq!(entry(&entry(&tree, "a"), "b"), Node { line: 2, value: Value::Scalar("1.10".into()) });
-        let Value::List(items) = entry(&entry(&tree, "a"), "c").value else { panic!("a list") };
+        assert_eq!(
+            entry(&entry(&tree, "a"), "b"),
+            Node {
+                line: 2,
+                value: Value::Scalar("1.10".into())
+            }
+        );
+        let Value::List(items) = entry(&entry(&tree, "a"), "c").value else {
+            panic!("a list")
+        };
         let texts: Vec<_> = items.into_iter().map(|item| item.value).collect();
-        assert_eq!(texts, ["x", "0x1F", "007", "true"].map(|text| Value::Scalar(text.into())));
+        assert_eq!(
+            texts,
+            ["x", "0x1F", "007", "true"].map(|text| Value::Scalar(text.into()))
+        );
         assert_eq!(entry(&tree, "d").value, Value::Empty);
     }
 
     #[test]
     fn what_is_no_tree_names_its_line() {
-        assert_eq!(parse("a: 1\nb: 2\na: 3\n"), Err(Malformed { line: 3, cause: "a is given twice; remove one of the two".into() }));
+        assert_eq!(
+            parse("a: 1\nb: 2\na: 3\n"),
+            Err(Malformed {
+                line: 3,
+                cause: "a is given twice; remove one of the two".into()
+            })
+        );
         assert_eq!(parse("a: 1\n b: [\n").expect_err("broken").line, 2);
         assert_eq!(parse("").expect("empty").value, Value::Map(Vec::new()));
-        assert_eq!(parse("# only a comment\n").expect("empty").value, Value::Map(Vec::new()));
+        assert_eq!(
+            parse("# only a comment\n").expect("empty").value,
+            Value::Map(Vec::new())
+        );
     }
 }
