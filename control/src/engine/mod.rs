@@ -1,11 +1,43 @@
 //! Engines: the only part that talks to them. Runs one action at a time per engine and reports the outcome as a core event.
+//!
+//! Looking is no action: an observation never waits behind a long wake, and neither does the end of a process.
 
-use std::{path::PathBuf, sync::Arc};
+mod footprint;
+pub mod http;
+pub mod oracle;
+mod paths;
+mod proc;
+mod process;
+pub mod registry;
+pub mod reply;
+pub mod vllm;
+mod worker;
 
-use greenthread_core::{event::Event, ids::{Attempt, ModelId}, model::SleepMode};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use greenthread_core::{
+    event::Event,
+    ids::{Attempt, ModelId},
+    model::{ModelSpec, SleepMode},
+};
 use tokio::sync::mpsc;
 
-use crate::config::Model;
+use crate::config::{EngineKind, Fleet, Model, OracleKind};
+
+pub use oracle::Oracle;
+use registry::Registry;
+pub use registry::end_all;
+pub use reply::ModelCard;
+use worker::{Job, Worker};
+
+/// Most actions that wait for one engine. The core has one under way at a time; more is a fault.
+const QUEUE: usize = 8;
 
 /// One thing to do with an engine.
 #[derive(Clone, Debug)]
@@ -22,29 +54,188 @@ pub enum Action {
     Kill(String),
 }
 
+/// What engines need to know of the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Folder for `engines.json`, `footprints.json` and `logs/`.
+    pub state: PathBuf,
+    /// Who knows how much GPU memory an engine holds.
+    pub oracle: Oracle,
+    /// A call that was not accepted after this is abandoned.
+    pub command: Duration,
+    /// Longest look at an engine.
+    pub observe: Duration,
+    /// Longest start of a process.
+    pub start: Duration,
+    /// Longest wake.
+    pub wake: Duration,
+}
+
 /// All engines of the fleet. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Engines {
-    state: Arc<PathBuf>,
+    settings: Arc<Settings>,
+    registry: Arc<Registry>,
     events: mpsc::Sender<Event>,
+    engines: Arc<Mutex<BTreeMap<ModelId, Entry>>>,
+}
+
+/// An engine and the queue of its actions, which ends with the entry.
+#[derive(Clone, Debug)]
+struct Entry {
+    worker: Arc<Worker>,
+    queue: mpsc::Sender<Job>,
+}
+
+impl Settings {
+    /// The part of a fleet file that concerns engines.
+    pub fn of(fleet: &Fleet) -> Self {
+        let oracle = match fleet.oracle {
+            OracleKind::Declared => Oracle::Declared,
+            OracleKind::Simulated => Oracle::Simulated {
+                folder: fleet.state.join("gpu"),
+            },
+        };
+        Self {
+            state: fleet.state.clone(),
+            oracle,
+            command: Duration::from_millis(fleet.times.command.0),
+            observe: fleet.observe_timeout,
+            start: fleet.start_timeout,
+            wake: fleet.wake_timeout,
+        }
+    }
+}
+
+/// Paths of a kind of engine that gates answer with 403: normalised; one that ends in "/" covers everything below it.
+pub fn control_paths(kind: EngineKind) -> &'static [&'static str] {
+    match kind {
+        EngineKind::Vllm => paths::VLLM,
+    }
 }
 
 impl Engines {
-    /// Engines whose files live under `state` and whose outcomes go to `events`.
-    pub fn new(state: PathBuf, events: mpsc::Sender<Event>) -> Self {
-        Self { state: Arc::new(state), events }
+    /// Engines whose outcomes go to `events`. Reads what an earlier life of control left behind.
+    pub fn new(settings: Settings, events: mpsc::Sender<Event>) -> Self {
+        let registry = Arc::new(Registry::load(&settings.state));
+        Self {
+            settings: Arc::new(settings),
+            registry,
+            events,
+            engines: Arc::default(),
+        }
     }
 
-    /// Makes a model known (or replaces its settings). Adopts its process if `state/engines.json` names one that still runs.
-    pub async fn set(&self, _model: Model) {
-        let _ = &self.state;
+    /// Makes a model known (or replaces its settings). Adopts its process if `state/engines.json` names one that still
+    /// runs with the same command; ends it if the command is another. Returns the spec for the core: with measured
+    /// figures where there are some, and without `caps.counts` until the engine's counts are proven
+    /// (`Event::ModelSet` follows by itself when that changes).
+    pub async fn set(&self, model: Model) -> ModelSpec {
+        let known = self.lock().get(&model.spec.id).cloned();
+        let worker = if let Some(entry) = known {
+            entry.worker.replace(model).await;
+            entry.worker
+        } else {
+            self.add(model).await
+        };
+        worker.spec()
     }
 
-    /// Forgets a model and ends its process when control started it.
-    pub async fn remove(&self, _model: &ModelId) {}
-
-    /// Starts the action in the background.
-    pub fn run(&self, _model: &ModelId, _action: Action) {
-        let _ = &self.events;
+    /// Forgets a model and ends its process when control started it; returns when that is gone.
+    pub async fn remove(&self, model: &ModelId) {
+        let entry = self.lock().remove(model);
+        if let Some(Entry { worker, queue }) = entry {
+            drop(queue);
+            worker.remove().await;
+        }
     }
+
+    /// Ends recorded processes of models that nobody made known: of a fleet file that has changed since. Call it once,
+    /// after the first `set` of every model.
+    pub async fn end_unknown(&self) {
+        let known: Vec<String> = self.lock().keys().map(|id| id.0.clone()).collect();
+        for id in self
+            .registry
+            .ids()
+            .into_iter()
+            .filter(|id| !known.contains(id))
+        {
+            tracing::info!(
+                model = id,
+                "ends an engine that the fleet file does not name any more"
+            );
+            process::end(self.registry.groups(&id)).await;
+            if let Err(error) = self.registry.remove(&id) {
+                tracing::error!(%error, "cannot write engines.json");
+            }
+        }
+    }
+
+    /// Starts the action in the background. Needs a runtime.
+    pub fn run(&self, model: &ModelId, action: Action) {
+        let Some(Entry { worker, queue }) = self.lock().get(model).cloned() else {
+            tracing::error!(%model, ?action, "an action for a model that is not known");
+            return;
+        };
+        match action {
+            Action::Observe(attempt) => {
+                drop(tokio::spawn(async move { worker.observe(attempt).await }))
+            }
+            Action::Kill(cause) => drop(tokio::spawn(async move { worker.kill(cause).await })),
+            Action::Start(_) | Action::Wake(_) | Action::Sleep(..) => {
+                if let Err(error) = queue.try_send(Job::new(action)) {
+                    tracing::error!(%model, %error, "too many actions wait for one engine");
+                }
+            }
+        }
+    }
+
+    /// What `/v1/models` of the engine last said about its model; `None` before it was ever asked.
+    pub fn card(&self, model: &ModelId) -> Option<ModelCard> {
+        self.lock().get(model)?.worker.card()
+    }
+
+    /// Persists what was measured of a model (`Effect::Footprint`). Blocks for a small write; one caller at a time.
+    pub fn save_footprint(&self, model: &ModelId) -> io::Result<()> {
+        match self.lock().get(model).cloned() {
+            Some(entry) => {
+                footprint::save(&self.settings.state, &model.0, entry.worker.footprint())
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn add(&self, model: Model) -> Arc<Worker> {
+        let id = model.spec.id.clone();
+        let worker = Worker::new(
+            Arc::clone(&self.settings),
+            Arc::clone(&self.registry),
+            self.events.clone(),
+            model,
+        );
+        worker.adopt().await;
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        tokio::spawn(Arc::clone(&worker).serve(jobs));
+        self.lock().insert(
+            id,
+            Entry {
+                worker: Arc::clone(&worker),
+                queue,
+            },
+        );
+        worker
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ModelId, Entry>> {
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An empty folder of its own for one test.
+#[cfg(test)]
+fn test_folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("greenthread-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
+    folder
 }

@@ -1,0 +1,136 @@
+//! What `/proc` says about processes and their groups. Std only: the supervisor's reaper uses it too.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// One living process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Process {
+    /// Its group.
+    pub(super) group: u32,
+    /// Start in clock ticks since the machine booted: with the pid, it names a process for one boot.
+    pub(super) start: u64,
+}
+
+/// The process with this number; `None` when there is none or it is a zombie, which holds nothing any more.
+pub(super) fn look(pid: u32) -> Option<Process> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The machine's boot: start times of another boot mean nothing.
+pub(super) fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// Living members of a process group.
+pub(super) fn members(group: u32) -> Vec<u32> {
+    pids()
+        .filter(|pid| look(*pid).is_some_and(|process| process.group == group))
+        .collect()
+}
+
+/// Groups of living processes that carry a variable of their environment for which `is_ours` holds. A mark outlives
+/// the process that was started with it: it is inherited by workers whose parent has died.
+pub(super) fn marked_groups(is_ours: impl Fn(&[u8]) -> bool) -> Vec<u32> {
+    let marked = |pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(&is_ours)
+    };
+    let mut groups: Vec<u32> = pids()
+        .filter(marked)
+        .filter_map(|pid| Some(look(pid)?.group))
+        .collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
+/// Sends a signal to every process of a group; whether anyone was there is not told.
+pub(super) fn signal(group: u32, signal: Signal) {
+    // 0 and 1 mean "my own group" and "everybody" in places; neither was ever started by control.
+    if let Some(group) = i32::try_from(group)
+        .ok()
+        .filter(|group| *group > 1)
+        .and_then(Pid::from_raw)
+    {
+        let _ = kill_process_group(group, signal);
+    }
+}
+
+/// Ends groups: terminates, waits up to `patience` for all, kills what is left and waits for it as long again. Blocks.
+pub(super) fn end_groups(groups: &[u32], patience: Duration) {
+    for step in [Signal::TERM, Signal::KILL] {
+        for group in groups.iter().filter(|group| !members(**group).is_empty()) {
+            signal(*group, step);
+            // A stopped process does not take TERM before it goes on.
+            signal(*group, Signal::CONT);
+        }
+        let start = Instant::now();
+        while groups.iter().any(|group| !members(*group).is_empty()) {
+            if start.elapsed() > patience {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Fields 3 (state), 5 (group) and 22 (start) of a stat line. The name in field 2 may contain spaces and parentheses.
+fn parse(stat: &str) -> Option<Process> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let state = *fields.first()?;
+    if matches!(state, "Z" | "X" | "x") {
+        return None;
+    }
+    Some(Process {
+        group: fields.get(2)?.parse().ok()?,
+        start: fields.get(19)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_lines() {
+        let line = |name: &str, state: &str| {
+            format!("42 ({name}) {state} 1 40 40 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 98765 0 0")
+        };
+        assert_eq!(
+            parse(&line("sh", "S")),
+            Some(Process {
+                group: 40,
+                start: 98_765
+            })
+        );
+        assert_eq!(
+            parse(&line("a) R (b", "R")),
+            Some(Process {
+                group: 40,
+                start: 98_765
+            })
+        );
+        assert_eq!(parse(&line("sh", "Z")), None);
+        assert_eq!(parse("42 (sh) S 1"), None);
+    }
+
+    #[test]
+    fn this_process_is_there_and_in_its_group() {
+        let me = look(std::process::id()).expect("this process lives");
+        assert!(members(me.group).contains(&std::process::id()));
+        assert_eq!(look(u32::MAX), None);
+    }
+}
