@@ -1,0 +1,239 @@
+//! The simulated GPU: a folder with one file per process that says how much memory it holds. All processes of a machine that are given
+//! the same folder share its GPUs. A reservation is made under an exclusive lock, so two that do not fit together never both succeed.
+//! Files of processes that are gone do not count, whatever they say.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What one process holds; the content of `<folder>/<pid>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holding {
+    pid: u32,
+    /// Field 22 of `/proc/<pid>/stat`: tells a process from a later one with the same id.
+    start: u64,
+    gpu: u32,
+    bytes: u64,
+}
+
+/// Why memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GpuError {
+    /// Like the CUDA error of the same name.
+    #[error(
+        "CUDA out of memory. Tried to allocate {asked} bytes. GPU {gpu} has a total capacity of {capacity} bytes of which {free} bytes are free."
+    )]
+    OutOfMemory {
+        /// Bytes that this process would have held.
+        asked: u64,
+        /// Which GPU.
+        gpu: u32,
+        /// Its size in bytes.
+        capacity: u64,
+        /// What others leave of it.
+        free: u64,
+    },
+    /// The folder cannot be used.
+    #[error("simulated GPU in {folder}")]
+    Folder {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// This process's share of one simulated GPU. Dropping it frees nothing: a crashed process doesn't either.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    folder: PathBuf,
+    gpu: u32,
+    capacity: u64,
+    pid: u32,
+    start: u64,
+}
+
+impl Gpu {
+    /// A share of GPU `gpu` with `capacity` bytes in `folder`, which is made if need be. Holds nothing yet.
+    pub(crate) fn open(folder: &Path, gpu: u32, capacity: u64) -> Result<Self, GpuError> {
+        let failed = |source| GpuError::Folder {
+            folder: folder.to_owned(),
+            source,
+        };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let pid = std::process::id();
+        let start = start_time(pid)
+            .ok_or_else(|| failed(io::Error::other("/proc/self/stat cannot be read")))?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            gpu,
+            capacity,
+            pid,
+            start,
+        })
+    }
+
+    /// Holds exactly `bytes` from now on. More than fits is an error and changes nothing.
+    pub(crate) fn hold(&self, bytes: u64) -> Result<(), GpuError> {
+        let _lock = self.lock().map_err(|source| self.failed(source))?;
+        let others = self
+            .held_by_others()
+            .map_err(|source| self.failed(source))?;
+        let free = self.capacity.saturating_sub(others);
+        if bytes > free {
+            return Err(GpuError::OutOfMemory {
+                asked: bytes,
+                gpu: self.gpu,
+                capacity: self.capacity,
+                free,
+            });
+        }
+        self.write(bytes).map_err(|source| self.failed(source))
+    }
+
+    /// Holds nothing and leaves no file behind.
+    pub(crate) fn release(&self) {
+        // A file that cannot be removed is harmless: its process is about to be gone.
+        let _ = fs::remove_file(self.file(self.pid));
+    }
+
+    fn failed(&self, source: io::Error) -> GpuError {
+        GpuError::Folder {
+            folder: self.folder.clone(),
+            source,
+        }
+    }
+
+    fn file(&self, pid: u32) -> PathBuf {
+        self.folder.join(format!("{pid}.json"))
+    }
+
+    fn lock(&self) -> io::Result<File> {
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.folder.join("lock"))?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    fn held_by_others(&self) -> io::Result<u64> {
+        let mut bytes = 0_u64;
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let is_holding = path
+                .extension()
+                .is_some_and(|extension| extension == "json");
+            if !is_holding {
+                continue;
+            }
+            let Some(holding) = fs::read(&path)
+                .ok()
+                .and_then(|text| serde_json::from_slice::<Holding>(&text).ok())
+            else {
+                continue;
+            };
+            let alive = start_time(holding.pid) == Some(holding.start);
+            if alive && holding.gpu == self.gpu && holding.pid != self.pid {
+                bytes = bytes.saturating_add(holding.bytes);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// By a rename, so that a reader never sees half a file.
+    fn write(&self, bytes: u64) -> io::Result<()> {
+        let holding = Holding {
+            pid: self.pid,
+            start: self.start,
+            gpu: self.gpu,
+            bytes,
+        };
+        let temporary = self.folder.join(format!("{}.json.new", self.pid));
+        fs::write(&temporary, serde_json::to_vec(&holding)?)?;
+        fs::rename(temporary, self.file(self.pid))
+    }
+}
+
+/// When a process started, in clock ticks since boot; `None` if there is no such process.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in brackets and may hold spaces and brackets itself: count from the last bracket.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("engine-sim-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        folder
+    }
+
+    #[test]
+    fn what_does_not_fit_changes_nothing() {
+        let folder = folder("fit");
+        let gpu = Gpu::open(&folder, 0, 100).unwrap();
+        gpu.hold(60).unwrap();
+        let error = gpu.hold(101).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                GpuError::OutOfMemory {
+                    asked: 101,
+                    free: 100,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let held: Holding = serde_json::from_slice(&fs::read(gpu.file(gpu.pid)).unwrap()).unwrap();
+        assert_eq!(held.bytes, 60);
+        gpu.release();
+        assert!(!gpu.file(gpu.pid).exists());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn the_living_count_and_the_dead_do_not() {
+        let folder = folder("dead");
+        let gpu = Gpu::open(&folder, 0, 100).unwrap();
+        let parent = std::os::unix::process::parent_id();
+        let start = start_time(parent).unwrap();
+        let put = |holding: &Holding| {
+            fs::write(gpu.file(holding.pid), serde_json::to_vec(holding).unwrap()).unwrap()
+        };
+        put(&Holding {
+            pid: parent,
+            start,
+            gpu: 0,
+            bytes: 70,
+        });
+        assert!(gpu.hold(31).is_err());
+        gpu.hold(30).unwrap();
+        // The same id with another start time is another process; another GPU is another GPU.
+        put(&Holding {
+            pid: parent,
+            start: start + 1,
+            gpu: 0,
+            bytes: 70,
+        });
+        gpu.hold(100).unwrap();
+        put(&Holding {
+            pid: parent,
+            start,
+            gpu: 1,
+            bytes: 70,
+        });
+        gpu.hold(100).unwrap();
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
