@@ -95,13 +95,26 @@ pub struct PublishedRow {
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    missing_docs,
+    reason = "the fields are named after their types; each variant says what they mean"
+)]
 pub enum Effect {
     /// Send the row to every gate that has a snapshot, as a delta.
     Publish(PublishedRow),
     /// Send the whole table on this stream: these rows, in this order.
-    SendSnapshot { gate: GateId, stream: StreamId, rows: Vec<PublishedRow> },
+    SendSnapshot {
+        gate: GateId,
+        stream: StreamId,
+        rows: Vec<PublishedRow>,
+    },
     /// Send a heartbeat on this stream, behind everything that was sent before it.
-    Heartbeat { gate: GateId, stream: StreamId, echoed: u64, elsewhere: Vec<(ModelId, u64)> },
+    Heartbeat {
+        gate: GateId,
+        stream: StreamId,
+        echoed: u64,
+        elsewhere: Vec<(ModelId, u64)>,
+    },
     /// Close the stream (fenced gate, deposed leader, protocol error).
     CloseStream { gate: GateId, stream: StreamId },
     /// Look at the engine, freshly, and answer with `Event::Observed` of this attempt within the observe time-out.
@@ -111,7 +124,11 @@ pub enum Effect {
     /// Wake the engine and verify it (status, state, memory, canary); `Event::Woke`.
     Wake { model: ModelId, attempt: Attempt },
     /// Put the engine to sleep and verify it (state, memory); `Event::Slept`. Abandon when not accepted within `command`.
-    Sleep { model: ModelId, attempt: Attempt, mode: SleepMode },
+    Sleep {
+        model: ModelId,
+        attempt: Attempt,
+        mode: SleepMode,
+    },
     /// End the engine's process; `Event::EngineGone` follows.
     Kill { model: ModelId, cause: String },
     /// The model has drained and sleeps; forget it, end its process, drop its cluster. Its row stays as 404 until it is dropped.

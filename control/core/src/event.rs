@@ -5,7 +5,7 @@ use crate::{
     model::ModelSpec,
 };
 
-/// Figures of one row as a gate reported them; ages are already turned into moments by nobody: they stay ages.
+/// Figures of one row as a gate reported them. Ages, not moments: the clocks of gates and control are unrelated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
     /// Requests admitted and not ended.
@@ -21,7 +21,7 @@ pub struct Figures {
 }
 
 /// What was seen of an engine without changing it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineState {
     /// Answers, scheduler running.
     Awake,
@@ -89,27 +89,71 @@ pub enum Operator {
 
 /// Everything that can happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    missing_docs,
+    reason = "the fields are named after their types; each variant says what they mean"
+)]
 pub enum Event {
     /// Time has passed; also sent when `next_deadline` is reached.
     Tick,
     /// A gate's first message on a stream. Replaces its older stream. `figures`: rows not listed are zero.
-    Hello { gate: GateId, stream: StreamId, gateway: String, largest_term: u64, sequence: u64, figures: Vec<(ModelId, Figures)> },
+    Hello {
+        gate: GateId,
+        stream: StreamId,
+        gateway: String,
+        largest_term: u64,
+        sequence: u64,
+        figures: Vec<(ModelId, Figures)>,
+    },
     /// Rows not listed are unchanged.
-    Report { gate: GateId, stream: StreamId, sequence: u64, table_version: u64, figures: Vec<(ModelId, Figures)> },
+    Report {
+        gate: GateId,
+        stream: StreamId,
+        sequence: u64,
+        table_version: u64,
+        figures: Vec<(ModelId, Figures)>,
+    },
     /// The gate applied the barrier of `epoch`.
-    Ack { gate: GateId, stream: StreamId, sequence: u64, model: ModelId, epoch: Epoch, in_flight: u64 },
+    Ack {
+        gate: GateId,
+        stream: StreamId,
+        sequence: u64,
+        model: ModelId,
+        epoch: Epoch,
+        in_flight: u64,
+    },
     /// The gate's last message.
-    Bye { gate: GateId, stream: StreamId, sequence: u64 },
+    Bye {
+        gate: GateId,
+        stream: StreamId,
+        sequence: u64,
+    },
     /// The stream ended. By itself this proves nothing about the gate.
     StreamClosed { gate: GateId, stream: StreamId },
     /// An answer to `Effect::Observe`, or a look of the shell's own (process exit).
-    Observed { model: ModelId, attempt: Attempt, observation: Observation },
+    Observed {
+        model: ModelId,
+        attempt: Attempt,
+        observation: Observation,
+    },
     /// `Effect::Start` ended.
-    Started { model: ModelId, attempt: Attempt, outcome: Outcome },
+    Started {
+        model: ModelId,
+        attempt: Attempt,
+        outcome: Outcome,
+    },
     /// `Effect::Wake` ended.
-    Woke { model: ModelId, attempt: Attempt, outcome: Outcome },
+    Woke {
+        model: ModelId,
+        attempt: Attempt,
+        outcome: Outcome,
+    },
     /// `Effect::Sleep` ended.
-    Slept { model: ModelId, attempt: Attempt, outcome: Outcome },
+    Slept {
+        model: ModelId,
+        attempt: Attempt,
+        outcome: Outcome,
+    },
     /// The engine's process ended, or an attached engine refuses connections.
     EngineGone { model: ModelId, cause: String },
     /// A model is new or its settings changed (same id). Its cluster exists in every Envoy already.

@@ -32,7 +32,11 @@ impl ops::Add for Millis {
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 < 1_000 { write!(f, "{} ms", self.0) } else { write!(f, "{}.{} s", self.0 / 1_000, self.0 % 1_000 / 100) }
+        if self.0 < 1_000 {
+            write!(f, "{} ms", self.0)
+        } else {
+            write!(f, "{}.{} s", self.0 / 1_000, self.0 % 1_000 / 100)
+        }
     }
 }
 
@@ -79,7 +83,9 @@ pub struct ModelId(pub String);
 impl ModelId {
     /// The model's name: the id without the engine's hash.
     pub fn name(&self) -> &str {
-        self.0.rsplit_once('.').map_or(self.0.as_str(), |(name, _)| name)
+        self.0
+            .rsplit_once('.')
+            .map_or(self.0.as_str(), |(name, _)| name)
     }
 }
 

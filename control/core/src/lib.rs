@@ -5,88 +5,579 @@
 //! The same core drives production, simulation and replay.
 
 pub mod decision;
+mod drain;
 pub mod effect;
 pub mod event;
+mod gates;
 pub mod ids;
 pub mod model;
+mod outcomes;
+pub mod phase;
+pub mod policy;
+mod schedule;
+mod state;
+#[cfg(test)]
+mod tests;
+mod view;
 
+use std::collections::BTreeMap;
+
+pub use view::ModelView;
+
+use decision::Decision;
 use effect::Effect;
-use event::Event;
-use ids::{Millis, ModelId};
+use event::{Event, Operator};
+use gates::Gates;
+use ids::{Attempt, Epoch, GateId, Millis, ModelId};
 use model::{FleetSpec, ModelSpec};
+use phase::{Boot, Cause, Failure, Phase};
+use state::ModelState;
+
+/// How often engines are looked at (rule 8 and S7 of the protocol: every second).
+const OBSERVE_EVERY: Millis = Millis(1_000);
+/// A look that was not answered for so long is asked for again; also the time-out of the first look.
+const OBSERVE_TIMEOUT: Millis = Millis(5_000);
+/// A refused request is demand for so long: the longest Retry-After.
+const REFUSED_IS_DEMAND: Millis = Millis(60_000);
+/// A removed model's row says 404 for so long.
+const REMOVED_FOR: Millis = Millis(600_000);
 
 /// All decisions about one fleet.
 #[derive(Debug)]
 pub struct Core {
     fleet: FleetSpec,
-}
-
-/// What `status` shows of one model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelView {
-    /// Row id.
-    pub id: ModelId,
-    /// Public state, phase in the core's own words, last error, figures.
-    pub state: effect::PublicState,
-    /// Phase by its internal name ("Serving", "Draining" …).
-    pub phase: &'static str,
-    /// What gates do.
-    pub admission: effect::Admission,
-    /// The barrier is up.
-    pub barriered: bool,
-    /// First boot ended.
-    pub boot_ready: bool,
-    /// Sum over live gates.
-    pub in_flight: u64,
-    /// Sum over live gates.
-    pub held: u64,
-    /// Requests frozen in the engine.
-    pub frozen: u64,
-    /// When it was last used, on the core's clock.
-    pub last_used: Option<Millis>,
-    /// When it entered its phase.
-    pub since: Millis,
-    /// Bytes reserved per GPU now.
-    pub reserved: ids::Bytes,
-    /// Estimated wait of a request that arrives now.
-    pub estimated_wait: Option<Millis>,
-    /// Last error, in full, for operators.
-    pub last_error: Option<String>,
+    leader_since: Millis,
+    term_since: Millis,
+    /// Snapshots may be sent: every engine was looked at or timed out.
+    open: bool,
+    deposed: bool,
+    counter: u64,
+    attempts: u64,
+    gates: Gates,
+    models: BTreeMap<ModelId, ModelState>,
+    deadline: Option<Millis>,
 }
 
 impl Core {
     /// An empty fleet that became leader at `now`. Models follow as [`Event::ModelSet`].
-    pub fn new(fleet: FleetSpec, _now: Millis) -> Self {
-        Self { fleet }
+    pub fn new(fleet: FleetSpec, now: Millis) -> Self {
+        Self {
+            fleet,
+            leader_since: now,
+            term_since: now,
+            open: false,
+            deposed: false,
+            counter: 0,
+            attempts: 0,
+            gates: Gates::default(),
+            models: BTreeMap::new(),
+            deadline: None,
+        }
     }
 
     /// Takes one event at `now` (never smaller than before) and appends what has to be done.
-    pub fn step(&mut self, _now: Millis, _event: Event, _effects: &mut Vec<Effect>) {
-        let _ = &self.fleet;
+    pub fn step(&mut self, now: Millis, event: Event, effects: &mut Vec<Effect>) {
+        if self.deposed {
+            return;
+        }
+        self.expire_gates(now, effects);
+        let heartbeat_for = self.take(now, event, effects);
+        if self.deposed {
+            return;
+        }
+        self.deadline = None;
+        self.settle(now, effects);
+        self.publish(effects);
+        self.serve_snapshots(effects);
+        // Rule 3: a heartbeat stands behind every row change that was decided before it.
+        if let Some((gate, sequence)) = heartbeat_for
+            && let Some(stream) = self.gates.served(&gate)
+        {
+            let elsewhere = self.gates.elsewhere(&gate);
+            effects.push(Effect::Heartbeat {
+                gate,
+                stream,
+                echoed: sequence,
+                elsewhere,
+            });
+        }
+        self.wake_at(self.gates.next_fence(self.fence()));
     }
 
     /// When the core wants a [`Event::Tick`] at the latest; `None`: only events matter.
     pub fn next_deadline(&self) -> Option<Millis> {
+        self.deadline
+    }
+
+    /// The spec of a model, as last set, with what was measured since.
+    pub fn spec(&self, model: &ModelId) -> Option<&ModelSpec> {
+        self.models.get(model).map(|model| &model.spec)
+    }
+
+    /// What an event means. Returns the gate that is owed a heartbeat, with the sequence number to echo.
+    fn take(
+        &mut self,
+        now: Millis,
+        event: Event,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(GateId, u64)> {
+        match event {
+            Event::Tick => {}
+            Event::Hello {
+                gate,
+                stream,
+                gateway: _,
+                largest_term,
+                sequence,
+                figures,
+            } => {
+                self.gates.hello(now, &gate, stream, sequence, &figures);
+                self.take_moments();
+                if largest_term > self.fleet.term {
+                    // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
+                    effects.push(Effect::RaiseTerm {
+                        at_least: largest_term,
+                    });
+                    effects.push(Effect::CloseStream {
+                        gate: gate.clone(),
+                        stream,
+                    });
+                    self.gates.closed(&gate, stream);
+                }
+            }
+            Event::Report {
+                gate,
+                stream,
+                sequence,
+                table_version,
+                figures,
+            } => {
+                if self.gates.accepts(now, &gate, stream, sequence) {
+                    self.gates.report(now, &gate, table_version, &figures);
+                    self.take_moments();
+                    return Some((gate, sequence));
+                }
+            }
+            Event::Ack {
+                gate,
+                stream,
+                sequence,
+                model,
+                epoch,
+                in_flight,
+            } => {
+                if self.gates.accepts(now, &gate, stream, sequence) {
+                    self.gates.acknowledge(&gate, &model, epoch, in_flight);
+                    return Some((gate, sequence));
+                }
+            }
+            Event::Bye {
+                gate,
+                stream,
+                sequence,
+            } => {
+                if self.gates.accepts(now, &gate, stream, sequence) {
+                    self.gates.bye(&gate);
+                }
+            }
+            Event::StreamClosed { gate, stream } => self.gates.closed(&gate, stream),
+            Event::Observed {
+                model,
+                attempt,
+                observation,
+            } => self.observed(now, &model, attempt, &observation, effects),
+            Event::Started {
+                model,
+                attempt,
+                outcome,
+            } => self.started(now, &model, attempt, outcome, effects),
+            Event::Woke {
+                model,
+                attempt,
+                outcome,
+            } => self.woke(now, &model, attempt, outcome, effects),
+            Event::Slept {
+                model,
+                attempt,
+                outcome,
+            } => self.slept(now, &model, attempt, outcome, effects),
+            Event::EngineGone { model, cause } => self.engine_gone(now, &model, &cause, effects),
+            Event::ModelSet(spec) => self.set_model(now, *spec),
+            Event::ModelRemoved(model) => {
+                if let Some(state) = self.models.get_mut(&model) {
+                    state.removing = true;
+                }
+            }
+            Event::Operator { model, verb } => self.operator(now, &model, verb, effects),
+            Event::Deposed => {
+                // Rule 10: stop transitions, then heartbeats, close every stream.
+                self.deposed = true;
+                self.deadline = None;
+                effects.extend(
+                    self.gates
+                        .close_all()
+                        .into_iter()
+                        .map(|(gate, stream)| Effect::CloseStream { gate, stream }),
+                );
+            }
+            Event::TermRaised(term) => self.raise_term(now, term, effects),
+        }
         None
     }
 
-    /// Every model, by id.
-    pub fn view(&self) -> Vec<ModelView> {
-        Vec::new()
+    fn set_model(&mut self, now: Millis, spec: ModelSpec) {
+        match self.models.get_mut(&spec.id) {
+            Some(state) if !matches!(state.phase, Phase::Removed { .. }) => {
+                // What was measured stays; the operator's settings are the new ones.
+                let conditioned = state.spec.conditioned;
+                let (awake, asleep) = if conditioned {
+                    (state.spec.awake, state.spec.asleep)
+                } else {
+                    (spec.awake, spec.asleep)
+                };
+                state.spec = ModelSpec {
+                    conditioned: conditioned || spec.conditioned,
+                    awake,
+                    asleep,
+                    ..spec
+                };
+                state.removing = false;
+            }
+            Some(_) | None => {
+                self.models
+                    .insert(spec.id.clone(), ModelState::new(spec, now));
+            }
+        }
     }
 
-    /// Gates that are waited for by drains, with the table version they last reported.
-    pub fn gates(&self) -> Vec<(ids::GateId, u64)> {
-        Vec::new()
+    fn operator(&mut self, now: Millis, id: &ModelId, verb: Operator, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        match verb {
+            Operator::Wake => {
+                (state.operator_wants, state.operator_sleeps) = (true, false);
+                if let Phase::Failed {
+                    failure: Failure::Wake | Failure::Start | Failure::Engine,
+                    retry_at,
+                } = &mut state.phase
+                {
+                    *retry_at = Some(now);
+                }
+                self.record(now, id, "an operator asked for it to wake", effects);
+            }
+            Operator::Sleep => {
+                (state.operator_wants, state.operator_sleeps) = (false, true);
+                self.record(now, id, "an operator asked for it to sleep", effects);
+            }
+            Operator::Disable => {
+                (state.operator_wants, state.disabled) = (false, true);
+                self.record(now, id, "taken out of service by an operator; requests get 503 `disabled` until it is enabled", effects);
+            }
+            Operator::Enable => {
+                state.disabled = false;
+                self.record(now, id, "back in service by an operator", effects);
+            }
+        }
     }
 
-    /// Bytes reserved and capacity per GPU.
-    pub fn ledger(&self) -> Vec<(ids::Bytes, ids::Bytes)> {
-        Vec::new()
+    fn raise_term(&mut self, now: Millis, term: u64, effects: &mut Vec<Effect>) {
+        if term <= self.fleet.term {
+            return;
+        }
+        (self.fleet.term, self.counter, self.term_since) = (term, 0, now);
+        for state in self.models.values_mut() {
+            // Every epoch is of the new term; running barriers are acknowledged again under theirs.
+            state.published = None;
+        }
+        effects.extend(
+            self.gates
+                .close_all()
+                .into_iter()
+                .map(|(gate, stream)| Effect::CloseStream { gate, stream }),
+        );
     }
 
-    /// The spec of a model, as last set.
-    pub fn spec(&self, _model: &ModelId) -> Option<&ModelSpec> {
-        None
+    fn expire_gates(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let times = self.fleet.times;
+        let forget = self.flow_silence() + times.margin;
+        let fenced = self.gates.expire(now, self.fence(), forget);
+        effects.extend(
+            fenced
+                .into_iter()
+                .map(|(gate, stream)| Effect::CloseStream { gate, stream }),
+        );
+    }
+
+    /// Lets every model do what time and events allow, in an order that does not depend on chance: by name, then by queue.
+    fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let ids: Vec<ModelId> = self.models.keys().cloned().collect();
+        for id in &ids {
+            self.look(now, id, effects);
+        }
+        self.open_when_observed(now);
+        for id in &ids {
+            self.advance(now, id, effects);
+        }
+        self.schedule(now, effects);
+    }
+
+    /// Asks for a look at the engine when one is due.
+    fn look(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let first_look_from = self.leader_since + self.fleet.times.command + Millis(1);
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        match &state.phase {
+            Phase::Booting(Boot::Observing { asked: None }) => {
+                // Rule 7: what was seen within `command` of getting the lock may still be changed by a predecessor's call.
+                if now < first_look_from {
+                    self.wake_at(Some(first_look_from));
+                    return;
+                }
+                let attempt = self.ask(id, effects);
+                if let Some(state) = self.models.get_mut(id) {
+                    state.phase = Phase::Booting(Boot::Observing {
+                        asked: Some((attempt, now)),
+                    });
+                }
+                self.wake_at(Some(now + OBSERVE_TIMEOUT));
+            }
+            Phase::Booting(Boot::Observing {
+                asked: Some((_, at)),
+            }) => {
+                let (until, id) = (*at + OBSERVE_TIMEOUT, id.clone());
+                if now >= until {
+                    self.first_look_timed_out(now, &id, effects)
+                } else {
+                    self.wake_at(Some(until))
+                }
+            }
+            Phase::Asleep
+            | Phase::Queued
+            | Phase::Serving
+            | Phase::Draining { .. }
+            | Phase::Failed { .. } => {
+                let overdue = state
+                    .observing
+                    .is_some_and(|(_, at)| now >= at + OBSERVE_TIMEOUT);
+                let due = state.observing.is_none() && now >= state.observe_at;
+                if due || overdue {
+                    let attempt = self.ask(id, effects);
+                    if let Some(state) = self.models.get_mut(id) {
+                        state.observing = Some((attempt, now));
+                    }
+                }
+                let Some(state) = self.models.get(id) else {
+                    return;
+                };
+                let next = state
+                    .observing
+                    .map_or(state.observe_at, |(_, at)| at + OBSERVE_TIMEOUT);
+                self.wake_at(Some(next));
+            }
+            Phase::Booting(_)
+            | Phase::Waking { .. }
+            | Phase::Sleeping { .. }
+            | Phase::Removed { .. } => {}
+        }
+    }
+
+    /// Snapshots are sent when every engine was looked at or timed out (rule 7).
+    fn open_when_observed(&mut self, now: Millis) {
+        let observing =
+            |state: &ModelState| matches!(state.phase, Phase::Booting(Boot::Observing { .. }));
+        if !self.open
+            && now > self.leader_since + self.fleet.times.command
+            && !self.models.values().any(observing)
+        {
+            self.open = true;
+        }
+    }
+
+    /// Sends every row that differs from what was last published.
+    fn publish(&mut self, effects: &mut Vec<Effect>) {
+        for state in self.models.values_mut() {
+            let mut row = state.row();
+            if state.published.as_ref() == Some(&row) {
+                continue;
+            }
+            if state.needs_epoch(&row) {
+                self.counter += 1;
+                state.epoch = Epoch {
+                    term: self.fleet.term,
+                    counter: self.counter,
+                };
+                row.epoch = state.epoch;
+                if let Phase::Draining { epoch, .. } = &mut state.phase {
+                    *epoch = state.epoch;
+                }
+            }
+            state.published = Some(row.clone());
+            if self.open {
+                effects.push(Effect::Publish(row));
+            }
+        }
+    }
+
+    fn serve_snapshots(&mut self, effects: &mut Vec<Effect>) {
+        if !self.open {
+            return;
+        }
+        for (gate, stream, sequence) in self.gates.take_unserved() {
+            let rows = self
+                .models
+                .values()
+                .filter_map(|state| state.published.clone())
+                .collect();
+            let elsewhere = self.gates.elsewhere(&gate);
+            effects.push(Effect::SendSnapshot {
+                gate: gate.clone(),
+                stream,
+                rows,
+            });
+            effects.push(Effect::Heartbeat {
+                gate,
+                stream,
+                echoed: sequence,
+                elsewhere,
+            });
+        }
+    }
+
+    /// Use and refused wishes, as the gates reported them.
+    fn take_moments(&mut self) {
+        for (id, state) in &mut self.models {
+            let (used, refused) = self.gates.moments(id);
+            state.last_used = state.last_used.max(used);
+            state.last_refused = state.last_refused.max(refused);
+        }
+    }
+
+    /// Whether somebody wants the model now (rule 9: a level, nothing consumes it).
+    fn wanted(&self, now: Millis, state: &ModelState) -> bool {
+        if state.disabled || state.removing {
+            return state.inside > 0;
+        }
+        let served = state.served_at;
+        let refused = state.last_refused.is_some_and(|at| {
+            now.since(at) < REFUSED_IS_DEMAND && served.is_none_or(|served| at > served)
+        });
+        let asked = self.gates.held(&state.spec.id) > 0 || state.inside > 0;
+        asked || refused || state.operator_wants || (state.spec.pinned && !state.operator_sleeps)
+    }
+
+    /// Moves a model into a phase. Every change of phase passes here.
+    fn enter(&mut self, now: Millis, id: &ModelId, phase: Phase) {
+        let estimate = self.estimate(now, id, &phase);
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        if matches!(phase, Phase::Serving) {
+            state.served_at = Some(now);
+            state.boot_ready = true;
+            state.operator_wants = false;
+            state.failures = 0;
+            state.last_error = None;
+            (state.inside, state.frozen_since, state.stuck) = (0, None, false);
+        }
+        if matches!(phase, Phase::Asleep) {
+            state.boot_ready = true;
+            state.operator_sleeps = false;
+        }
+        state.phase = phase;
+        state.since = now;
+        state.estimate = estimate;
+        // A look that is under way was asked for in another phase; its answer would be stale.
+        (state.observing, state.observe_at, state.silent) = (None, now + OBSERVE_EVERY, 0);
+    }
+
+    fn ask(&mut self, id: &ModelId, effects: &mut Vec<Effect>) -> Attempt {
+        let attempt = self.next_attempt();
+        effects.push(Effect::Observe {
+            model: id.clone(),
+            attempt,
+        });
+        attempt
+    }
+
+    fn next_attempt(&mut self) -> Attempt {
+        self.attempts += 1;
+        Attempt(self.attempts)
+    }
+
+    fn record(
+        &self,
+        now: Millis,
+        id: &ModelId,
+        sentence: impl Into<String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.push(Effect::Record(Decision {
+            at: now,
+            model: id.clone(),
+            sentence: sentence.into(),
+        }));
+    }
+
+    fn wake_at(&mut self, at: Option<Millis>) {
+        self.deadline = match (self.deadline, at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    /// Silence after which a gate does not block a drain.
+    fn fence(&self) -> Millis {
+        self.fleet.times.lease + self.fleet.times.margin
+    }
+
+    /// Silence after which a gate forwards nothing, `flow` rows included (rule 14).
+    fn flow_silence(&self) -> Millis {
+        self.fence() + self.fleet.times.max_flow
+    }
+
+    /// No engine is put to sleep before: a predecessor's gates may still hold its leases.
+    fn sleeps_from(&self) -> Millis {
+        self.term_since + self.fence()
+    }
+
+    fn begin_drain(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: Cause,
+        sentence: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        let doubled = match (&cause, &state.futile) {
+            (Cause::Preempt(waiter), Some((last, times))) if waiter == last => 1 << (*times).min(6),
+            (
+                Cause::Preempt(_)
+                | Cause::Idle
+                | Cause::Overcommit
+                | Cause::Operator
+                | Cause::Disable
+                | Cause::Remove,
+                _,
+            ) => 1,
+        };
+        let deadline = now + Millis(state.spec.drain_timeout.0.saturating_mul(doubled));
+        let epoch = state.epoch;
+        self.enter(
+            now,
+            id,
+            Phase::Draining {
+                cause,
+                deadline,
+                epoch,
+                count: phase::Count::NotYet,
+            },
+        );
+        self.publish(effects);
+        self.record(now, id, sentence, effects);
     }
 }

@@ -1,0 +1,583 @@
+//! What one model does as time passes: drains towards sleep, repeats, gives up, comes back. Safety rules S2 and S3 live here.
+
+use crate::{
+    Core,
+    effect::Effect,
+    event::{EngineState, Observation},
+    ids::{Epoch, Millis, ModelId},
+    model::{OnDrainTimeout, SleepMode},
+    phase::{Boot, Cause, Count, Failure, Phase},
+    state::Resident,
+};
+
+/// The engine's count was not zero: ask again after this.
+const COUNT_AGAIN: Millis = Millis(200);
+/// A count that was not answered is asked for again after this.
+const COUNT_TIMEOUT: Millis = Millis(3_000);
+/// The longest idle time-out that is looked at; only keeps deadlines finite.
+const CLOCK_STEP: Millis = Millis(1);
+
+impl Core {
+    /// Lets one model do what its phase and the time allow.
+    pub(crate) fn advance(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        match state.phase.clone() {
+            Phase::Booting(boot) => self.advance_boot(now, id, boot, effects),
+            Phase::Asleep => self.advance_asleep(now, id, effects),
+            Phase::Queued => self.advance_queued(now, id, effects),
+            Phase::Serving => self.advance_serving(now, id, effects),
+            Phase::Draining {
+                cause,
+                deadline,
+                epoch,
+                count,
+            } => self.advance_drain(now, id, cause, deadline, epoch, count, effects),
+            Phase::Sleeping {
+                cause,
+                mode,
+                again_at: Some(at),
+                repeats,
+                ..
+            } => {
+                if now >= at {
+                    self.send_sleep(now, id, cause, mode, repeats, effects);
+                } else {
+                    self.wake_at(Some(at));
+                }
+            }
+            Phase::Failed { failure, retry_at } => {
+                self.advance_failed(now, id, failure, retry_at, effects)
+            }
+            Phase::Removed { until } => {
+                if now >= until {
+                    self.models.remove(id);
+                    self.gates.forget_model(id);
+                    effects.push(Effect::Dropped(id.clone()));
+                } else {
+                    self.wake_at(Some(until));
+                }
+            }
+            Phase::Waking { .. } | Phase::Sleeping { again_at: None, .. } => {}
+        }
+    }
+
+    fn advance_boot(&mut self, now: Millis, id: &ModelId, boot: Boot, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        match boot {
+            Boot::Started => {
+                if state.removing {
+                    self.begin_removal(now, id, effects);
+                } else if state.spec.conditioned && self.wanted(now, state) {
+                    self.enter(now, id, Phase::Serving);
+                    self.record(now, id, "ready and wanted: serving", effects);
+                } else if self.gpus_in_transition(id) {
+                    // Its turn comes when the other action ends.
+                } else if now >= self.sleeps_from() {
+                    let attempt = self.next_attempt();
+                    effects.push(Effect::Sleep {
+                        model: id.clone(),
+                        attempt,
+                        mode: SleepMode::Keep,
+                    });
+                    self.enter(now, id, Phase::Booting(Boot::Sleeping(attempt)));
+                } else {
+                    self.wake_at(Some(self.sleeps_from()));
+                }
+            }
+            Boot::Waiting if state.removing => self.begin_removal(now, id, effects),
+            Boot::Observing { .. }
+            | Boot::Waiting
+            | Boot::Starting(_)
+            | Boot::Sleeping(_)
+            | Boot::Slept
+            | Boot::Waking(_) => {}
+        }
+    }
+
+    fn advance_asleep(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        if state.ending {
+            return;
+        }
+        if state.removing && state.inside == 0 {
+            self.begin_removal(now, id, effects);
+        } else if self.wanted(now, state) {
+            self.enter(now, id, Phase::Queued);
+        } else if let Some(at) = state.last_refused {
+            self.wake_at(Some(at + crate::REFUSED_IS_DEMAND).filter(|at| *at > now));
+        }
+    }
+
+    fn advance_queued(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        if !self.wanted(now, state) {
+            // Nobody waits any more: the demand is withdrawn before anything was done for it.
+            self.enter(now, id, Phase::Asleep);
+            self.record(now, id, "nobody waits for it any more", effects);
+        } else if state.last_refused.is_some() && self.gates.held(id) == 0 {
+            self.wake_at(
+                state
+                    .last_refused
+                    .map(|at| at + crate::REFUSED_IS_DEMAND)
+                    .filter(|at| *at > now),
+            );
+        }
+    }
+
+    fn advance_serving(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        let cause = if state.removing {
+            Some((
+                Cause::Remove,
+                "it was removed from the fleet: draining".to_owned(),
+            ))
+        } else if state.disabled {
+            Some((Cause::Disable, "taken out of service: draining".to_owned()))
+        } else if state.operator_sleeps {
+            Some((
+                Cause::Operator,
+                "an operator put it to sleep: draining".to_owned(),
+            ))
+        } else {
+            self.idle_since(now, id).map(|idle| {
+                (
+                    Cause::Idle,
+                    format!("nobody asked for it for {idle}: going to sleep"),
+                )
+            })
+        };
+        if let Some((cause, sentence)) = cause {
+            self.begin_drain(now, id, cause, sentence, effects);
+        }
+    }
+
+    /// How long a model has been idle, when that is longer than its time-out. Needs positive evidence: a live gate, nothing in
+    /// flight or held anywhere, no other wish.
+    fn idle_since(&mut self, now: Millis, id: &ModelId) -> Option<Millis> {
+        let state = self.models.get(id)?;
+        let timeout = state.spec.idle_timeout?;
+        let quiet =
+            self.gates.any_alive() && self.gates.in_flight(id) == 0 && !self.wanted(now, state);
+        if !quiet || !self.open {
+            return None;
+        }
+        let since = state
+            .last_used
+            .max(state.served_at)
+            .unwrap_or(state.since)
+            .max(state.spare_until);
+        if now.since(since) >= timeout && now >= since {
+            return Some(now.since(since));
+        }
+        let at = since + timeout;
+        self.wake_at(Some(at));
+        None
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one phase")]
+    fn advance_drain(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: Cause,
+        deadline: Millis,
+        epoch: Epoch,
+        count: Count,
+        effects: &mut Vec<Effect>,
+    ) {
+        // 1. Is the drain still wanted? It can be taken back only before the engine was told (rule 11).
+        if let Some(why) = self.drain_is_void(now, id, &cause) {
+            self.enter(now, id, Phase::Serving);
+            self.record(now, id, format!("drain taken back: {why}"), effects);
+            return;
+        }
+        // 2. Nobody sleeps before a predecessor's leases have ended.
+        if now < self.sleeps_from() {
+            self.wake_at(Some(self.sleeps_from()));
+            return;
+        }
+        // S6: somebody else is on the way on one of its GPUs; its end is an event.
+        if self.gpus_in_transition(id) {
+            return;
+        }
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        let caps = state.spec.caps;
+        let silence = if cause == Cause::Remove {
+            self.flow_silence()
+        } else {
+            self.fence()
+        };
+        let waiting = self.gates.waiting(now, id, epoch, silence);
+        // 3. Every gate said zero under this barrier: ask the engine itself, freshly, then sleep.
+        let clear = waiting.all_acknowledged && waiting.all_zero;
+        if clear && (caps.counts || caps.lossless || !waiting.fenced_in_flight) {
+            self.drain_by_count(now, id, cause, deadline, count, effects);
+            if !matches!(
+                self.models.get(id).map(|state| &state.phase),
+                Some(Phase::Draining { .. })
+            ) {
+                return;
+            }
+        } else if count != Count::NotYet {
+            self.set_count(id, Count::NotYet);
+        }
+        // 4. The drain ran out.
+        if now >= deadline {
+            self.drain_ran_out(now, id, waiting.all_acknowledged, effects);
+        } else {
+            self.wake_at(Some(deadline));
+        }
+    }
+
+    /// Why a running drain should be taken back, if it should.
+    fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
+        let state = self.models.get(id)?;
+        if state.resident != Resident::Awake {
+            return None;
+        }
+        match cause {
+            Cause::Idle => {
+                let refused = state.last_refused.is_some_and(|at| at >= state.since);
+                (refused || self.gates.held(id) > 0).then(|| "it is asked for again".to_owned())
+            }
+            Cause::Preempt(waiter) => {
+                let waits = self.models.get(waiter).is_some_and(|waiter| {
+                    matches!(
+                        waiter.phase,
+                        Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
+                    ) && (self.wanted(now, waiter) || !waiter.boot_ready)
+                });
+                (!waits).then(|| format!("{waiter} no longer waits for room"))
+            }
+            Cause::Disable => (!state.disabled).then(|| "it is enabled again".to_owned()),
+            Cause::Operator => {
+                (!state.operator_sleeps).then(|| "an operator wants it awake".to_owned())
+            }
+            Cause::Remove => (!state.removing).then(|| "it is back in the fleet".to_owned()),
+            Cause::Overcommit => None,
+        }
+    }
+
+    /// All gates are at zero: ask for the engine's own count, or go on without where it has none.
+    fn drain_by_count(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: Cause,
+        deadline: Millis,
+        count: Count,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        if state.resident != Resident::Awake
+            || (!state.spec.caps.counts && state.spec.caps.lossless)
+        {
+            self.drained(now, id, cause, effects);
+            return;
+        }
+        if !state.spec.caps.counts {
+            // An engine without any count and without a lossless sleep: what left its gates may still run. Only time tells.
+            if now >= deadline.max(state.since + self.fleet.times.forward_bound) {
+                self.drained(now, id, cause, effects);
+            } else {
+                self.wake_at(Some(deadline));
+            }
+            return;
+        }
+        let ask = |core: &mut Self, confirming, effects: &mut Vec<Effect>| {
+            let attempt = core.ask(id, effects);
+            core.set_count(
+                id,
+                Count::Asked {
+                    attempt,
+                    at: now,
+                    confirming,
+                },
+            );
+            core.wake_at(Some(now + COUNT_TIMEOUT));
+        };
+        match count {
+            Count::NotYet => ask(self, false, effects),
+            Count::AgainAt { at, confirming } if now >= at => ask(self, confirming, effects),
+            Count::AgainAt { at, .. } => self.wake_at(Some(at)),
+            Count::Asked { at, .. } if now >= at + COUNT_TIMEOUT => ask(self, false, effects),
+            Count::Asked { at, .. } => self.wake_at(Some(at + COUNT_TIMEOUT)),
+        }
+    }
+
+    /// The answer to a drain's own question. All conditions are checked again in this step.
+    pub(crate) fn counted(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        let Phase::Draining {
+            cause,
+            epoch,
+            count: Count::Asked { confirming, .. },
+            ..
+        } = state.phase.clone()
+        else {
+            return;
+        };
+        let lossless = state.spec.caps.lossless;
+        match (seen.state, seen.count) {
+            (EngineState::Gone, _) => self.engine_gone(now, id, "it refuses connections", effects),
+            (EngineState::Broken, _) => {
+                self.end_engine(now, id, "it says that it sleeps and is not paused", effects)
+            }
+            (EngineState::Awake, Some(0)) => {
+                let silence = if cause == Cause::Remove {
+                    self.flow_silence()
+                } else {
+                    self.fence()
+                };
+                let waiting = self.gates.waiting(now, id, epoch, silence);
+                if !(waiting.all_acknowledged && waiting.all_zero)
+                    || self.drain_is_void(now, id, &cause).is_some()
+                {
+                    self.set_count(id, Count::NotYet);
+                } else if self.gpus_in_transition(id) {
+                    self.set_count(id, Count::NotYet);
+                } else if lossless || confirming {
+                    self.drained(now, id, cause, effects);
+                } else {
+                    // A client that leaves ends its request for the gate before it ends for the engine.
+                    let at = now + self.fleet.times.forward_bound + CLOCK_STEP;
+                    self.set_count(
+                        id,
+                        Count::AgainAt {
+                            at,
+                            confirming: true,
+                        },
+                    );
+                }
+            }
+            (EngineState::Asleep, _) => {
+                // Somebody's late command did it already; asked again, it answers the same and the state is known.
+                self.drained(now, id, cause, effects);
+            }
+            (EngineState::Awake | EngineState::Silent, _) => self.set_count(
+                id,
+                Count::AgainAt {
+                    at: now + COUNT_AGAIN,
+                    confirming: false,
+                },
+            ),
+        }
+    }
+
+    /// Whether another model's action is under way on one of the model's GPUs (S6).
+    fn gpus_in_transition(&self, id: &ModelId) -> bool {
+        let Some(state) = self.models.get(id) else {
+            return false;
+        };
+        self.models.values().any(|other| {
+            other.spec.id != *id
+                && other.phase.in_transition()
+                && other
+                    .spec
+                    .gpus
+                    .iter()
+                    .any(|gpu| state.spec.gpus.contains(gpu))
+        })
+    }
+
+    fn set_count(&mut self, id: &ModelId, new: Count) {
+        if let Some(Phase::Draining { count, .. }) =
+            self.models.get_mut(id).map(|state| &mut state.phase)
+        {
+            *count = new;
+        }
+    }
+
+    /// Nothing is in flight: sleep, or leave.
+    fn drained(&mut self, now: Millis, id: &ModelId, cause: Cause, effects: &mut Vec<Effect>) {
+        if cause == Cause::Remove {
+            self.enter(
+                now,
+                id,
+                Phase::Removed {
+                    until: now + crate::REMOVED_FOR,
+                },
+            );
+            self.record(
+                now,
+                id,
+                "drained and removed; its path answers 404 from now on",
+                effects,
+            );
+            if let Some(state) = self.models.get_mut(id) {
+                state.resident = Resident::Stopped;
+            }
+            effects.push(Effect::Removed(id.clone()));
+            return;
+        }
+        self.send_sleep(now, id, cause, SleepMode::Keep, 0, effects);
+    }
+
+    fn drain_ran_out(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        all_acknowledged: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        let Phase::Draining { cause, epoch, .. } = state.phase.clone() else {
+            return;
+        };
+        // An operator's own wish never truncates either; a removed model is waited for.
+        if cause == Cause::Remove {
+            return;
+        }
+        if !all_acknowledged {
+            // A gate that has not seen the barrier may still admit: it answers or is fenced, within lease + margin.
+            let missing = self.gates.missing(id, epoch);
+            debug_assert!(missing > 0 || !all_acknowledged);
+            return;
+        }
+        let in_flight = self.gates.in_flight(id);
+        match state.spec.on_drain_timeout {
+            OnDrainTimeout::Freeze if state.spec.caps.lossless => {
+                self.record(now, id, format!("still busy at the end of its drain: {in_flight} requests are frozen in the engine"), effects);
+                self.send_sleep(now, id, cause, SleepMode::Keep, 0, effects);
+            }
+            OnDrainTimeout::Abort => {
+                self.record(
+                    now,
+                    id,
+                    format!("still busy at the end of its drain: {in_flight} requests are cut off, as configured"),
+                    effects,
+                );
+                self.send_sleep(now, id, cause, SleepMode::Abort, 0, effects);
+            }
+            OnDrainTimeout::Freeze | OnDrainTimeout::Cancel => {
+                self.cancel_drain(now, id, cause, effects)
+            }
+        }
+    }
+
+    /// Reopens a victim that could not be drained; the next drain for the same waiter is twice as long.
+    fn cancel_drain(&mut self, now: Millis, id: &ModelId, cause: Cause, effects: &mut Vec<Effect>) {
+        let in_flight = self.gates.in_flight(id);
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        let length = now.since(state.since);
+        state.spare_until = now + length;
+        state.operator_sleeps = false;
+        if let Cause::Preempt(waiter) = &cause {
+            let times = state
+                .futile
+                .take()
+                .filter(|(last, _)| last == waiter)
+                .map_or(0, |(_, times)| times);
+            state.futile = Some((waiter.clone(), times + 1));
+        }
+        self.enter(now, id, Phase::Serving);
+        let sentence = format!(
+            "still busy ({in_flight} in flight) after a drain of {length}: reopened; its engine cannot freeze requests without loss"
+        );
+        self.record(now, id, sentence, effects);
+        if let Cause::Preempt(waiter) = cause {
+            let sentence = format!("{id} would not drain in {length}: waiting for another chance");
+            if let Some(waiting) = self.models.get_mut(&waiter) {
+                waiting.stuck = true;
+            }
+            self.record(now, &waiter, sentence, effects);
+        }
+    }
+
+    fn send_sleep(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: Cause,
+        mode: SleepMode,
+        repeats: u32,
+        effects: &mut Vec<Effect>,
+    ) {
+        let attempt = self.next_attempt();
+        effects.push(Effect::Sleep {
+            model: id.clone(),
+            attempt,
+            mode,
+        });
+        self.enter(
+            now,
+            id,
+            Phase::Sleeping {
+                attempt,
+                cause,
+                mode,
+                again_at: None,
+                repeats,
+            },
+        );
+    }
+
+    fn advance_failed(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        failure: Failure,
+        retry_at: Option<Millis>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        if state.removing {
+            self.begin_removal(now, id, effects);
+            return;
+        }
+        let Some(at) = retry_at else { return };
+        if now < at {
+            self.wake_at(Some(at));
+        } else if state.ending {
+        } else if state.boot_ready {
+            let awake = state.resident == Resident::Awake && failure != Failure::Engine;
+            if !awake {
+                self.enter(now, id, Phase::Asleep);
+                self.advance_asleep(now, id, effects);
+            }
+        } else if state.spec.caps.restartable {
+            self.enter(now, id, Phase::Booting(Boot::Waiting));
+        } else {
+            self.enter(now, id, Phase::Booting(Boot::Observing { asked: None }));
+        }
+    }
+
+    /// A removed model refuses and drains whatever it was doing; gates count its requests to zero.
+    fn begin_removal(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        self.begin_drain(
+            now,
+            id,
+            Cause::Remove,
+            "it was removed from the fleet: draining".to_owned(),
+            effects,
+        );
+    }
+}

@@ -1,0 +1,382 @@
+//! Scenarios of the core: events in, effects compared. Engines answer at once unless a test says otherwise; no clock but `now`.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Core,
+    effect::{Admission, Effect, RefuseReason},
+    event::{ActionError, EngineState, Event, Figures, Observation, Operator, Outcome},
+    ids::{Attempt, Bytes, Epoch, GateId, GpuId, Millis, ModelId, StreamId},
+    model::{Caps, Durations, FleetSpec, ModelSpec, OnDrainTimeout, OnLeaseEnd, SleepMode, Times},
+};
+
+mod fuzz;
+mod scenarios;
+mod table;
+
+const GIB: u64 = 1 << 30;
+
+fn times() -> Times {
+    Times {
+        lease: Millis(5_000),
+        margin: Millis(4_000),
+        heartbeat: Millis(1_000),
+        command: Millis(2_000),
+        max_flow: Millis(600_000),
+        forward_bound: Millis(3_000),
+    }
+}
+
+fn spec(name: &str) -> ModelSpec {
+    ModelSpec {
+        id: id(name),
+        gpus: vec![GpuId(0)],
+        awake: Bytes(17 * GIB),
+        asleep: Bytes(GIB),
+        conditioned: true,
+        pinned: false,
+        idle_timeout: Some(Millis(300_000)),
+        drain_timeout: Millis(30_000),
+        on_drain_timeout: OnDrainTimeout::Freeze,
+        max_freeze: Millis(120_000),
+        min_runtime: Millis(10_000),
+        max_wait: Millis(5_000),
+        on_lease_end: OnLeaseEnd::Flow,
+        caps: Caps {
+            counts: true,
+            lossless: true,
+            restartable: true,
+        },
+        guess: Durations {
+            start: Millis(5_000),
+            wake: Millis(600),
+            sleep: Millis(90),
+        },
+    }
+}
+
+fn id(name: &str) -> ModelId {
+    ModelId(format!("{name}.0"))
+}
+
+/// One engine of the bench: what it would answer.
+#[derive(Clone, Debug)]
+struct Engine {
+    state: EngineState,
+    count: u64,
+    memory: Bytes,
+    wake: Option<Outcome>,
+    sleep: Option<Outcome>,
+}
+
+/// A core, engines that answer at once, and gates that acknowledge when told to.
+struct Bench {
+    core: Core,
+    now: u64,
+    engines: BTreeMap<ModelId, Engine>,
+    gates: BTreeMap<GateId, (StreamId, u64, BTreeMap<ModelId, Figures>)>,
+    /// Gates acknowledge barriers at once.
+    obedient: bool,
+    /// Engines answer at once.
+    answering: bool,
+    log: Vec<Effect>,
+}
+
+impl Bench {
+    fn new(models: &[ModelSpec], state: EngineState) -> Self {
+        let fleet = FleetSpec {
+            gpus: vec![Bytes(40 * GIB)],
+            times: times(),
+            term: 7,
+        };
+        let mut bench = Self {
+            core: Core::new(fleet, Millis(0)),
+            now: 0,
+            engines: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            obedient: true,
+            answering: true,
+            log: Vec::new(),
+        };
+        for spec in models {
+            let memory = if state == EngineState::Asleep {
+                spec.asleep
+            } else {
+                Bytes(0)
+            };
+            bench.engines.insert(
+                spec.id.clone(),
+                Engine {
+                    state,
+                    count: 0,
+                    memory,
+                    wake: None,
+                    sleep: None,
+                },
+            );
+            bench.event(Event::ModelSet(Box::new(spec.clone())));
+        }
+        bench
+    }
+
+    /// Engines asleep, one gate, past the successor's wait.
+    fn ready(names: &[&str]) -> Self {
+        let mut bench = Self::new(
+            &names.iter().map(|name| spec(name)).collect::<Vec<_>>(),
+            EngineState::Asleep,
+        );
+        bench.run(3_000);
+        bench.hello("g1", 1);
+        bench.run(10_000);
+        bench
+    }
+
+    fn event(&mut self, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.core.step(Millis(self.now), event, &mut effects);
+        self.log.extend(effects.clone());
+        let mut all = effects.clone();
+        for effect in effects {
+            for answer in self.answers(&effect) {
+                all.extend(self.event(answer));
+            }
+        }
+        all
+    }
+
+    fn answers(&mut self, effect: &Effect) -> Vec<Event> {
+        match effect {
+            Effect::Publish(row) if self.obedient => {
+                let barrier = matches!(
+                    row.admission,
+                    Admission::Refuse {
+                        reason: RefuseReason::Draining,
+                        ..
+                    }
+                );
+                if barrier {
+                    self.gates
+                        .keys()
+                        .cloned()
+                        .collect::<Vec<_>>()
+                        .iter()
+                        .map(|gate| self.ack(gate, &row.model, row.epoch))
+                        .collect()
+                } else {
+                    vec![]
+                }
+            }
+            Effect::Observe { model, attempt } if self.answering => {
+                let engine = &self.engines[model];
+                let observation = Observation {
+                    state: engine.state,
+                    count: Some(engine.count),
+                    memory: Some(engine.memory),
+                };
+                vec![Event::Observed {
+                    model: model.clone(),
+                    attempt: *attempt,
+                    observation,
+                }]
+            }
+            Effect::Start { model, attempt } if self.answering => {
+                let outcome = self.moved(model, EngineState::Awake, 5_000);
+                vec![Event::Started {
+                    model: model.clone(),
+                    attempt: *attempt,
+                    outcome,
+                }]
+            }
+            Effect::Wake { model, attempt } if self.answering => {
+                let outcome = self.engines[model]
+                    .wake
+                    .clone()
+                    .unwrap_or_else(|| self.moved(model, EngineState::Awake, 600));
+                vec![Event::Woke {
+                    model: model.clone(),
+                    attempt: *attempt,
+                    outcome,
+                }]
+            }
+            Effect::Sleep { model, attempt, .. } if self.answering => {
+                let outcome = self.engines[model]
+                    .sleep
+                    .clone()
+                    .unwrap_or_else(|| self.moved(model, EngineState::Asleep, 90));
+                vec![Event::Slept {
+                    model: model.clone(),
+                    attempt: *attempt,
+                    outcome,
+                }]
+            }
+            Effect::Kill { model, .. } if self.answering => {
+                self.engines.get_mut(model).expect("known").state = EngineState::Gone;
+                vec![Event::EngineGone {
+                    model: model.clone(),
+                    cause: "ended".into(),
+                }]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn moved(&mut self, model: &ModelId, state: EngineState, took: u64) -> Outcome {
+        let spec = self.core.spec(model).expect("known");
+        let memory = if state == EngineState::Awake {
+            spec.awake
+        } else {
+            spec.asleep
+        };
+        let engine = self.engines.get_mut(model).expect("known");
+        (engine.state, engine.memory) = (state, memory);
+        Outcome::Done {
+            took,
+            memory: Some(memory),
+        }
+    }
+
+    /// Lets time pass, with a tick at every deadline and a report of every gate each second.
+    fn run(&mut self, length: u64) -> Vec<Effect> {
+        let (end, mut all) = (self.now + length, Vec::new());
+        while self.now < end {
+            let heartbeat = (self.now / 1_000 + 1) * 1_000;
+            let deadline = self
+                .core
+                .next_deadline()
+                .map_or(u64::MAX, |at| at.0.max(self.now + 1));
+            self.now = heartbeat.min(deadline).min(end);
+            all.extend(self.event(Event::Tick));
+            if self.now == heartbeat {
+                for gate in self.gates.keys().cloned().collect::<Vec<_>>() {
+                    all.extend(self.report(&gate.0));
+                }
+            }
+        }
+        all
+    }
+
+    fn hello(&mut self, gate: &str, stream: u64) -> Vec<Effect> {
+        let sequence = self
+            .gates
+            .get(&GateId(gate.into()))
+            .map_or(1, |(_, sequence, _)| sequence + 1);
+        let figures = self
+            .gates
+            .get(&GateId(gate.into()))
+            .map(|(_, _, figures)| figures.clone())
+            .unwrap_or_default();
+        self.gates.insert(
+            GateId(gate.into()),
+            (StreamId(stream), sequence, figures.clone()),
+        );
+        let figures = figures.into_iter().collect();
+        self.event(Event::Hello {
+            gate: GateId(gate.into()),
+            stream: StreamId(stream),
+            gateway: "envoy".into(),
+            largest_term: 0,
+            sequence,
+            figures,
+        })
+    }
+
+    fn next(&mut self, gate: &GateId) -> (StreamId, u64) {
+        let (stream, sequence, _) = self.gates.get_mut(gate).expect("a gate that said Hello");
+        *sequence += 1;
+        (*stream, *sequence)
+    }
+
+    fn ack(&mut self, gate: &GateId, model: &ModelId, epoch: Epoch) -> Event {
+        let (stream, sequence) = self.next(gate);
+        let in_flight = self.gates[gate]
+            .2
+            .get(model)
+            .map_or(0, |figures| figures.in_flight);
+        Event::Ack {
+            gate: gate.clone(),
+            stream,
+            sequence,
+            model: model.clone(),
+            epoch,
+            in_flight,
+        }
+    }
+
+    fn report(&mut self, gate: &str) -> Vec<Effect> {
+        let gate = GateId(gate.into());
+        let (stream, sequence) = self.next(&gate);
+        let figures = self.gates[&gate].2.clone().into_iter().collect();
+        self.event(Event::Report {
+            gate,
+            stream,
+            sequence,
+            table_version: 1,
+            figures,
+        })
+    }
+
+    /// Sets a row's figures at a gate and reports them.
+    fn figures(&mut self, gate: &str, model: &str, in_flight: u64, held: u64) -> Vec<Effect> {
+        let figures = Figures {
+            in_flight,
+            held,
+            last_used_age: (in_flight + held > 0).then_some(0),
+            ..Figures::default()
+        };
+        self.gates
+            .get_mut(&GateId(gate.into()))
+            .expect("said Hello")
+            .2
+            .insert(id(model), figures);
+        self.report(gate)
+    }
+
+    fn phase(&self, model: &str) -> &'static str {
+        self.core
+            .view()
+            .into_iter()
+            .find(|view| view.id == id(model))
+            .map_or("-", |view| view.phase)
+    }
+
+    fn sentences(&self) -> String {
+        let sentence = |effect: &Effect| {
+            if let Effect::Record(decision) = effect {
+                Some(format!("{}: {}", decision.model, decision.sentence))
+            } else {
+                None
+            }
+        };
+        self.log
+            .iter()
+            .filter_map(sentence)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}
+
+/// Short names of effects that change something outside, for comparisons. Rows that hold are left out: holding is what a gate
+/// does with everything that is neither admitted nor refused.
+fn names(effects: &[Effect]) -> Vec<String> {
+    let name = |effect: &Effect| match effect {
+        Effect::Publish(row) => match row.admission {
+            Admission::Admit => Some(format!("{} admit", row.model)),
+            Admission::Hold { .. } => None,
+            Admission::Refuse { reason, .. } => Some(format!("{} refuse {reason:?}", row.model)),
+        },
+        Effect::Start { model, .. } => Some(format!("start {model}")),
+        Effect::Wake { model, .. } => Some(format!("wake {model}")),
+        Effect::Sleep { model, mode, .. } => Some(format!("sleep {model} {mode:?}")),
+        Effect::Kill { model, .. } => Some(format!("kill {model}")),
+        Effect::Removed(model) => Some(format!("removed {model}")),
+        Effect::Dropped(model) => Some(format!("dropped {model}")),
+        Effect::CloseStream { gate, .. } => Some(format!("close {gate}")),
+        Effect::RaiseTerm { at_least } => Some(format!("raise {at_least}")),
+        Effect::Observe { .. }
+        | Effect::Record(_)
+        | Effect::Heartbeat { .. }
+        | Effect::SendSnapshot { .. }
+        | Effect::Footprint { .. } => None,
+    };
+    effects.iter().filter_map(name).collect()
+}

@@ -1,0 +1,91 @@
+//! What the shell shows of the core: values for `status`, `/readyz` and metrics.
+
+use crate::{
+    Core,
+    effect::{Admission, PublicState},
+    ids::{Bytes, GateId, GpuId, Millis, ModelId},
+    phase::Tier,
+};
+
+/// What `status` shows of one model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelView {
+    /// Row id.
+    pub id: ModelId,
+    /// Public state.
+    pub state: PublicState,
+    /// Phase by its internal name ("Serving", "Draining" …).
+    pub phase: &'static str,
+    /// Where its weights are when they are not on the GPU.
+    pub tier: Tier,
+    /// What gates do.
+    pub admission: Admission,
+    /// The barrier is up.
+    pub barriered: bool,
+    /// First boot ended.
+    pub boot_ready: bool,
+    /// Sum over live gates.
+    pub in_flight: u64,
+    /// Sum over live gates.
+    pub held: u64,
+    /// Requests inside the engine while it is not awake.
+    pub frozen: u64,
+    /// Taken out of service by an operator.
+    pub disabled: bool,
+    /// When it was last used, on the core's clock.
+    pub last_used: Option<Millis>,
+    /// When it entered its phase.
+    pub since: Millis,
+    /// Bytes reserved per GPU now.
+    pub reserved: Bytes,
+    /// Estimated wait of a request that arrives now; `None` while it serves.
+    pub estimated_wait: Option<Millis>,
+    /// Last error, in full, for operators.
+    pub last_error: Option<String>,
+}
+
+impl Core {
+    /// Every model, by id.
+    pub fn view(&self) -> Vec<ModelView> {
+        let view = |state: &crate::state::ModelState| {
+            let id = &state.spec.id;
+            let row = state.row();
+            ModelView {
+                id: id.clone(),
+                state: row.state,
+                phase: state.phase.name(),
+                tier: state.tier(),
+                admission: row.admission,
+                barriered: row.barriered,
+                boot_ready: state.boot_ready,
+                in_flight: self.gates.in_flight(id),
+                held: self.gates.held(id),
+                frozen: state.inside,
+                disabled: state.disabled,
+                last_used: state.last_used,
+                since: state.since,
+                reserved: state.reserved(),
+                estimated_wait: (row.admission != Admission::Admit).then_some(state.estimate),
+                last_error: state.last_error.clone(),
+            }
+        };
+        self.models.values().map(view).collect()
+    }
+
+    /// Gates that drains wait for, with the table version that each reported last.
+    pub fn gates(&self) -> Vec<(GateId, u64)> {
+        self.gates.live_versions()
+    }
+
+    /// Bytes reserved and capacity, per GPU.
+    pub fn ledger(&self) -> Vec<(Bytes, Bytes)> {
+        (0..self.fleet.gpus.len())
+            .map(|gpu| (self.reserved_on(GpuId(gpu)), self.capacity(GpuId(gpu))))
+            .collect()
+    }
+
+    /// Every engine was looked at or timed out: gates may attach and get a table.
+    pub const fn is_open(&self) -> bool {
+        self.open
+    }
+}
