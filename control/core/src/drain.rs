@@ -6,7 +6,7 @@ use crate::{
     event::{EngineState, Observation},
     ids::{Epoch, Millis, ModelId},
     model::{OnDrainTimeout, SleepMode},
-    phase::{Boot, Cause, Count, Failure, Phase},
+    phase::{Boot, Cause, Count, Phase},
     state::Resident,
 };
 
@@ -47,9 +47,7 @@ impl Core {
                     self.wake_at(Some(at));
                 }
             }
-            Phase::Failed { failure, retry_at } => {
-                self.advance_failed(now, id, failure, retry_at, effects)
-            }
+            Phase::Failed { retry_at, .. } => self.advance_failed(now, id, retry_at, effects),
             Phase::Removed { until } => {
                 if now >= until {
                     self.models.remove(id);
@@ -141,7 +139,7 @@ impl Core {
                 Cause::Remove,
                 "it was removed from the fleet: draining".to_owned(),
             ))
-        } else if state.disabled {
+        } else if state.disabled && now >= state.spare_until {
             Some((Cause::Disable, "taken out of service: draining".to_owned()))
         } else if state.operator_sleeps {
             Some((
@@ -352,11 +350,9 @@ impl Core {
                     self.fence()
                 };
                 let waiting = self.gates.waiting(now, id, epoch, silence);
-                if !(waiting.all_acknowledged && waiting.all_zero)
-                    || self.drain_is_void(now, id, &cause).is_some()
-                {
-                    self.set_count(id, Count::NotYet);
-                } else if self.gpus_in_transition(id) {
+                let clear = waiting.all_acknowledged && waiting.all_zero;
+                let void = self.drain_is_void(now, id, &cause).is_some();
+                if !clear || void || self.gpus_in_transition(id) {
                     self.set_count(id, Count::NotYet);
                 } else if lossless || confirming {
                     self.drained(now, id, cause, effects);
@@ -542,7 +538,6 @@ impl Core {
         &mut self,
         now: Millis,
         id: &ModelId,
-        failure: Failure,
         retry_at: Option<Millis>,
         effects: &mut Vec<Effect>,
     ) {
@@ -558,11 +553,8 @@ impl Core {
             self.wake_at(Some(at));
         } else if state.ending {
         } else if state.boot_ready {
-            let awake = state.resident == Resident::Awake && failure != Failure::Engine;
-            if !awake {
-                self.enter(now, id, Phase::Asleep);
-                self.advance_asleep(now, id, effects);
-            }
+            // Whatever the engine is now, the next wish wakes and verifies it again.
+            self.enter(now, id, Phase::Asleep);
         } else if state.spec.caps.restartable {
             self.enter(now, id, Phase::Booting(Boot::Waiting));
         } else {

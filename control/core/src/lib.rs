@@ -39,6 +39,8 @@ const OBSERVE_EVERY: Millis = Millis(1_000);
 const OBSERVE_TIMEOUT: Millis = Millis(5_000);
 /// A refused request is demand for so long: the longest Retry-After.
 const REFUSED_IS_DEMAND: Millis = Millis(60_000);
+/// Rounds in which models may follow from each other within one step; what is left goes on a millisecond later.
+const ROUNDS: usize = 8;
 /// A removed model's row says 404 for so long.
 const REMOVED_FOR: Millis = Millis(600_000);
 
@@ -56,6 +58,8 @@ pub struct Core {
     gates: Gates,
     models: BTreeMap<ModelId, ModelState>,
     deadline: Option<Millis>,
+    /// A phase changed in this round of [`Self::settle`]: another round may allow more.
+    changed: bool,
 }
 
 impl Core {
@@ -72,6 +76,7 @@ impl Core {
             gates: Gates::default(),
             models: BTreeMap::new(),
             deadline: None,
+            changed: false,
         }
     }
 
@@ -85,8 +90,16 @@ impl Core {
         if self.deposed {
             return;
         }
-        self.deadline = None;
-        self.settle(now, effects);
+        for _ in 0..ROUNDS {
+            (self.deadline, self.changed) = (None, false);
+            self.settle(now, effects);
+            if !self.changed {
+                break;
+            }
+        }
+        if self.changed {
+            self.wake_at(Some(now + Millis(1)));
+        }
         self.publish(effects);
         self.serve_snapshots(effects);
         // Rule 3: a heartbeat stands behind every row change that was decided before it.
@@ -485,6 +498,7 @@ impl Core {
             state.boot_ready = true;
             state.operator_sleeps = false;
         }
+        self.changed = true;
         state.phase = phase;
         state.since = now;
         state.estimate = estimate;

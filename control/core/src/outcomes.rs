@@ -700,6 +700,7 @@ impl Core {
         self.enter(now, id, Phase::Serving);
         if let Some(state) = self.models.get_mut(id) {
             state.spare_until = now + COOL_DOWN;
+            state.operator_sleeps = false;
             state.last_error = Some(cause.clone());
         }
         self.record(now, id, cause, effects);

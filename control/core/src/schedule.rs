@@ -72,7 +72,7 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if state.ending || state.resident == Resident::Awake {
+        if state.ending {
             // Its old process is still on its way out.
             return;
         }

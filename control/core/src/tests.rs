@@ -216,7 +216,20 @@ impl Bench {
                     cause: "ended".into(),
                 }]
             }
-            _ => vec![],
+            Effect::Publish(_)
+            | Effect::SendSnapshot { .. }
+            | Effect::Heartbeat { .. }
+            | Effect::CloseStream { .. }
+            | Effect::Observe { .. }
+            | Effect::Start { .. }
+            | Effect::Wake { .. }
+            | Effect::Sleep { .. }
+            | Effect::Kill { .. }
+            | Effect::Removed(_)
+            | Effect::Dropped(_)
+            | Effect::Record(_)
+            | Effect::RaiseTerm { .. }
+            | Effect::Footprint { .. } => vec![],
         }
     }
 

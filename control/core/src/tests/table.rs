@@ -96,15 +96,15 @@ fn in_phase(phase: &str) -> Bench {
 
 /// The attempt that is under way for `a`, as the effects said it.
 fn running(bench: &Bench) -> Attempt {
-    let attempt = |effect: &Effect| match effect {
-        Effect::Start { model, attempt }
+    let attempt = |effect: &Effect| {
+        if let Effect::Start { model, attempt }
         | Effect::Wake { model, attempt }
-        | Effect::Sleep { model, attempt, .. }
-            if *model == id("a") =>
+        | Effect::Sleep { model, attempt, .. } = effect
         {
-            Some(*attempt)
+            (*model == id("a")).then_some(*attempt)
+        } else {
+            None
         }
-        _ => None,
     };
     bench
         .log
