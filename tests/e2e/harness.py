@@ -1,0 +1,350 @@
+"""Starts the whole product for a test: `greenthread up` with a real Envoy, engine-sims, free ports and short times.
+
+`Stack` owns one running product in a folder of its own and ends it without leaving anything behind. `Wave` sends many
+requests at once over raw sockets, cheaply enough for thousands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import time
+import typing
+
+import httpx
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARIES = pathlib.Path(os.environ.get("GREENTHREAD_BINARIES", ROOT / "target" / "debug"))
+GIB = 1 << 30
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def wait_until(condition: typing.Callable[[], typing.Any], what: str, timeout: float = 30.0, every: float = 0.05):
+    """Waits for a condition, never for a duration. Returns its value; fails with `what` and its last value."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout:.0f} s: {what} (last: {value!r})")
+        time.sleep(every)
+
+
+@dataclasses.dataclass
+class Model:
+    """One model of a test's fleet; its engine is an engine-sim that control starts."""
+
+    name: str
+    served: str = ""
+    prefixes: tuple[str, ...] = ()
+    awake: int = 17
+    asleep: int = 1
+    port: int = 0
+    sim: tuple[str, ...] = ()
+    extra: str = ""
+    url: str = ""
+
+    def yaml(self) -> str:
+        served = self.served or f"org/{self.name}"
+        lines = [f"- name: {self.name}", f"  model: {served}", f"  memory: {{awake: {self.awake}GiB, asleep: {self.asleep}GiB}}"]
+        if self.prefixes:
+            lines.append(f"  prefixes: [{', '.join(self.prefixes)}]")
+        if self.url:
+            lines.append(f"  engine: {{type: vllm, url: '{self.url}'}}")
+        else:
+            command = ["engine-sim", "--port", '"{port}"', "--model", f'"{served}"', "--weights", f"{self.awake - self.asleep}GiB"]
+            command += ["--residual", f"{self.asleep}GiB", "--gpu-dir", '"{state}/gpu"', "--gpu", "0", "--gpu-memory", '"{gpu-memory}"']
+            command += ["--cold-start", "300ms", "--sleep-time", "50ms", "--wake-time", "200ms", "--token-time", "5ms", *self.sim]
+            lines.append(f"  engine: {{type: vllm, port: {self.port}, command: [{', '.join(command)}]}}")
+        return "\n".join(lines) + ("\n" + self.extra if self.extra else "")
+
+
+# Short, but within rule 1 of the protocol: margin covers the forward bound.
+TIMES = {"lease": "2s", "margin": "4s", "heartbeat": "500ms"}
+SLEEP = {"idleTimeout": "never", "drainTimeout": "2s"}
+FAIRNESS = {"minRuntime": "300ms", "maxWait": "300ms"}
+
+
+class Stack:
+    """One running product."""
+
+    def __init__(self, folder: pathlib.Path, models: list[Model], *, gpu: int = 40, oracle: str = "simulated", top: str = "",
+                 times: dict | None = None, sleep: dict | None = None, fairness: dict | None = None, concurrency: int = 2):
+        self.folder, self.models, self.gpu, self.oracle, self.top = folder, models, gpu, oracle, top
+        self.times = {**TIMES, **(times or {})}
+        self.sleep = {**SLEEP, **(sleep or {})}
+        self.fairness = {**FAIRNESS, **(fairness or {})}
+        self.concurrency = concurrency
+        ports = free_ports(4 + len(models))
+        self.port, self.admin_port, self.grpc_port, self.http_port = ports[:4]
+        for model, port in zip(models, ports[4:]):
+            model.port = model.port or port
+        self.gateway = f"http://127.0.0.1:{self.port}"
+        self.control = f"http://127.0.0.1:{self.http_port}"
+        self.admin = f"http://127.0.0.1:{self.admin_port}"
+        self.file = folder / "greenthread.yaml"
+        self.state = folder / "state"
+        self.output = folder / "up.log"
+        self.process: subprocess.Popen | None = None
+        self.client = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=1000))
+
+    # -- life
+
+    def write(self) -> None:
+        flow = lambda table: "{" + ", ".join(f"{key}: {value}" for key, value in table.items()) + "}"
+        self.file.write_text("\n".join([
+            f"gateway: {{address: '127.0.0.1:{self.port}', admin: '127.0.0.1:{self.admin_port}', concurrency: {self.concurrency}, root: true}}",
+            f"control: {{grpc: '127.0.0.1:{self.grpc_port}', http: '127.0.0.1:{self.http_port}'}}",
+            f"state: {self.state}",
+            f"oracle: {self.oracle}",
+            f"gpus: [{{memory: {self.gpu}GiB}}]",
+            f"times: {flow(self.times)}",
+            f"defaults: {{sleep: {flow(self.sleep)}, fairness: {flow(self.fairness)}}}",
+            self.top,
+            "models:",
+            *(model.yaml() for model in self.models),
+        ]) + "\n")
+
+    def start(self, wait: bool = True) -> "Stack":
+        self.write()
+        environment = {**os.environ, "PATH": f"{BINARIES}:{os.environ['PATH']}"}
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen([BINARIES / "greenthread", "up", self.file], stdout=output, stderr=subprocess.STDOUT,
+                                            stdin=subprocess.DEVNULL, cwd=self.folder, env=environment, start_new_session=True)
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout: float = 90) -> None:
+        """Every gate has a table, every model has booted, and sleeps are allowed again."""
+        wait_until(self.is_ready, f"ready; see {self.output}:\n{self.tail()}", timeout)
+        wait_until(lambda: all(model["bootReady"] for model in self.fleet()), "every model booted", timeout)
+
+    def is_ready(self) -> bool:
+        assert self.process is None or self.process.poll() is None, f"`greenthread up` ended:\n{self.tail()}"
+        try:
+            return self.client.get(f"{self.control}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> None:
+        """Ends everything; fails when something stayed behind."""
+        self.client.close()
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            for pid in (self.control_pid(), self.envoy_pid()):
+                if pid:
+                    send(pid, signal.SIGCONT)
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        wait_until(lambda: not self.processes(), f"nothing stays behind: {self.processes()}", 30)
+
+    # -- processes
+
+    def processes(self) -> list[tuple[int, str]]:
+        """Every process that has this stack's folder in its command line: control, Envoy, engines, reaper."""
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                except OSError:
+                    continue
+                if str(self.folder) in command and state != "Z":
+                    found.append((int(entry.name), command))
+        return found
+
+    def pid_of(self, pattern: str) -> int | None:
+        return next((pid for pid, command in self.processes() if re.search(pattern, command)), None)
+
+    def control_pid(self) -> int | None:
+        return self.pid_of(r"greenthread serve ")
+
+    def envoy_pid(self) -> int | None:
+        return self.pid_of(r"envoy\b.* (-c|--config-path) ")
+
+    def engine_pid(self, name: str) -> int | None:
+        return self.pid_of(rf"engine-sim .*--port {self.model(name).port}\b")
+
+    # -- what the product says
+
+    def model(self, name: str) -> Model:
+        return next(model for model in self.models if model.name == name)
+
+    def fleet(self) -> list[dict]:
+        """The models as the operator's API shows them."""
+        return self.client.get(f"{self.control}/api/v1/models").raise_for_status().json()["models"]
+
+    def status(self, name: str) -> dict:
+        """The public document of a model, through the gateway."""
+        return self.client.get(f"{self.gateway}/{name}/status").raise_for_status().json()
+
+    def wait_state(self, name: str, state: str, timeout: float = 30) -> dict:
+        def look():
+            status = self.status(name)
+            return status if status["state"] == state else None
+        return wait_until(look, f"{name} is {state}\n{self.tail()}", timeout)
+
+    def operator(self, name: str, verb: str) -> httpx.Response:
+        return self.client.post(f"{self.control}/api/v1/models/{name}/{verb}")
+
+    def sim(self, name: str) -> dict:
+        """What the engine itself counted."""
+        return self.client.get(f"http://127.0.0.1:{self.model(name).port}/sim/stats").raise_for_status().json()
+
+    def faults(self, name: str, **faults) -> None:
+        self.client.post(f"http://127.0.0.1:{self.model(name).port}/sim/faults", json=faults).raise_for_status()
+
+    def envoy_stats(self, pattern: str) -> dict[str, int]:
+        text = self.client.get(f"{self.admin}/stats", params={"filter": pattern}).text
+        pairs = (line.rsplit(": ", 1) for line in text.splitlines() if ": " in line)
+        return {name: int(value) for name, value in pairs if value.isdigit()}
+
+    def tail(self, lines: int = 40) -> str:
+        try:
+            return "\n".join(self.output.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    # -- requests
+
+    def chat(self, name: str, text: str = "hello", **fields) -> httpx.Response:
+        body = {"model": self.model(name).served or f"org/{name}", "messages": [{"role": "user", "content": text}], "max_tokens": 8, **fields}
+        return self.client.post(f"{self.gateway}/{name}/v1/chat/completions", json=body)
+
+    def sleep_now(self, name: str) -> None:
+        """Has an operator put the model to sleep, and waits for it."""
+        self.operator(name, "sleep").raise_for_status()
+        self.wait_state(name, "sleeping")
+
+    def wake_now(self, name: str) -> None:
+        self.operator(name, "wake").raise_for_status()
+        self.wait_state(name, "serving")
+
+
+def send(pid: int, number: int) -> None:
+    """A signal; a process that is gone is fine."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+@dataclasses.dataclass
+class Reply:
+    """One answer, or why there is none (status 0)."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    error: str = ""
+
+
+class Wave:
+    """Many requests at once, each on a connection of its own; started in the background, collected later."""
+
+    def __init__(self, stack: Stack, count: int, path: str, body: bytes = b"{}", method: str = "POST", headers: dict | None = None, timeout: float = 120):
+        lines = [f"{method} {path} HTTP/1.1", f"host: 127.0.0.1:{stack.port}", "connection: close", f"content-length: {len(body)}"]
+        lines += [f"{key}: {value}" for key, value in {"content-type": "application/json", **(headers or {})}.items()]
+        self.request = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+        self.stack, self.count, self.timeout = stack, count, timeout
+
+    def run(self) -> list[Reply]:
+        """Sends all, waits for all."""
+        return asyncio.run(self._all())
+
+    def start(self):
+        """In a thread; `.result()` waits for the replies."""
+        import concurrent.futures
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        future = pool.submit(self.run)
+        pool.shutdown(wait=False)
+        return future
+
+    async def _all(self) -> list[Reply]:
+        gate = asyncio.Semaphore(400)  # connects at a time, so that the listen queue never overflows
+        return await asyncio.gather(*(self._one(gate) for _ in range(self.count)))
+
+    async def _one(self, gate: asyncio.Semaphore) -> Reply:
+        try:
+            async with asyncio.timeout(self.timeout):
+                async with gate:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self.stack.port)
+                    writer.write(self.request)
+                    await writer.drain()
+                raw = await reader.read()
+                writer.close()
+        except (OSError, TimeoutError) as error:
+            return Reply(0, {}, b"", repr(error))
+        return parse_reply(raw)
+
+
+def parse_reply(raw: bytes) -> Reply:
+    """A whole HTTP/1.1 answer as it came over the wire, chunks joined."""
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    if not lines[0].startswith("HTTP/"):
+        return Reply(0, {}, raw, "no answer")
+    headers = {key.lower(): value for key, _, value in (line.partition(": ") for line in lines[1:])}
+    if headers.get("transfer-encoding") == "chunked":
+        body, complete = b"", False
+        while rest:
+            size, _, rest = rest.partition(b"\r\n")
+            length = int(size, 16) if size else 0
+            if length == 0:
+                complete = True
+                break
+            body, rest = body + rest[:length], rest[length + 2:]
+        error = "" if complete else "cut off"
+    else:
+        body = rest
+        error = "" if len(body) == int(headers.get("content-length", len(body))) else "cut off"
+    return Reply(int(lines[0].split()[1]), headers, body, error)
+
+
+def statuses(replies: list[Reply]) -> dict[int, int]:
+    """How many answers of each status."""
+    return dict(collections.Counter(reply.status for reply in replies))
+
+
+def stream_text(body: bytes) -> tuple[str, bool]:
+    """Text of a chat or completion stream, and whether it ended with [DONE]."""
+    text, done = "", False
+    for line in body.decode().splitlines():
+        if line == "data: [DONE]":
+            done = True
+        elif line.startswith("data: "):
+            for choice in json.loads(line[6:]).get("choices", []):
+                text += choice.get("delta", {}).get("content") or choice.get("text") or ""
+    return text, done
