@@ -1,0 +1,414 @@
+//! The driver: one task that owns the core, the table and the gates' streams. Everybody else sends it messages.
+//!
+//! It is the only place that reads the clock, once per step. It never waits for anybody: queues of gates are tried, engines and
+//! the disk work in tasks of their own and answer as inputs, so a deadline is never late because of a slow peer.
+
+use std::{
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use greenthread_core::{
+    Core,
+    effect::Effect,
+    event::{Event, Operator},
+    ids::{GateId, Millis, ModelId, StreamId},
+    model::FleetSpec,
+};
+use greenthread_proto::gate::Row;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use crate::{
+    config::{Hold, Model},
+    engine::{Action, Engines},
+    journal::{Journal, unix_seconds},
+    overview::{self, Overview, Readiness},
+    rows::Table,
+    state::{StateDir, StateError},
+    streams::{Outbound, Streams},
+    totals::{RowTotals, Totals},
+};
+
+/// Inputs that wait for the driver; who sends more waits.
+pub const INPUTS: usize = 1_024;
+/// Inputs taken before deadlines are looked at again: a request that came before a deadline wins, a flood does not delay it.
+const BURST: usize = 64;
+/// The core's clock starts here, so that ages from before the start still are moments (30 days).
+const START_OF_CLOCK: Millis = Millis(30 * 24 * 3_600 * 1_000);
+
+/// What a gate said, translated.
+#[derive(Debug)]
+pub struct Said {
+    /// Who.
+    pub gate: GateId,
+    /// On which stream.
+    pub stream: StreamId,
+    /// For the core.
+    pub event: Event,
+    /// For the counters.
+    pub totals: Vec<(ModelId, RowTotals)>,
+}
+
+/// An operator named a model that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no model {name:?}; there is {known:?}")]
+pub struct UnknownModel {
+    /// The name.
+    pub name: String,
+    /// Names that exist.
+    pub known: Vec<String>,
+}
+
+/// What the driver can be told. Outcomes of engines come as events on a channel of their own.
+#[derive(Debug)]
+pub enum Input {
+    /// A gate opened a stream and said Hello.
+    Opened {
+        /// Name of its Envoy.
+        gateway: String,
+        /// Where it listens.
+        outbound: Outbound,
+        /// Its Hello.
+        hello: Said,
+    },
+    /// A gate said something, or its stream ended.
+    Said(Said),
+    /// A gate broke the rules of the stream, which is to be closed.
+    Violated {
+        /// Which.
+        stream: StreamId,
+        /// How.
+        why: Status,
+    },
+    /// Everything, for operators.
+    Ask(oneshot::Sender<Overview>),
+    /// An operator asks something of a model.
+    Operate {
+        /// Its name.
+        name: String,
+        /// What.
+        verb: Operator,
+        /// Whether the model exists.
+        reply: oneshot::Sender<Result<(), UnknownModel>>,
+    },
+    /// A model is new, or its settings changed. Engine and cluster exist.
+    SetModel(Box<Model>),
+    /// A model is to go.
+    RemoveModel(ModelId),
+    /// The answer of the disk to a larger term.
+    TermTaken(Result<u64, StateError>),
+    /// End: gates are let go, engines keep running.
+    Stop,
+}
+
+/// What a driver is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// For the core; its term is on the disk.
+    pub fleet: FleetSpec,
+    /// Hold limits of every row.
+    pub hold: Hold,
+    /// Gates that must have a table before this control calls itself ready.
+    pub expected_gates: usize,
+    /// Engines, which know every model already.
+    pub engines: Engines,
+    /// For a larger term.
+    pub state: Arc<StateDir>,
+    /// Where the driver's own helpers answer.
+    pub inputs: mpsc::Sender<Input>,
+    /// Told of every model that has gone: its cluster is not needed any more.
+    pub gone: mpsc::UnboundedSender<ModelId>,
+}
+
+/// The owner of all decisions of one fleet.
+#[derive(Debug)]
+pub struct Driver {
+    core: Core,
+    table: Table,
+    streams: Streams,
+    journal: Journal,
+    totals: Totals,
+    clock: Clock,
+    expected_gates: usize,
+    engines: Engines,
+    state: Arc<StateDir>,
+    inputs: mpsc::Sender<Input>,
+    gone: mpsc::UnboundedSender<ModelId>,
+    /// Empty between steps; kept for its memory.
+    effects: Vec<Effect>,
+}
+
+/// The monotonic clock, in the core's unit.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    fn now(self) -> Millis {
+        START_OF_CLOCK + Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn instant(self, at: Millis) -> Instant {
+        // A moment too far away for an Instant is never reached: a day will do, and is then looked at again.
+        let ahead = Duration::from_millis(at.since(START_OF_CLOCK).0);
+        self.started.checked_add(ahead).unwrap_or_else(|| self.started + Duration::from_secs(86_400))
+    }
+}
+
+impl Driver {
+    /// A driver without models, whose clock starts now: call it right after the state directory was locked.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { fleet, hold, expected_gates, engines, state, inputs, gone } = parts;
+        let clock = Clock { started: Instant::now() };
+        let streams = Streams::new(fleet.times, fleet.term);
+        Self {
+            core: Core::new(fleet, clock.now()),
+            table: Table::new(hold),
+            streams,
+            journal: Journal::new(),
+            totals: Totals::default(),
+            clock,
+            expected_gates,
+            engines,
+            state,
+            inputs,
+            gone,
+            effects: Vec::new(),
+        }
+    }
+
+    /// The decisions, for listeners.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    /// When a larger term was met and could not be taken: another control may lead, so this one must not go on.
+    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut events: mpsc::Receiver<Event>) -> Result<(), StateError> {
+        loop {
+            let deadline = self.core.next_deadline().map(|at| self.clock.instant(at));
+            let first = tokio::select! {
+                Some(input) = inputs.recv() => self.take(input),
+                Some(event) = events.recv() => self.engine_said(event),
+                () = at(deadline) => ControlFlow::Continue(()),
+            };
+            let mut flow = first;
+            for _ in 1..BURST {
+                if flow.is_break() {
+                    break;
+                }
+                flow = if let Ok(event) = events.try_recv() {
+                    self.engine_said(event)
+                } else if let Ok(input) = inputs.try_recv() {
+                    self.take(input)
+                } else {
+                    break;
+                };
+            }
+            if let ControlFlow::Break(end) = flow {
+                self.step(Event::Deposed);
+                self.streams.close_all(&Status::unavailable("control is stopping"));
+                return end;
+            }
+            if self.core.next_deadline().is_some_and(|deadline| deadline <= self.clock.now()) {
+                self.step(Event::Tick);
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) -> ControlFlow<Result<(), StateError>> {
+        match input {
+            Input::Opened { gateway, outbound, hello } => {
+                self.streams.open(hello.stream, hello.gate.clone(), gateway, outbound);
+                self.gate_said(hello);
+            }
+            Input::Said(said) => self.gate_said(said),
+            Input::Violated { stream, why } => self.streams.close(stream, why),
+            // Who asked and left needs no answer.
+            Input::Ask(reply) => drop(reply.send(self.overview())),
+            Input::Operate { name, verb, reply } => drop(reply.send(self.operate(name, verb))),
+            Input::SetModel(model) => self.set_model(*model),
+            Input::RemoveModel(model) => self.step(Event::ModelRemoved(model)),
+            Input::TermTaken(Ok(term)) => {
+                self.streams.set_term(term);
+                self.step(Event::TermRaised(term));
+            }
+            Input::TermTaken(Err(error)) => return ControlFlow::Break(Err(error)),
+            Input::Stop => return ControlFlow::Break(Ok(())),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn gate_said(&mut self, said: Said) {
+        let Said { gate, stream, event, totals } = said;
+        if !totals.is_empty() {
+            self.totals.gate_said(&gate, totals);
+        }
+        if matches!(event, Event::StreamClosed { .. }) {
+            self.streams.close(stream, Status::ok("the gate closed it"));
+        }
+        self.step(event);
+    }
+
+    fn engine_said(&mut self, event: Event) -> ControlFlow<Result<(), StateError>> {
+        self.totals.engine_said(&event);
+        self.step(event);
+        ControlFlow::Continue(())
+    }
+
+    fn operate(&mut self, name: String, verb: Operator) -> Result<(), UnknownModel> {
+        let Some(model) = self.table.named(&name).cloned() else {
+            return Err(UnknownModel { name, known: self.table.names() });
+        };
+        self.step(Event::Operator { model, verb });
+        Ok(())
+    }
+
+    fn set_model(&mut self, model: Model) {
+        let (spec, changed) = self.table.set(model, unix_seconds());
+        self.totals.know(&spec.id);
+        // Rows that lost prefixes go out before the row that got them; same epoch, so their admission stays.
+        let rows: Vec<Row> = changed.iter().filter_map(|id| self.table.render(id)).collect();
+        self.streams.delta(rows);
+        self.step(Event::ModelSet(Box::new(spec)));
+    }
+
+    /// One step of the core, and its effects in their order.
+    fn step(&mut self, event: Event) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.core.step(self.clock.now(), event, &mut effects);
+        let mut rows = Vec::new();
+        for effect in effects.drain(..) {
+            if let Effect::Publish(row) = effect {
+                rows.extend(self.table.publish(row));
+                continue;
+            }
+            self.streams.delta(std::mem::take(&mut rows));
+            self.perform(effect);
+        }
+        self.streams.delta(rows);
+        self.effects = effects;
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Publish(row) => {
+                let row = self.table.publish(row);
+                self.streams.delta(row.into_iter().collect());
+            }
+            Effect::SendSnapshot { gate: _, stream, rows } => {
+                let rows = rows.into_iter().filter_map(|row| self.table.publish(row)).collect();
+                self.streams.snapshot(stream, rows);
+            }
+            Effect::Heartbeat { gate: _, stream, echoed, elsewhere } => self.streams.heartbeat(stream, echoed, elsewhere),
+            Effect::CloseStream { gate: _, stream } => self.streams.close(stream, Status::aborted("closed by control: attach again")),
+            Effect::Observe { model, attempt } => self.engines.run(&model, Action::Observe(attempt)),
+            Effect::Start { model, attempt } => self.engines.run(&model, Action::Start(attempt)),
+            Effect::Wake { model, attempt } => self.engines.run(&model, Action::Wake(attempt)),
+            Effect::Sleep { model, attempt, mode } => self.engines.run(&model, Action::Sleep(attempt, mode)),
+            Effect::Kill { model, cause } => self.engines.run(&model, Action::Kill(cause)),
+            Effect::Removed(model) => self.end_engine(model),
+            Effect::Dropped(model) => {
+                self.table.forget(&model);
+                self.totals.forget(&model);
+                self.journal.forget(&model);
+            }
+            Effect::Record(decision) => self.journal.record(decision),
+            Effect::RaiseTerm { at_least } => self.take_term(at_least),
+            Effect::Footprint { model } => self.keep_footprint(&model),
+        }
+    }
+
+    fn end_engine(&self, model: ModelId) {
+        let (engines, gone) = (self.engines.clone(), self.gone.clone());
+        tokio::spawn(async move {
+            engines.remove(&model).await;
+            // Nobody listens any more only when control ends.
+            let _ = gone.send(model);
+        });
+    }
+
+    fn take_term(&self, at_least: u64) {
+        let (state, inputs, own) = (self.state.clone(), self.inputs.clone(), self.streams.term());
+        tokio::task::spawn_blocking(move || {
+            let taken = state.next_term(at_least.max(own));
+            // A driver that has ended needs no term.
+            let _ = inputs.blocking_send(Input::TermTaken(taken));
+        });
+    }
+
+    fn overview(&self) -> Overview {
+        let now = self.clock.now();
+        let gateways = self.streams.gateways();
+        let gates = self.core.gates();
+        let mut models: Vec<overview::Model> = self.core.view().into_iter().filter_map(|view| self.model_overview(view, now)).collect();
+        models.sort_by(|a, b| (&a.name, &a.row).cmp(&(&b.name, &b.row)));
+        Overview {
+            term: self.streams.term(),
+            uptime_ms: now.since(START_OF_CLOCK).0,
+            readiness: Readiness::of(gates.iter().map(|(_, version)| *version), self.expected_gates),
+            gpus: self.core.ledger().into_iter().map(|(reserved, capacity)| overview::Gpu { reserved_bytes: reserved.0, capacity_bytes: capacity.0 }).collect(),
+            gates: gates
+                .into_iter()
+                .map(|(id, table_version)| overview::Gate {
+                    gateway: gateways.get(&id).cloned().unwrap_or_default(),
+                    attached: gateways.contains_key(&id),
+                    id: id.0,
+                    table_version,
+                })
+                .collect(),
+            overflowed_streams: self.streams.overflowed(),
+            decisions: self.journal.recorded(),
+            models,
+        }
+    }
+
+    fn model_overview(&self, view: greenthread_core::ModelView, now: Millis) -> Option<overview::Model> {
+        let model = self.table.model(&view.id)?;
+        let totals = self.totals.of(&view.id);
+        let (admission, refused_because) = overview::admission_words(view.admission);
+        Some(overview::Model {
+            name: model.name.clone(),
+            row: view.id.0.clone(),
+            served: model.served.clone(),
+            prefixes: model.prefixes.clone(),
+            engine: model.engine.address.to_string(),
+            state: view.state.as_str().to_owned(),
+            phase: view.phase.to_owned(),
+            admission: admission.to_owned(),
+            refused_because: refused_because.map(str::to_owned),
+            boot_ready: view.boot_ready,
+            barriered: view.barriered,
+            in_flight: view.in_flight,
+            held: view.held,
+            frozen: view.frozen,
+            reserved_bytes: view.reserved.0,
+            since_ms: now.since(view.since).0,
+            idle_ms: view.last_used.map(|last| now.since(last).0),
+            estimated_wait_ms: view.estimated_wait.map(|wait| wait.0),
+            last_error: view.last_error,
+            outcomes: totals.requests.outcomes,
+            wait_buckets: totals.requests.waits,
+            transitions: overview::Transitions {
+                wakes: totals.wakes.0,
+                failed_wakes: totals.wakes.1,
+                sleeps: totals.sleeps.0,
+                failed_sleeps: totals.sleeps.1,
+            },
+            decisions: self.journal.of(&view.id),
+        })
+    }
+}
+
+/// Resolves at `deadline`; never without one.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

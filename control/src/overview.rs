@@ -1,0 +1,198 @@
+//! What control says about itself and its models over HTTP: the documents that operators, `status` and `/metrics` read.
+//!
+//! Plain values, made by the driver in one step, so that the figures of one document belong together.
+
+use std::collections::BTreeMap;
+
+use greenthread_core::effect::{Admission, RefuseReason};
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Entry;
+
+/// Everything at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overview {
+    /// Term of this control.
+    pub term: u64,
+    /// Milliseconds since it started.
+    pub uptime_ms: u64,
+    /// Whether gateways have what they need.
+    pub readiness: Readiness,
+    /// Memory, by GPU.
+    pub gpus: Vec<Gpu>,
+    /// Gates that drains wait for.
+    pub gates: Vec<Gate>,
+    /// Streams closed since the start because their gate did not read.
+    pub overflowed_streams: u64,
+    /// Decisions since the start.
+    pub decisions: u64,
+    /// Models, by name.
+    pub models: Vec<Model>,
+}
+
+/// Whether every expected gate has a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Every expected gate has a snapshot.
+    pub ready: bool,
+    /// Gates that have one.
+    pub gates: usize,
+    /// Gates that should.
+    pub expected: usize,
+    /// What is missing, in words.
+    pub reason: Option<String>,
+}
+
+/// Memory of one GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gpu {
+    /// Reserved by models, awake and asleep.
+    pub reserved_bytes: u64,
+    /// What models may use.
+    pub capacity_bytes: u64,
+}
+
+/// One gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gate {
+    /// Its random id.
+    pub id: String,
+    /// Name of its Envoy; empty when its stream is not open.
+    pub gateway: String,
+    /// Its stream is open.
+    pub attached: bool,
+    /// Version of the table that it reported; 0: none yet.
+    pub table_version: u64,
+}
+
+/// One model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Row id: name and engine.
+    pub row: String,
+    /// Upstream id.
+    pub served: String,
+    /// Path prefixes.
+    pub prefixes: Vec<String>,
+    /// Address of its engine.
+    pub engine: String,
+    /// sleeping, pending, waking, serving or deactivating.
+    pub state: String,
+    /// The state in the core's own words.
+    pub phase: String,
+    /// What gates do with its requests: "admit", "hold" or "refuse".
+    pub admission: String,
+    /// Why, when they refuse.
+    pub refused_because: Option<String>,
+    /// The first boot ended.
+    pub boot_ready: bool,
+    /// The barrier is up.
+    pub barriered: bool,
+    /// Requests in flight, over all gates.
+    pub in_flight: u64,
+    /// Requests held, over all gates.
+    pub held: u64,
+    /// Requests frozen in the engine.
+    pub frozen: u64,
+    /// GPU memory reserved for it now, on each of its GPUs.
+    pub reserved_bytes: u64,
+    /// Milliseconds in this phase.
+    pub since_ms: u64,
+    /// Milliseconds since its last use; absent when never used.
+    pub idle_ms: Option<u64>,
+    /// Estimated wait of a request that arrives now, in ms.
+    pub estimated_wait_ms: Option<u64>,
+    /// The last error, in full: for operators only.
+    pub last_error: Option<String>,
+    /// Requests by outcome since control started, over all gates.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Released requests by bucket of their wait.
+    pub wait_buckets: Vec<u64>,
+    /// Wakes and sleeps.
+    pub transitions: Transitions,
+    /// What was decided about it, oldest first.
+    pub decisions: Vec<Entry>,
+}
+
+/// Transitions since control started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Transitions {
+    /// Wakes that ended well.
+    pub wakes: u64,
+    /// Wakes that did not.
+    pub failed_wakes: u64,
+    /// Sleeps that ended well.
+    pub sleeps: u64,
+    /// Sleeps that did not.
+    pub failed_sleeps: u64,
+}
+
+/// An error answer of the HTTP API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A word for programs ("unknown_model", "unauthorised" …).
+    pub code: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Readiness {
+    /// Judges the table versions that gates reported.
+    pub fn of(table_versions: impl Iterator<Item = u64>, expected: usize) -> Self {
+        let (mut gates, mut waiting) = (0, 0);
+        for version in table_versions {
+            if version > 0 { gates += 1 } else { waiting += 1 }
+        }
+        let reason = match (gates >= expected, waiting) {
+            (true, _) => None,
+            (false, 0) => Some(format!("{gates} of {expected} gates have the table; no other is attached")),
+            (false, _) => Some(format!("{gates} of {expected} gates have the table; {waiting} wait for it, until every engine was looked at")),
+        };
+        Self { ready: reason.is_none(), gates, expected, reason }
+    }
+}
+
+/// An admission as two words.
+pub fn admission_words(admission: Admission) -> (&'static str, Option<&'static str>) {
+    match admission {
+        Admission::Admit => ("admit", None),
+        Admission::Hold { .. } => ("hold", None),
+        Admission::Refuse { reason, .. } => ("refuse", Some(reason_word(reason))),
+    }
+}
+
+fn reason_word(reason: RefuseReason) -> &'static str {
+    match reason {
+        RefuseReason::Draining => "draining",
+        RefuseReason::Booting => "booting",
+        RefuseReason::WakeFailed => "wake_failed",
+        RefuseReason::Disabled => "disabled",
+        RefuseReason::NeverFits => "never_fits",
+        RefuseReason::EngineFailed => "engine_failed",
+        RefuseReason::TooLong => "too_long",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_means_that_every_expected_gate_has_a_table() {
+        let check = |versions: &[u64], ready| assert_eq!(Readiness::of(versions.iter().copied(), 3).ready, ready, "{versions:?}");
+        check(&[], false);
+        check(&[1, 4], false);
+        check(&[1, 4, 0], false);
+        check(&[1, 4, 2], true);
+        check(&[1, 4, 2, 0], true);
+    }
+}

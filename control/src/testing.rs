@@ -1,0 +1,47 @@
+//! Values for the tests of this crate.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use greenthread_core::{
+    ids::{Bytes, GpuId, Millis, ModelId},
+    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd},
+};
+
+use crate::config::{EngineKind, EngineSpec, Hold, Model};
+
+/// Ordinary hold limits.
+pub(crate) fn hold() -> Hold {
+    Hold { limit: 100, per_model: 50, bytes: 1 << 20, body_buffer: 1 << 16, budget: Duration::from_secs(120) }
+}
+
+/// An attached vLLM at `address`, with one prefix: its name.
+pub(crate) fn model(name: &str, address: &str) -> Model {
+    let spec = ModelSpec {
+        id: ModelId(format!("{name}.{}", address.replace([':', '.'], "-"))),
+        gpus: vec![GpuId(0)],
+        awake: Bytes::gib(16),
+        asleep: Bytes::gib(1),
+        conditioned: true,
+        pinned: false,
+        idle_timeout: None,
+        drain_timeout: Millis::seconds(30),
+        on_drain_timeout: OnDrainTimeout::Freeze,
+        max_freeze: Millis::seconds(120),
+        min_runtime: Millis::seconds(10),
+        max_wait: Millis::seconds(5),
+        on_lease_end: OnLeaseEnd::Hold,
+        caps: Caps { counts: true, lossless: true, restartable: false },
+        guess: Durations { start: Millis::seconds(5), wake: Millis(600), sleep: Millis(90) },
+    };
+    Model {
+        name: name.to_owned(),
+        served: format!("served/{name}"),
+        prefixes: vec![name.to_owned()],
+        engine: EngineSpec { kind: EngineKind::Vllm, address: address.parse().expect("an address"), command: None, env: BTreeMap::new() },
+        expose: Vec::new(),
+        max_model_len: Some(131_072),
+        on_lease_end: None,
+        spec,
+        cluster: format!("gt-{name}"),
+    }
+}
