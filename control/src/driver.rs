@@ -5,7 +5,7 @@
 
 use std::{
     ops::ControlFlow,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use greenthread_core::{
     effect::Effect,
     event::{Event, Operator},
     ids::{GateId, Millis, ModelId, StreamId},
-    model::FleetSpec,
+    model::{FleetSpec, ModelSpec},
 };
 use greenthread_proto::gate::Row;
 use tokio::sync::{mpsc, oneshot};
@@ -136,8 +136,12 @@ pub struct Driver {
     state: Arc<StateDir>,
     inputs: mpsc::Sender<Input>,
     gone: mpsc::UnboundedSender<ModelId>,
+    /// The turn to write footprints.
+    footprints: Arc<Mutex<()>>,
     /// Empty between steps; kept for its memory.
     effects: Vec<Effect>,
+    /// Rows published in this step and not sent yet.
+    rows: Vec<Row>,
 }
 
 /// The monotonic clock, in the core's unit.
@@ -176,7 +180,9 @@ impl Driver {
             state,
             inputs,
             gone,
+            footprints: Arc::default(),
             effects: Vec::new(),
+            rows: Vec::new(),
         }
     }
 
@@ -192,12 +198,11 @@ impl Driver {
     pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut events: mpsc::Receiver<Event>) -> Result<(), StateError> {
         loop {
             let deadline = self.core.next_deadline().map(|at| self.clock.instant(at));
-            let first = tokio::select! {
+            let mut flow = tokio::select! {
                 Some(input) = inputs.recv() => self.take(input),
                 Some(event) = events.recv() => self.engine_said(event),
                 () = at(deadline) => ControlFlow::Continue(()),
             };
-            let mut flow = first;
             for _ in 1..BURST {
                 if flow.is_break() {
                     break;
@@ -257,8 +262,29 @@ impl Driver {
 
     fn engine_said(&mut self, event: Event) -> ControlFlow<Result<(), StateError>> {
         self.totals.engine_said(&event);
-        self.step(event);
+        let about = about(&event).cloned();
+        if let Event::ModelSet(spec) = event {
+            self.set_spec(*spec);
+        } else {
+            self.step(event);
+        }
+        if let Some(model) = about
+            && let Some(card) = self.engines.card(&model)
+            && self.table.set_card(&model, card)
+        {
+            self.rows.extend(self.table.render(&model));
+            self.send_rows();
+        }
         ControlFlow::Continue(())
+    }
+
+    /// What an engine can do turned out to be more, or less, than was thought.
+    fn set_spec(&mut self, spec: ModelSpec) {
+        match self.table.model(&spec.id).cloned() {
+            Some(model) => self.set_model(Model { spec, ..model }),
+            // It was removed meanwhile.
+            None => tracing::debug!(model = %spec.id, "settings of a model that is not known"),
+        }
     }
 
     fn operate(&mut self, name: String, verb: Operator) -> Result<(), UnknownModel> {
@@ -282,31 +308,29 @@ impl Driver {
     fn step(&mut self, event: Event) {
         let mut effects = std::mem::take(&mut self.effects);
         self.core.step(self.clock.now(), event, &mut effects);
-        let mut rows = Vec::new();
         for effect in effects.drain(..) {
-            if let Effect::Publish(row) = effect {
-                rows.extend(self.table.publish(row));
-                continue;
-            }
-            self.streams.delta(std::mem::take(&mut rows));
             self.perform(effect);
         }
-        self.streams.delta(rows);
+        self.send_rows();
         self.effects = effects;
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Publish(row) => {
-                let row = self.table.publish(row);
-                self.streams.delta(row.into_iter().collect());
-            }
+            Effect::Publish(row) => self.rows.extend(self.table.publish(row)),
             Effect::SendSnapshot { gate: _, stream, rows } => {
+                self.send_rows();
                 let rows = rows.into_iter().filter_map(|row| self.table.publish(row)).collect();
                 self.streams.snapshot(stream, rows);
             }
-            Effect::Heartbeat { gate: _, stream, echoed, elsewhere } => self.streams.heartbeat(stream, echoed, elsewhere),
-            Effect::CloseStream { gate: _, stream } => self.streams.close(stream, Status::aborted("closed by control: attach again")),
+            Effect::Heartbeat { gate: _, stream, echoed, elsewhere } => {
+                self.send_rows();
+                self.streams.heartbeat(stream, echoed, elsewhere);
+            }
+            Effect::CloseStream { gate: _, stream } => {
+                self.send_rows();
+                self.streams.close(stream, Status::aborted("closed by control: attach again"));
+            }
             Effect::Observe { model, attempt } => self.engines.run(&model, Action::Observe(attempt)),
             Effect::Start { model, attempt } => self.engines.run(&model, Action::Start(attempt)),
             Effect::Wake { model, attempt } => self.engines.run(&model, Action::Wake(attempt)),
@@ -320,8 +344,14 @@ impl Driver {
             }
             Effect::Record(decision) => self.journal.record(decision),
             Effect::RaiseTerm { at_least } => self.take_term(at_least),
-            Effect::Footprint { model } => self.keep_footprint(&model),
+            Effect::Footprint { model } => self.keep_footprint(model),
         }
+    }
+
+    /// Rows that were published one after the other go out as one delta, before anything else is sent.
+    fn send_rows(&mut self) {
+        let rows = std::mem::take(&mut self.rows);
+        self.streams.delta(rows);
     }
 
     fn end_engine(&self, model: ModelId) {
@@ -330,6 +360,17 @@ impl Driver {
             engines.remove(&model).await;
             // Nobody listens any more only when control ends.
             let _ = gone.send(model);
+        });
+    }
+
+    fn keep_footprint(&self, model: ModelId) {
+        let (engines, turn) = (self.engines.clone(), self.footprints.clone());
+        tokio::task::spawn_blocking(move || {
+            // One writer at a time; a writer that panicked left the file whole, since it is replaced and never edited.
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = engines.save_footprint(&model) {
+                tracing::warn!(%model, %error, "its footprint could not be kept; it is measured again after the next start");
+            }
         });
     }
 
@@ -375,6 +416,7 @@ impl Driver {
         Some(overview::Model {
             name: model.name.clone(),
             row: view.id.0.clone(),
+            current: self.table.named(&model.name) == Some(&view.id),
             served: model.served.clone(),
             prefixes: model.prefixes.clone(),
             engine: model.engine.address.to_string(),
@@ -410,5 +452,27 @@ async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The model whose engine an event is about.
+fn about(event: &Event) -> Option<&ModelId> {
+    match event {
+        Event::Observed { model, .. }
+        | Event::Started { model, .. }
+        | Event::Woke { model, .. }
+        | Event::Slept { model, .. }
+        | Event::EngineGone { model, .. } => Some(model),
+        Event::ModelSet(spec) => Some(&spec.id),
+        Event::Tick
+        | Event::Hello { .. }
+        | Event::Report { .. }
+        | Event::Ack { .. }
+        | Event::Bye { .. }
+        | Event::StreamClosed { .. }
+        | Event::ModelRemoved(_)
+        | Event::Operator { .. }
+        | Event::Deposed
+        | Event::TermRaised(_) => None,
     }
 }

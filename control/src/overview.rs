@@ -76,6 +76,8 @@ pub struct Model {
     pub name: String,
     /// Row id: name and engine.
     pub row: String,
+    /// This row answers for the name; an older one of the same name only drains or says 404.
+    pub current: bool,
     /// Upstream id.
     pub served: String,
     /// Path prefixes.

@@ -13,7 +13,10 @@ use greenthread_core::{
 use greenthread_proto::gate::{self, row};
 use serde_json::json;
 
-use crate::{config::{Hold, Model}, engine};
+use crate::{
+    config::{Hold, Model},
+    engine::{self, ModelCard},
+};
 
 /// Models by row id, with what was last published of each.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ struct Entry {
     /// What the row claims now; a newer row may have taken some of the model's own.
     prefixes: Vec<String>,
     published: Option<PublishedRow>,
+    /// What the engine says about its model; absent before it was ever asked.
+    card: Option<ModelCard>,
 }
 
 impl Table {
@@ -53,10 +58,12 @@ impl Table {
                 changed.push(id.clone());
             }
         }
-        let known = self.models.remove(&spec.id);
-        let created = known.as_ref().map_or(unix_seconds, |known| known.created);
-        let published = known.and_then(|known| known.published);
-        self.models.insert(spec.id.clone(), Entry { prefixes: model.prefixes.clone(), model, created, published });
+        let prefixes = model.prefixes.clone();
+        let entry = match self.models.remove(&spec.id) {
+            Some(known) => Entry { model, prefixes, ..known },
+            None => Entry { model, prefixes, created: unix_seconds, published: None, card: None },
+        };
+        self.models.insert(spec.id.clone(), entry);
         (spec, changed)
     }
 
@@ -86,16 +93,24 @@ impl Table {
         names
     }
 
+    /// Takes the engine's own card of its model. Returns whether the row looks different now.
+    pub fn set_card(&mut self, id: &ModelId, card: ModelCard) -> bool {
+        let Some(entry) = self.models.get_mut(id) else { return false };
+        let changed = entry.card.as_ref() != Some(&card);
+        entry.card = Some(card);
+        changed && entry.published.is_some()
+    }
+
     /// Remembers what the core published and renders the row. `None`: a row of no model, which cannot be routed.
     pub fn publish(&mut self, row: PublishedRow) -> Option<gate::Row> {
-        let entry = self.models.get_mut(&row.model)?;
-        entry.published = Some(row);
-        self.render(&entry.model.spec.id.clone())
+        let id = row.model.clone();
+        self.models.get_mut(&id)?.published = Some(row);
+        self.render(&id)
     }
 
     /// Renders the row as it was last published.
     pub fn render(&self, id: &ModelId) -> Option<gate::Row> {
-        let Entry { model, created, prefixes, published } = self.models.get(id)?;
+        let Entry { model, created, prefixes, published, card } = self.models.get(id)?;
         let row = published.as_ref()?;
         let (status_head, status_tail) = status_document(&model.name, row);
         let (health_status, health_document) = health_document(row);
@@ -117,7 +132,7 @@ impl Table {
             expose: model.expose.clone(),
             status_head: status_head.into_bytes(),
             status_tail: status_tail.into_bytes(),
-            models_document: models_document(model, *created).into_bytes(),
+            models_document: models_document(model, *created, card.as_ref()).into_bytes(),
             health_document: health_document.into_bytes(),
             health_status,
             removed: row.removed,
@@ -169,17 +184,17 @@ fn status_document(name: &str, row: &PublishedRow) -> (String, String) {
     (head, tail)
 }
 
-/// `/v1/models`, the same in every state.
-fn models_document(model: &Model, created: u64) -> String {
+/// `/v1/models`, the same in every state: the engine's own figures once it was asked, the fleet file's before.
+fn models_document(model: &Model, created: u64, card: Option<&ModelCard>) -> String {
     json!({
         "object": "list",
         "data": [{
             "id": model.served,
             "object": "model",
-            "created": created,
+            "created": card.map_or(created, |card| card.created),
             "owned_by": "vllm",
-            "root": model.served,
-            "max_model_len": model.max_model_len,
+            "root": card.and_then(|card| card.root.as_ref()).unwrap_or(&model.served),
+            "max_model_len": card.and_then(|card| card.max_model_len).or(model.max_model_len),
         }],
     })
     .to_string()
@@ -277,6 +292,11 @@ mod tests {
         assert_eq!(document["data"][0]["id"], "served/llama-3-8b");
         assert_eq!(document["data"][0]["created"], 1_773_032_509_u64);
         assert_eq!(row.epoch, Some(gate::Epoch { term: 3, counter: 7 }));
+
+        let card = ModelCard { created: 5, root: Some("/weights".into()), max_model_len: Some(512) };
+        assert!(table.set_card(&id, card.clone()) && !table.set_card(&id, card));
+        let document: serde_json::Value = serde_json::from_slice(&table.render(&id).unwrap().models_document).unwrap();
+        assert_eq!((&document["data"][0]["root"], &document["data"][0]["max_model_len"]), (&json!("/weights"), &json!(512)));
     }
 
     #[test]

@@ -7,7 +7,10 @@ use greenthread_core::{
     model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd},
 };
 
-use crate::config::{EngineKind, EngineSpec, Hold, Model};
+use crate::{
+    config::{EngineKind, EngineSpec, Hold, Model},
+    overview,
+};
 
 /// Ordinary hold limits.
 pub(crate) fn hold() -> Hold {
@@ -43,5 +46,35 @@ pub(crate) fn model(name: &str, address: &str) -> Model {
         on_lease_end: None,
         spec,
         cluster: format!("gt-{name}"),
+    }
+}
+
+/// A model that serves and about which nothing was decided.
+pub(crate) fn model_overview(name: &str) -> overview::Model {
+    overview::Model {
+        name: name.to_owned(),
+        row: format!("{name}.1"),
+        current: true,
+        served: format!("served/{name}"),
+        prefixes: vec![name.to_owned()],
+        engine: "127.0.0.1:9001".to_owned(),
+        state: "serving".to_owned(),
+        phase: "Serving".to_owned(),
+        admission: "admit".to_owned(),
+        refused_because: None,
+        boot_ready: true,
+        barriered: false,
+        in_flight: 0,
+        held: 0,
+        frozen: 0,
+        reserved_bytes: 16 << 30,
+        since_ms: 41_000,
+        idle_ms: None,
+        estimated_wait_ms: None,
+        last_error: None,
+        outcomes: BTreeMap::new(),
+        wait_buckets: Vec::new(),
+        transitions: overview::Transitions::default(),
+        decisions: Vec::new(),
     }
 }

@@ -1,0 +1,203 @@
+//! `greenthread serve`: the control service, put together and taken down in order.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use greenthread_core::model::FleetSpec;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use tonic::transport::server::TcpIncoming;
+
+use crate::{
+    auth::Guard,
+    config::Fleet,
+    driver::{Driver, INPUTS, Input, Parts},
+    engine::{Engines, Settings},
+    gates::Gates,
+    http::{self, Api},
+    modules::{ModuleError, Modules},
+    state::{StateDir, StateError},
+};
+
+/// Pings on a gate's connection, and how long an answer may take. They free the connections of dead peers; leases do not depend on them.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// How long listeners may take to end once the driver has.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why control did not start or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Bound beyond loopback, where a forged gate could block every sleep.
+    #[error("{what} is bound to {address}, beyond loopback, and control.token is not set: set a token, or bind to 127.0.0.1")]
+    Exposed {
+        /// gRPC or HTTP.
+        what: &'static str,
+        /// Its address.
+        address: SocketAddr,
+    },
+    /// The state folder.
+    #[error("the state folder cannot be used")]
+    State(#[from] StateError),
+    /// The filter module.
+    #[error("the filter module cannot be served")]
+    Module(#[from] ModuleError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {what}: is another control running, or the port taken?")]
+    Listen {
+        /// gRPC or HTTP.
+        what: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Signals cannot be caught.
+    #[error("cannot catch signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Open sockets, so that who asked for port 0 can know what he got.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For gates.
+    pub grpc: TcpListener,
+    /// For operators.
+    pub http: TcpListener,
+}
+
+impl Listeners {
+    /// Opens what the fleet names.
+    ///
+    /// # Errors
+    /// When an address is taken, or would be reachable from elsewhere without a token.
+    pub async fn bind(fleet: &Fleet) -> Result<Self, ServeError> {
+        let control = &fleet.control;
+        let listen = async |what, address: SocketAddr| {
+            if control.token.is_none() && !address.ip().is_loopback() {
+                return Err(ServeError::Exposed { what, address });
+            }
+            TcpListener::bind(address).await.map_err(|source| ServeError::Listen { what, address, source })
+        };
+        Ok(Self { grpc: listen("gRPC", control.grpc).await?, http: listen("HTTP", control.http).await? })
+    }
+}
+
+/// Locks the state folder, listens, and serves until a signal to stop (SIGTERM or SIGINT). Engines go on running.
+///
+/// # Errors
+/// When something needed is not there, or when another control has taken over.
+pub async fn serve(fleet: Fleet) -> Result<(), ServeError> {
+    let state = StateDir::lock(&fleet.state)?;
+    let listeners = Listeners::bind(&fleet).await?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    run(fleet, state, listeners, shutdown).await
+}
+
+/// Serves until `shutdown`: takes a term, makes engines known, then lets gates and operators in.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn run(fleet: Fleet, state: StateDir, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let state = Arc::new(state);
+    let term = state.next_term(0)?;
+    let modules = Modules::load(state.root())?;
+    let (inputs, incoming) = mpsc::channel(INPUTS);
+    let (outcomes, events) = mpsc::channel(INPUTS);
+    let (gone, _gone) = mpsc::unbounded_channel();
+    let engines = Engines::new(Settings::of(&fleet), outcomes);
+    let driver = Driver::new(Parts {
+        fleet: FleetSpec { gpus: fleet.gpus.iter().map(|&bytes| greenthread_core::ids::Bytes(bytes)).collect(), times: fleet.times, term },
+        hold: fleet.hold.clone(),
+        // One gate per worker and one on the main thread.
+        expected_gates: fleet.gateway.concurrency + 1,
+        engines: engines.clone(),
+        state,
+        inputs: inputs.clone(),
+        gone,
+    });
+    announce(&fleet, &listeners, term, &modules);
+
+    let guard = Guard::new(fleet.control.http, fleet.control.token.clone());
+    let api = Api { inputs: inputs.clone(), feed: driver.journal().feed(), modules, guard };
+    let (stop, stopped) = watch::channel(());
+    let driver = tokio::spawn(driver.run(incoming, events));
+    let gates = tokio::spawn(serve_gates(listeners.grpc, Gates::service(fleet.control.token.clone(), inputs.clone()), stopped.clone()));
+    let operators = axum::serve(listeners.http, http::router(api)).with_graceful_shutdown(ended(stopped));
+    let operators = tokio::spawn(operators.into_future());
+    let models = tokio::spawn(introduce(fleet, engines, inputs.clone()));
+
+    let mut driver = std::pin::pin!(driver);
+    let result = tokio::select! {
+        ended = &mut driver => ended,
+        () = shutdown => {
+            tracing::info!("stopping; engines go on running");
+            // A driver that has ended already has left its result.
+            let _ = inputs.send(Input::Stop).await;
+            driver.await
+        }
+    };
+    models.abort();
+    drop(stop);
+    let farewell = async { (gates.await, operators.await) };
+    if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+        tracing::debug!("a peer holds its connection; it is cut");
+    }
+    match result {
+        Ok(result) => Ok(result?),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Tells engines, then the driver, of every model.
+async fn introduce(fleet: Fleet, engines: Engines, inputs: mpsc::Sender<Input>) {
+    for mut model in fleet.models.into_values() {
+        model.spec = engines.set(model.clone()).await;
+        if inputs.send(Input::SetModel(Box::new(model))).await.is_err() {
+            return;
+        }
+    }
+    engines.end_unknown().await;
+}
+
+async fn serve_gates(
+    listener: TcpListener,
+    service: greenthread_proto::gate::gate_control_server::GateControlServer<Gates>,
+    stopped: watch::Receiver<()>,
+) {
+    let served = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), ended(stopped))
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the gate service ended");
+    }
+}
+
+/// Resolves when the sender is dropped.
+async fn ended(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
+}
+
+fn announce(fleet: &Fleet, listeners: &Listeners, term: u64, modules: &Modules) {
+    let address = |listener: &TcpListener| listener.local_addr().map_or("?".to_owned(), |address| address.to_string());
+    tracing::info!(
+        term,
+        grpc = address(&listeners.grpc),
+        http = address(&listeners.http),
+        state = %fleet.state.display(),
+        models = fleet.models.len(),
+        module = modules.current().unwrap_or("none"),
+        "control serves"
+    );
+}

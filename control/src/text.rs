@@ -1,0 +1,169 @@
+//! The overview as text for a terminal: a table that is read at a glance, then why things are as they are and what to do.
+
+use greenthread_core::ids::{Bytes, Millis};
+
+use crate::overview::{Model, Overview};
+
+/// Decisions shown for one model when it was asked for by name.
+const SHOWN: usize = 20;
+
+/// Every model in one line each, memory and gates, and advice where something is not as it should be.
+pub fn fleet(overview: &Overview) -> String {
+    let head = ["MODEL", "STATE", "IN FLIGHT", "HELD", "FROZEN", "MEMORY", "SINCE", "LAST DECISION"].map(str::to_owned);
+    let mut lines = vec![head];
+    lines.extend(overview.models.iter().map(cells));
+    let mut text = table(&lines);
+    text.push('\n');
+    for (gpu, memory) in overview.gpus.iter().enumerate() {
+        text.push_str(&format!("GPU {gpu}: {} of {} reserved\n", Bytes(memory.reserved_bytes), Bytes(memory.capacity_bytes)));
+    }
+    let readiness = &overview.readiness;
+    text.push_str(&format!("gates: {} of {} have the table; term {}\n", readiness.gates, readiness.expected, overview.term));
+    for (model, advice) in overview.models.iter().filter_map(|model| Some((model, advice(model)?))) {
+        text.push_str(&format!("\n{}: {advice}\n", model.name));
+    }
+    if let Some(reason) = &readiness.reason {
+        text.push_str(&format!("\nnot ready: {reason}. If that lasts: is Envoy running, and does its plugin name this control's address and token?\n"));
+    }
+    text
+}
+
+/// One model with all figures and its latest decisions.
+pub fn model(model: &Model) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<16}{value}\n"));
+    line("model", format!("{} ({})", model.name, model.served));
+    line("state", state(model));
+    line("since", Millis(model.since_ms).to_string());
+    line("requests", format!("{} in flight, {} held, {} frozen", model.in_flight, model.held, model.frozen));
+    line("last use", model.idle_ms.map_or("never".to_owned(), |idle| format!("{} ago", Millis(idle))));
+    line("memory", format!("{} reserved", Bytes(model.reserved_bytes)));
+    line("paths", model.prefixes.iter().map(|prefix| format!("/{prefix}")).collect::<Vec<_>>().join(", "));
+    line("engine", model.engine.clone());
+    if let Some(wait) = model.estimated_wait_ms {
+        line("expected wait", Millis(wait).to_string());
+    }
+    if let Some(error) = &model.last_error {
+        line("last error", error.clone());
+    }
+    if let Some(advice) = advice(model) {
+        text.push_str(&format!("\n{advice}\n"));
+    }
+    if !model.decisions.is_empty() {
+        text.push_str("\ndecisions (UTC):\n");
+    }
+    for entry in model.decisions.iter().skip(model.decisions.len().saturating_sub(SHOWN)) {
+        text.push_str(&format!("  {}  {}\n", entry.clock(), entry.sentence));
+    }
+    text
+}
+
+/// What an operator should know or do about a model; nothing when all is well.
+pub fn advice(model: &Model) -> Option<String> {
+    let name = &model.name;
+    let error = model.last_error.as_deref().unwrap_or("the engine said nothing");
+    match model.refused_because.as_deref() {
+        Some("wake_failed") => Some(format!(
+            "its wake failed: {error}. It is tried again by itself after a pause; the engine's output is in state/logs/{name}.log; \
+             `greenthread wake {name}` tries at once."
+        )),
+        Some("engine_failed") => Some(format!(
+            "its engine is gone: {error}. See state/logs/{name}.log, correct the engine's command or start the engine, then `greenthread wake {name}`."
+        )),
+        Some("never_fits") => {
+            Some("it needs more memory than its GPUs have: lower the model's `memory` in the fleet file, or give it other GPUs.".to_owned())
+        }
+        Some("disabled") => Some(format!("an operator took it out of service: `greenthread enable {name}` puts it back.")),
+        Some("booting") => Some("its first start is not over; requests get 503 until then.".to_owned()),
+        Some("too_long") => Some("room for it cannot be made in time: the models on its GPUs are busy or pinned; requests get 503 meanwhile.".to_owned()),
+        Some(_) | None => match &model.last_error {
+            Some(error) => Some(format!("the last error was: {error}")),
+            None if model.held > 0 && model.state == "pending" => {
+                Some(format!("{} requests wait until room is made for it; the last decision says for what.", model.held))
+            }
+            None => None,
+        },
+    }
+}
+
+fn state(model: &Model) -> String {
+    match (&model.refused_because, model.current) {
+        (_, false) => format!("{} (replaced)", model.state),
+        (Some(reason), true) => format!("{} ({reason})", model.state),
+        (None, true) => model.state.clone(),
+    }
+}
+
+fn cells(model: &Model) -> [String; 8] {
+    let last = model.decisions.last().map_or(String::new(), |entry| format!("{} {}", entry.clock(), entry.sentence));
+    [
+        model.name.clone(),
+        state(model),
+        model.in_flight.to_string(),
+        model.held.to_string(),
+        model.frozen.to_string(),
+        Bytes(model.reserved_bytes).to_string(),
+        Millis(model.since_ms).to_string(),
+        last,
+    ]
+}
+
+/// Columns as wide as their widest cell; the last one is as long as it is.
+fn table<const N: usize>(lines: &[[String; N]]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        let mut row = String::new();
+        for (column, cell) in line.iter().enumerate() {
+            let width = lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+            row.push_str(&format!("{cell:<width$}  "));
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{journal::Entry, overview::{Gpu, Readiness}, testing};
+
+    #[test]
+    fn a_fleet_is_a_table_and_advice() {
+        let decided = Entry { unix_seconds: 36_187, model: "llama-3-8b".into(), sentence: "woken: 1 request waits".into() };
+        let serving = Model { in_flight: 3, decisions: vec![decided], ..testing::model_overview("llama-3-8b") };
+        let failed = Model {
+            state: "sleeping".into(),
+            refused_because: Some("wake_failed".into()),
+            last_error: Some("out of memory".into()),
+            reserved_bytes: 1 << 30,
+            ..testing::model_overview("qwen")
+        };
+        let overview = Overview {
+            term: 4,
+            gpus: vec![Gpu { reserved_bytes: 17 << 30, capacity_bytes: 40 << 30 }],
+            readiness: Readiness::of([1, 2, 3].into_iter(), 3),
+            models: vec![serving, failed],
+            ..Overview::default()
+        };
+        let expected = "\
+MODEL       STATE                   IN FLIGHT  HELD  FROZEN  MEMORY    SINCE   LAST DECISION
+llama-3-8b  serving                 3          0     0       16.0 GiB  41.0 s  10:03:07 woken: 1 request waits
+qwen        sleeping (wake_failed)  0          0     0       1.0 GiB   41.0 s
+
+GPU 0: 17.0 GiB of 40.0 GiB reserved
+gates: 3 of 3 have the table; term 4
+
+qwen: its wake failed: out of memory. It is tried again by itself after a pause; the engine's output is in state/logs/qwen.log; \
+`greenthread wake qwen` tries at once.
+";
+        assert_eq!(fleet(&overview), expected);
+    }
+
+    #[test]
+    fn a_model_alone_shows_its_decisions() {
+        let decisions = (0..30).map(|n| Entry { unix_seconds: n, model: "m".into(), sentence: format!("decision {n}") }).collect();
+        let text = model(&Model { decisions, ..testing::model_overview("m") });
+        assert!(!text.contains("decision 9\n") && text.contains("decision 10\n") && text.contains("decision 29\n"), "{text}");
+    }
+}
