@@ -5,7 +5,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use greenthread_core::event::Operator;
 
-use crate::{client::{Client, word}, config, serve, text};
+use crate::{
+    client::{Client, word},
+    config, serve, text,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 it was understood and did not happen (the reason is on stderr); 2 wrong usage.
@@ -60,7 +63,12 @@ struct Verb {
 #[derive(Debug, Args)]
 struct Control {
     /// Address of control's HTTP API
-    #[arg(long, value_name = "URL", env = "GREENTHREAD_CONTROL", default_value = "http://127.0.0.1:8081")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "GREENTHREAD_CONTROL",
+        default_value = "http://127.0.0.1:8081"
+    )]
     control: String,
     /// Token of control, where it wants one
     #[arg(long, env = "GREENTHREAD_TOKEN", hide_env_values = true)]
@@ -80,7 +88,10 @@ enum Output {
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
@@ -121,17 +132,31 @@ async fn status(model: Option<String>, control: Control) -> Done {
 }
 
 async fn operate(verb: Verb, operator: Operator) -> Done {
-    let Verb { model, no_wait, timeout, control } = verb;
+    let Verb {
+        model,
+        no_wait,
+        timeout,
+        control,
+    } = verb;
     let client = Client::new(&control.control, control.token);
     let after = if no_wait {
         client.operate(&model, operator).await?;
         client.model(&model).await?
     } else {
-        client.operate_and_wait(&model, operator, Duration::from_secs(timeout), |line| eprintln!("{line}")).await?
+        client
+            .operate_and_wait(&model, operator, Duration::from_secs(timeout), |line| {
+                eprintln!("{line}")
+            })
+            .await?
     };
     match control.output {
         Output::Json => print!("{}", json(&after)?),
-        Output::Text if no_wait => println!("{}: {} is asked for; it is {} now", after.name, word(operator), after.state),
+        Output::Text if no_wait => println!(
+            "{}: {} is asked for; it is {} now",
+            after.name,
+            word(operator),
+            after.state
+        ),
         Output::Text => println!("{} is {}", after.name, after.state),
     }
     Ok(())

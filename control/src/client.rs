@@ -17,7 +17,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody answers.
-    #[error("control does not answer at {base}: is `greenthread up` or `greenthread serve` running, and is --control right?")]
+    #[error(
+        "control does not answer at {base}: is `greenthread up` or `greenthread serve` running, and is --control right?"
+    )]
     Unreachable {
         /// Address tried.
         base: String,
@@ -28,7 +30,9 @@ pub enum ClientError {
     #[error("{}; {}", .0.message, .0.remedy)]
     Refused(Problem),
     /// The answer is none of ours.
-    #[error("{base} answered {status} with something else than control would: is another program on that address?")]
+    #[error(
+        "{base} answered {status} with something else than control would: is another program on that address?"
+    )]
     Foreign {
         /// Address asked.
         base: String,
@@ -46,7 +50,9 @@ pub enum ClientError {
         reason: String,
     },
     /// The model is still on its way.
-    #[error("{model} did not {verb} within {waited:?}; it is {state} and goes on: see `greenthread status {model}`")]
+    #[error(
+        "{model} did not {verb} within {waited:?}; it is {state} and goes on: see `greenthread status {model}`"
+    )]
     Late {
         /// Which model.
         model: String,
@@ -75,7 +81,11 @@ struct Refused {
 impl Client {
     /// A client of the control at `base` ("http://127.0.0.1:8081").
     pub fn new(base: &str, token: Option<String>) -> Self {
-        Self { http: reqwest::Client::new(), base: base.trim_end_matches('/').to_owned(), token }
+        Self {
+            http: reqwest::Client::new(),
+            base: base.trim_end_matches('/').to_owned(),
+            token,
+        }
     }
 
     /// Everything.
@@ -91,7 +101,8 @@ impl Client {
     /// # Errors
     /// No answer, or no such model.
     pub async fn model(&self, name: &str) -> Result<Model, ClientError> {
-        self.call(Method::GET, &format!("/api/v1/models/{}", encoded(name))).await
+        self.call(Method::GET, &format!("/api/v1/models/{}", encoded(name)))
+            .await
     }
 
     /// Asks for a verb; returns when control has taken it.
@@ -100,51 +111,91 @@ impl Client {
     /// No answer, or no such model.
     pub async fn operate(&self, name: &str, verb: Operator) -> Result<(), ClientError> {
         let path = format!("/api/v1/models/{}/{}", encoded(name), word(verb));
-        self.call::<serde_json::Value>(Method::POST, &path).await.map(|_| ())
+        self.call::<serde_json::Value>(Method::POST, &path)
+            .await
+            .map(|_| ())
     }
 
     /// Asks for a verb and waits until the model is where it was wanted, showing what is decided meanwhile.
     ///
     /// # Errors
     /// It failed, or it takes longer than `patience`.
-    pub async fn operate_and_wait(&self, name: &str, verb: Operator, patience: Duration, mut show: impl FnMut(&str)) -> Result<Model, ClientError> {
+    pub async fn operate_and_wait(
+        &self,
+        name: &str,
+        verb: Operator,
+        patience: Duration,
+        mut show: impl FnMut(&str),
+    ) -> Result<Model, ClientError> {
         let mut shown = self.model(name).await?.decisions;
         self.operate(name, verb).await?;
         let started = Instant::now();
         let mut moved = false;
         loop {
             let model = self.model(name).await?;
-            for entry in model.decisions.iter().filter(|entry| !shown.contains(entry)) {
+            for entry in model
+                .decisions
+                .iter()
+                .filter(|entry| !shown.contains(entry))
+            {
                 show(&entry.line());
             }
             shown.clone_from(&model.decisions);
             match progress(&model, verb, moved) {
                 Progress::There => return Ok(model),
-                Progress::Failed(reason) => return Err(ClientError::Failed { model: model.name, verb: word(verb), reason }),
+                Progress::Failed(reason) => {
+                    return Err(ClientError::Failed {
+                        model: model.name,
+                        verb: word(verb),
+                        reason,
+                    });
+                }
                 Progress::OnTheWay => moved = true,
                 Progress::NotBegun => {}
             }
             if started.elapsed() >= patience {
-                return Err(ClientError::Late { model: model.name, verb: word(verb), waited: patience, state: model.state });
+                return Err(ClientError::Late {
+                    model: model.name,
+                    verb: word(verb),
+                    waited: patience,
+                    state: model.state,
+                });
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base)).timeout(ANSWER);
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, ClientError> {
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.base))
+            .timeout(ANSWER);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let unreachable = |source| ClientError::Unreachable { base: self.base.clone(), source };
+        let unreachable = |source| ClientError::Unreachable {
+            base: self.base.clone(),
+            source,
+        };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let body = answer.bytes().await.map_err(unreachable)?;
-        let foreign = |_| ClientError::Foreign { base: self.base.clone(), status };
+        let foreign = |_| ClientError::Foreign {
+            base: self.base.clone(),
+            status,
+        };
         if status.is_success() {
             serde_json::from_slice(&body).map_err(foreign)
         } else {
-            Err(ClientError::Refused(serde_json::from_slice::<Refused>(&body).map_err(foreign)?.error))
+            Err(ClientError::Refused(
+                serde_json::from_slice::<Refused>(&body)
+                    .map_err(foreign)?
+                    .error,
+            ))
         }
     }
 }
@@ -161,8 +212,20 @@ enum Progress {
 /// `moved`: it was seen on its way before.
 fn progress(model: &Model, verb: Operator, moved: bool) -> Progress {
     let state = model.state.as_str();
-    let failed = || Progress::Failed(model.last_error.clone().unwrap_or_else(|| model.refused_because.clone().unwrap_or_default()));
-    let last = || model.decisions.last().map_or_else(|| format!("it is {state} again"), |entry| entry.sentence.clone());
+    let failed = || {
+        Progress::Failed(
+            model
+                .last_error
+                .clone()
+                .unwrap_or_else(|| model.refused_because.clone().unwrap_or_default()),
+        )
+    };
+    let last = || {
+        model.decisions.last().map_or_else(
+            || format!("it is {state} again"),
+            |entry| entry.sentence.clone(),
+        )
+    };
     match verb {
         Operator::Wake => match (state, model.refused_because.as_deref()) {
             ("serving", _) => Progress::There,
@@ -193,8 +256,17 @@ pub fn word(verb: Operator) -> &'static str {
 
 /// A name as one segment of a path.
 fn encoded(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    name.bytes()
+        .map(|byte| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -210,16 +282,43 @@ mod tests {
     #[test]
     fn progress_knows_ends_and_failures() {
         let check = |verb, state: &str, refused: Option<&str>, moved, expected: Progress| {
-            let model = Model { state: state.into(), refused_because: refused.map(Into::into), last_error: Some("why".into()), ..testing::model_overview("m") };
-            assert_eq!(progress(&model, verb, moved), expected, "{verb:?} {state} {refused:?} {moved}");
+            let model = Model {
+                state: state.into(),
+                refused_because: refused.map(Into::into),
+                last_error: Some("why".into()),
+                ..testing::model_overview("m")
+            };
+            assert_eq!(
+                progress(&model, verb, moved),
+                expected,
+                "{verb:?} {state} {refused:?} {moved}"
+            );
         };
         check(Operator::Wake, "serving", None, false, Progress::There);
         check(Operator::Wake, "sleeping", None, false, Progress::NotBegun);
         check(Operator::Wake, "waking", None, false, Progress::OnTheWay);
-        check(Operator::Wake, "sleeping", Some("wake_failed"), false, Progress::Failed("why".into()));
+        check(
+            Operator::Wake,
+            "sleeping",
+            Some("wake_failed"),
+            false,
+            Progress::Failed("why".into()),
+        );
         check(Operator::Sleep, "serving", None, false, Progress::NotBegun);
-        check(Operator::Sleep, "deactivating", None, false, Progress::OnTheWay);
-        check(Operator::Sleep, "serving", None, true, Progress::Failed("it is serving again".into()));
+        check(
+            Operator::Sleep,
+            "deactivating",
+            None,
+            false,
+            Progress::OnTheWay,
+        );
+        check(
+            Operator::Sleep,
+            "serving",
+            None,
+            true,
+            Progress::Failed("it is serving again".into()),
+        );
         check(Operator::Sleep, "sleeping", None, true, Progress::There);
     }
 }

@@ -152,21 +152,34 @@ struct Clock {
 
 impl Clock {
     fn now(self) -> Millis {
-        START_OF_CLOCK + Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+        START_OF_CLOCK
+            + Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     fn instant(self, at: Millis) -> Instant {
         // A moment too far away for an Instant is never reached: a day will do, and is then looked at again.
         let ahead = Duration::from_millis(at.since(START_OF_CLOCK).0);
-        self.started.checked_add(ahead).unwrap_or_else(|| self.started + Duration::from_secs(86_400))
+        self.started
+            .checked_add(ahead)
+            .unwrap_or_else(|| self.started + Duration::from_secs(86_400))
     }
 }
 
 impl Driver {
     /// A driver without models, whose clock starts now: call it right after the state directory was locked.
     pub fn new(parts: Parts) -> Self {
-        let Parts { fleet, hold, expected_gates, engines, state, inputs, gone } = parts;
-        let clock = Clock { started: Instant::now() };
+        let Parts {
+            fleet,
+            hold,
+            expected_gates,
+            engines,
+            state,
+            inputs,
+            gone,
+        } = parts;
+        let clock = Clock {
+            started: Instant::now(),
+        };
         let streams = Streams::new(fleet.times, fleet.term);
         Self {
             core: Core::new(fleet, clock.now()),
@@ -195,7 +208,11 @@ impl Driver {
     ///
     /// # Errors
     /// When a larger term was met and could not be taken: another control may lead, so this one must not go on.
-    pub async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut events: mpsc::Receiver<Event>) -> Result<(), StateError> {
+    pub async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        mut events: mpsc::Receiver<Event>,
+    ) -> Result<(), StateError> {
         loop {
             let deadline = self.core.next_deadline().map(|at| self.clock.instant(at));
             let mut flow = tokio::select! {
@@ -217,10 +234,15 @@ impl Driver {
             }
             if let ControlFlow::Break(end) = flow {
                 self.step(Event::Deposed);
-                self.streams.close_all(&Status::unavailable("control is stopping"));
+                self.streams
+                    .close_all(&Status::unavailable("control is stopping"));
                 return end;
             }
-            if self.core.next_deadline().is_some_and(|deadline| deadline <= self.clock.now()) {
+            if self
+                .core
+                .next_deadline()
+                .is_some_and(|deadline| deadline <= self.clock.now())
+            {
                 self.step(Event::Tick);
             }
         }
@@ -228,8 +250,13 @@ impl Driver {
 
     fn take(&mut self, input: Input) -> ControlFlow<Result<(), StateError>> {
         match input {
-            Input::Opened { gateway, outbound, hello } => {
-                self.streams.open(hello.stream, hello.gate.clone(), gateway, outbound);
+            Input::Opened {
+                gateway,
+                outbound,
+                hello,
+            } => {
+                self.streams
+                    .open(hello.stream, hello.gate.clone(), gateway, outbound);
                 self.gate_said(hello);
             }
             Input::Said(said) => self.gate_said(said),
@@ -250,7 +277,12 @@ impl Driver {
     }
 
     fn gate_said(&mut self, said: Said) {
-        let Said { gate, stream, event, totals } = said;
+        let Said {
+            gate,
+            stream,
+            event,
+            totals,
+        } = said;
         if !totals.is_empty() {
             self.totals.gate_said(&gate, totals);
         }
@@ -289,7 +321,10 @@ impl Driver {
 
     fn operate(&mut self, name: String, verb: Operator) -> Result<(), UnknownModel> {
         let Some(model) = self.table.named(&name).cloned() else {
-            return Err(UnknownModel { name, known: self.table.names() });
+            return Err(UnknownModel {
+                name,
+                known: self.table.names(),
+            });
         };
         self.step(Event::Operator { model, verb });
         Ok(())
@@ -299,7 +334,10 @@ impl Driver {
         let (spec, changed) = self.table.set(model, unix_seconds());
         self.totals.know(&spec.id);
         // Rows that lost prefixes go out before the row that got them; same epoch, so their admission stays.
-        let rows: Vec<Row> = changed.iter().filter_map(|id| self.table.render(id)).collect();
+        let rows: Vec<Row> = changed
+            .iter()
+            .filter_map(|id| self.table.render(id))
+            .collect();
         self.streams.delta(rows);
         self.step(Event::ModelSet(Box::new(spec)));
     }
@@ -318,23 +356,42 @@ impl Driver {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Publish(row) => self.rows.extend(self.table.publish(row)),
-            Effect::SendSnapshot { gate: _, stream, rows } => {
+            Effect::SendSnapshot {
+                gate: _,
+                stream,
+                rows,
+            } => {
                 self.send_rows();
-                let rows = rows.into_iter().filter_map(|row| self.table.publish(row)).collect();
+                let rows = rows
+                    .into_iter()
+                    .filter_map(|row| self.table.publish(row))
+                    .collect();
                 self.streams.snapshot(stream, rows);
             }
-            Effect::Heartbeat { gate: _, stream, echoed, elsewhere } => {
+            Effect::Heartbeat {
+                gate: _,
+                stream,
+                echoed,
+                elsewhere,
+            } => {
                 self.send_rows();
                 self.streams.heartbeat(stream, echoed, elsewhere);
             }
             Effect::CloseStream { gate: _, stream } => {
                 self.send_rows();
-                self.streams.close(stream, Status::aborted("closed by control: attach again"));
+                self.streams
+                    .close(stream, Status::aborted("closed by control: attach again"));
             }
-            Effect::Observe { model, attempt } => self.engines.run(&model, Action::Observe(attempt)),
+            Effect::Observe { model, attempt } => {
+                self.engines.run(&model, Action::Observe(attempt))
+            }
             Effect::Start { model, attempt } => self.engines.run(&model, Action::Start(attempt)),
             Effect::Wake { model, attempt } => self.engines.run(&model, Action::Wake(attempt)),
-            Effect::Sleep { model, attempt, mode } => self.engines.run(&model, Action::Sleep(attempt, mode)),
+            Effect::Sleep {
+                model,
+                attempt,
+                mode,
+            } => self.engines.run(&model, Action::Sleep(attempt, mode)),
             Effect::Kill { model, cause } => self.engines.run(&model, Action::Kill(cause)),
             Effect::Removed(model) => self.end_engine(model),
             Effect::Dropped(model) => {
@@ -387,13 +444,29 @@ impl Driver {
         let now = self.clock.now();
         let gateways = self.streams.gateways();
         let gates = self.core.gates();
-        let mut models: Vec<overview::Model> = self.core.view().into_iter().filter_map(|view| self.model_overview(view, now)).collect();
+        let mut models: Vec<overview::Model> = self
+            .core
+            .view()
+            .into_iter()
+            .filter_map(|view| self.model_overview(view, now))
+            .collect();
         models.sort_by(|a, b| (&a.name, &a.row).cmp(&(&b.name, &b.row)));
         Overview {
             term: self.streams.term(),
             uptime_ms: now.since(START_OF_CLOCK).0,
-            readiness: Readiness::of(gates.iter().map(|(_, version)| *version), self.expected_gates),
-            gpus: self.core.ledger().into_iter().map(|(reserved, capacity)| overview::Gpu { reserved_bytes: reserved.0, capacity_bytes: capacity.0 }).collect(),
+            readiness: Readiness::of(
+                gates.iter().map(|(_, version)| *version),
+                self.expected_gates,
+            ),
+            gpus: self
+                .core
+                .ledger()
+                .into_iter()
+                .map(|(reserved, capacity)| overview::Gpu {
+                    reserved_bytes: reserved.0,
+                    capacity_bytes: capacity.0,
+                })
+                .collect(),
             gates: gates
                 .into_iter()
                 .map(|(id, table_version)| overview::Gate {
@@ -409,7 +482,11 @@ impl Driver {
         }
     }
 
-    fn model_overview(&self, view: greenthread_core::ModelView, now: Millis) -> Option<overview::Model> {
+    fn model_overview(
+        &self,
+        view: greenthread_core::ModelView,
+        now: Millis,
+    ) -> Option<overview::Model> {
         let model = self.table.model(&view.id)?;
         let totals = self.totals.of(&view.id);
         let (admission, refused_because) = overview::admission_words(view.admission);

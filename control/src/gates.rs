@@ -53,16 +53,30 @@ pub struct Gates {
 impl Gates {
     /// A service that lets in who knows `token` (everybody without one) and tells `inputs`.
     pub fn service(token: Option<String>, inputs: mpsc::Sender<Input>) -> GateControlServer<Self> {
-        GateControlServer::new(Self { token, inputs, streams: AtomicU64::new(0) }).max_decoding_message_size(MESSAGE_BYTES)
+        GateControlServer::new(Self {
+            token,
+            inputs,
+            streams: AtomicU64::new(0),
+        })
+        .max_decoding_message_size(MESSAGE_BYTES)
     }
 
     fn authorise(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let Some(token) = &self.token else { return Ok(()) };
-        let given = metadata.get("authorization").and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
+        let Some(token) = &self.token else {
+            return Ok(());
+        };
+        let given = metadata
+            .get("authorization")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "));
         match given {
             Some(given) if same_secret(given, token) => Ok(()),
-            Some(_) => Err(Status::unauthenticated("wrong token: the plugin configuration and control must name the same one")),
-            None => Err(Status::unauthenticated("this control wants a token: set it in the plugin configuration")),
+            Some(_) => Err(Status::unauthenticated(
+                "wrong token: the plugin configuration and control must name the same one",
+            )),
+            None => Err(Status::unauthenticated(
+                "this control wants a token: set it in the plugin configuration",
+            )),
         }
     }
 }
@@ -71,7 +85,10 @@ impl Gates {
 impl GateControl for Gates {
     type AttachStream = BoxStream<'static, Result<ControlMessage, Status>>;
 
-    async fn attach(&self, request: Request<Streaming<GateMessage>>) -> Result<Response<Self::AttachStream>, Status> {
+    async fn attach(
+        &self,
+        request: Request<Streaming<GateMessage>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
         self.authorise(request.metadata())?;
         let mut incoming = request.into_inner();
         let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message())
@@ -79,11 +96,22 @@ impl GateControl for Gates {
             .map_err(|_| Status::deadline_exceeded("no Hello came"))??
             .ok_or_else(|| Status::invalid_argument("the stream ended before its Hello"))?;
         let sequence = first.sequence;
-        let (gateway, hello) = hello(first, StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1))?;
-        let reader = Reader { gate: hello.gate.clone(), stream: hello.stream, sequence };
+        let (gateway, hello) = hello(
+            first,
+            StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1),
+        )?;
+        let reader = Reader {
+            gate: hello.gate.clone(),
+            stream: hello.stream,
+            sequence,
+        };
         let (queue, messages) = mpsc::channel(QUEUE);
         let (closing, closed) = watch::channel(None);
-        let opened = Input::Opened { gateway, outbound: Outbound { queue, closing }, hello };
+        let opened = Input::Opened {
+            gateway,
+            outbound: Outbound { queue, closing },
+            hello,
+        };
         self.inputs.send(opened).await.map_err(|_| stopping())?;
         tokio::spawn(reader.run(incoming, self.inputs.clone(), closed.clone()));
         Ok(Response::new(outgoing(messages, closed)))
@@ -128,7 +156,12 @@ struct Reader {
 
 impl Reader {
     /// Tells the driver everything that comes, and in the end that nothing comes any more.
-    async fn run(mut self, mut incoming: Streaming<GateMessage>, inputs: mpsc::Sender<Input>, mut closing: watch::Receiver<Option<Status>>) {
+    async fn run(
+        mut self,
+        mut incoming: Streaming<GateMessage>,
+        inputs: mpsc::Sender<Input>,
+        mut closing: watch::Receiver<Option<Status>>,
+    ) {
         loop {
             let message = tokio::select! {
                 message = incoming.message() => message,
@@ -137,15 +170,26 @@ impl Reader {
             let Ok(Some(message)) = message else { break };
             let input = match self.said(message) {
                 Ok(said) => Input::Said(said),
-                Err(why) => Input::Violated { stream: self.stream, why },
+                Err(why) => Input::Violated {
+                    stream: self.stream,
+                    why,
+                },
             };
             let over = matches!(input, Input::Violated { .. });
             if inputs.send(input).await.is_err() || over {
                 break;
             }
         }
-        let event = Event::StreamClosed { gate: self.gate.clone(), stream: self.stream };
-        let ended = Said { gate: self.gate, stream: self.stream, event, totals: Vec::new() };
+        let event = Event::StreamClosed {
+            gate: self.gate.clone(),
+            stream: self.stream,
+        };
+        let ended = Said {
+            gate: self.gate,
+            stream: self.stream,
+            event,
+            totals: Vec::new(),
+        };
         // A driver that is gone needs no word of it.
         let _ = inputs.send(Input::Said(ended)).await;
     }
@@ -153,38 +197,94 @@ impl Reader {
     fn said(&mut self, message: GateMessage) -> Result<Said, Status> {
         let GateMessage { sequence, body } = message;
         if sequence <= self.sequence {
-            return Err(Status::invalid_argument(format!("sequence {sequence} came after {}", self.sequence)));
+            return Err(Status::invalid_argument(format!(
+                "sequence {sequence} came after {}",
+                self.sequence
+            )));
         }
         self.sequence = sequence;
         let (gate, stream) = (self.gate.clone(), self.stream);
         let mut totals = Vec::new();
         let event = match body {
-            Some(Body::Hello(_)) => return Err(Status::invalid_argument("a second Hello on one stream")),
+            Some(Body::Hello(_)) => {
+                return Err(Status::invalid_argument("a second Hello on one stream"));
+            }
             Some(Body::Report(report)) => {
                 let (figures, counted) = figures(report.rows)?;
                 totals = counted;
-                Event::Report { gate, stream, sequence, table_version: report.table_version, figures }
+                Event::Report {
+                    gate,
+                    stream,
+                    sequence,
+                    table_version: report.table_version,
+                    figures,
+                }
             }
             Some(Body::BarrierAck(ack)) => {
-                let epoch = ack.epoch.ok_or_else(|| Status::invalid_argument("an acknowledgement without an epoch"))?;
-                let epoch = Epoch { term: epoch.term, counter: epoch.counter };
-                Event::Ack { gate, stream, sequence, model: ModelId(ack.row), epoch, in_flight: ack.in_flight }
+                let epoch = ack.epoch.ok_or_else(|| {
+                    Status::invalid_argument("an acknowledgement without an epoch")
+                })?;
+                let epoch = Epoch {
+                    term: epoch.term,
+                    counter: epoch.counter,
+                };
+                Event::Ack {
+                    gate,
+                    stream,
+                    sequence,
+                    model: ModelId(ack.row),
+                    epoch,
+                    in_flight: ack.in_flight,
+                }
             }
-            Some(Body::Bye(_)) => Event::Bye { gate, stream, sequence },
-            None => return Err(Status::invalid_argument("a message without a body that this version knows")),
+            Some(Body::Bye(_)) => Event::Bye {
+                gate,
+                stream,
+                sequence,
+            },
+            None => {
+                return Err(Status::invalid_argument(
+                    "a message without a body that this version knows",
+                ));
+            }
         };
-        Ok(Said { gate: self.gate.clone(), stream, event, totals })
+        Ok(Said {
+            gate: self.gate.clone(),
+            stream,
+            event,
+            totals,
+        })
     }
 }
 
 /// Checks the first message of a stream; returns the gateway's name and what the driver is told.
 fn hello(message: GateMessage, stream: StreamId) -> Result<(String, Said), Status> {
-    let GateMessage { sequence, body: Some(Body::Hello(hello)) } = message else {
-        return Err(Status::invalid_argument("the first message of a stream must be Hello"));
+    let GateMessage {
+        sequence,
+        body: Some(Body::Hello(hello)),
+    } = message
+    else {
+        return Err(Status::invalid_argument(
+            "the first message of a stream must be Hello",
+        ));
     };
-    let Hello { gate, gateway, module_sha256, protocol_min, protocol_max, largest_term, rows } = hello;
-    if gate.is_empty() || [&gate, &gateway, &module_sha256].into_iter().any(|name| name.len() > NAME_BYTES) {
-        return Err(Status::invalid_argument(format!("Hello needs the gate's id, and no name longer than {NAME_BYTES} bytes")));
+    let Hello {
+        gate,
+        gateway,
+        module_sha256,
+        protocol_min,
+        protocol_max,
+        largest_term,
+        rows,
+    } = hello;
+    if gate.is_empty()
+        || [&gate, &gateway, &module_sha256]
+            .into_iter()
+            .any(|name| name.len() > NAME_BYTES)
+    {
+        return Err(Status::invalid_argument(format!(
+            "Hello needs the gate's id, and no name longer than {NAME_BYTES} bytes"
+        )));
     }
     let (ours_min, ours_max) = PROTOCOL;
     if protocol_max < ours_min || protocol_min > ours_max {
@@ -195,24 +295,68 @@ fn hello(message: GateMessage, stream: StreamId) -> Result<(String, Said), Statu
     let (figures, totals) = figures(rows)?;
     tracing::info!(%gate, gateway, module = module_sha256, largest_term, "gate attached");
     let gate = GateId(gate);
-    let event = Event::Hello { gate: gate.clone(), stream, gateway: gateway.clone(), largest_term, sequence, figures };
-    Ok((gateway, Said { gate, stream, event, totals }))
+    let event = Event::Hello {
+        gate: gate.clone(),
+        stream,
+        gateway: gateway.clone(),
+        largest_term,
+        sequence,
+        figures,
+    };
+    Ok((
+        gateway,
+        Said {
+            gate,
+            stream,
+            event,
+            totals,
+        },
+    ))
 }
 
 type Translated = (Vec<(ModelId, Figures)>, Vec<(ModelId, RowTotals)>);
 
 fn figures(rows: Vec<RowFigures>) -> Result<Translated, Status> {
     if rows.len() > ROWS {
-        return Err(Status::invalid_argument(format!("more than {ROWS} rows in one message")));
+        return Err(Status::invalid_argument(format!(
+            "more than {ROWS} rows in one message"
+        )));
     }
     Ok(rows.into_iter().map(translate).unzip())
 }
 
 fn translate(row: RowFigures) -> ((ModelId, Figures), (ModelId, RowTotals)) {
-    let RowFigures { row, in_flight, held, oldest_age_ms, last_used_age_ms, last_refused_age_ms, outcomes, wait_buckets } = row;
-    let figures = Figures { in_flight, held, oldest_age: oldest_age_ms, last_used_age: last_used_age_ms, last_refused_age: last_refused_age_ms };
-    let outcomes: BTreeMap<String, u64> = outcomes.into_iter().map(|counted| (counted.outcome, counted.count)).collect();
-    ((ModelId(row.clone()), figures), (ModelId(row), RowTotals { outcomes, waits: wait_buckets }))
+    let RowFigures {
+        row,
+        in_flight,
+        held,
+        oldest_age_ms,
+        last_used_age_ms,
+        last_refused_age_ms,
+        outcomes,
+        wait_buckets,
+    } = row;
+    let figures = Figures {
+        in_flight,
+        held,
+        oldest_age: oldest_age_ms,
+        last_used_age: last_used_age_ms,
+        last_refused_age: last_refused_age_ms,
+    };
+    let outcomes: BTreeMap<String, u64> = outcomes
+        .into_iter()
+        .map(|counted| (counted.outcome, counted.count))
+        .collect();
+    (
+        (ModelId(row.clone()), figures),
+        (
+            ModelId(row),
+            RowTotals {
+                outcomes,
+                waits: wait_buckets,
+            },
+        ),
+    )
 }
 
 #[cfg(test)]
@@ -223,48 +367,134 @@ mod tests {
     use super::*;
 
     fn message(sequence: u64, body: Body) -> GateMessage {
-        GateMessage { sequence, body: Some(body) }
+        GateMessage {
+            sequence,
+            body: Some(body),
+        }
     }
 
     fn greeting() -> Hello {
-        Hello { gate: "g1".into(), gateway: "envoy".into(), protocol_min: 1, protocol_max: 1, largest_term: 5, ..Hello::default() }
+        Hello {
+            gate: "g1".into(),
+            gateway: "envoy".into(),
+            protocol_min: 1,
+            protocol_max: 1,
+            largest_term: 5,
+            ..Hello::default()
+        }
     }
 
     #[test]
     fn a_stream_begins_with_a_hello_that_we_understand() {
         let check = |body, expected: Result<(), Code>| {
-            let result = hello(message(1, body), StreamId(1)).map(|_| ()).map_err(|status| status.code());
+            let result = hello(message(1, body), StreamId(1))
+                .map(|_| ())
+                .map_err(|status| status.code());
             assert_eq!(result, expected);
         };
         check(Body::Hello(greeting()), Ok(()));
         check(Body::Bye(Bye {}), Err(Code::InvalidArgument));
-        check(Body::Hello(Hello { gate: String::new(), ..greeting() }), Err(Code::InvalidArgument));
-        check(Body::Hello(Hello { gate: "x".repeat(300), ..greeting() }), Err(Code::InvalidArgument));
-        check(Body::Hello(Hello { protocol_min: 7, protocol_max: 9, ..greeting() }), Err(Code::FailedPrecondition));
-        check(Body::Hello(Hello { protocol_min: 0, protocol_max: 9, ..greeting() }), Ok(()));
+        check(
+            Body::Hello(Hello {
+                gate: String::new(),
+                ..greeting()
+            }),
+            Err(Code::InvalidArgument),
+        );
+        check(
+            Body::Hello(Hello {
+                gate: "x".repeat(300),
+                ..greeting()
+            }),
+            Err(Code::InvalidArgument),
+        );
+        check(
+            Body::Hello(Hello {
+                protocol_min: 7,
+                protocol_max: 9,
+                ..greeting()
+            }),
+            Err(Code::FailedPrecondition),
+        );
+        check(
+            Body::Hello(Hello {
+                protocol_min: 0,
+                protocol_max: 9,
+                ..greeting()
+            }),
+            Ok(()),
+        );
     }
 
     #[test]
     fn both_ranges_are_named_when_they_do_not_meet() {
-        let status = hello(message(1, Body::Hello(Hello { protocol_min: 7, protocol_max: 9, ..greeting() })), StreamId(1)).unwrap_err();
-        assert!(status.message().contains("7 to 9") && status.message().contains("1 to 1"), "{}", status.message());
+        let status = hello(
+            message(
+                1,
+                Body::Hello(Hello {
+                    protocol_min: 7,
+                    protocol_max: 9,
+                    ..greeting()
+                }),
+            ),
+            StreamId(1),
+        )
+        .unwrap_err();
+        assert!(
+            status.message().contains("7 to 9") && status.message().contains("1 to 1"),
+            "{}",
+            status.message()
+        );
     }
 
     #[test]
     fn the_sequence_must_grow() {
-        let mut reader = Reader { gate: GateId("g".into()), stream: StreamId(1), sequence: 1 };
-        assert!(reader.said(message(2, Body::Report(Report::default()))).is_ok());
+        let mut reader = Reader {
+            gate: GateId("g".into()),
+            stream: StreamId(1),
+            sequence: 1,
+        };
+        assert!(
+            reader
+                .said(message(2, Body::Report(Report::default())))
+                .is_ok()
+        );
         assert!(reader.said(message(9, Body::Bye(Bye {}))).is_ok());
-        assert_eq!(reader.said(message(9, Body::Bye(Bye {}))).unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(
+            reader
+                .said(message(9, Body::Bye(Bye {})))
+                .unwrap_err()
+                .code(),
+            Code::InvalidArgument
+        );
     }
 
     #[test]
     fn messages_that_say_nothing_are_refused() {
-        let mut reader = Reader { gate: GateId("g".into()), stream: StreamId(1), sequence: 1 };
-        let mut check = |sequence, body| assert_eq!(reader.said(GateMessage { sequence, body }).unwrap_err().code(), Code::InvalidArgument);
+        let mut reader = Reader {
+            gate: GateId("g".into()),
+            stream: StreamId(1),
+            sequence: 1,
+        };
+        let mut check = |sequence, body| {
+            assert_eq!(
+                reader
+                    .said(GateMessage { sequence, body })
+                    .unwrap_err()
+                    .code(),
+                Code::InvalidArgument
+            )
+        };
         check(2, None);
         check(3, Some(Body::Hello(greeting())));
-        check(4, Some(Body::BarrierAck(BarrierAck { row: "m.1".into(), epoch: None, in_flight: 0 })));
+        check(
+            4,
+            Some(Body::BarrierAck(BarrierAck {
+                row: "m.1".into(),
+                epoch: None,
+                in_flight: 0,
+            })),
+        );
     }
 
     #[test]
@@ -274,11 +504,23 @@ mod tests {
             in_flight: 2,
             held: 3,
             last_used_age_ms: Some(9),
-            outcomes: vec![greenthread_proto::gate::OutcomeCount { outcome: "forwarded".into(), count: 4 }],
+            outcomes: vec![greenthread_proto::gate::OutcomeCount {
+                outcome: "forwarded".into(),
+                count: 4,
+            }],
             ..RowFigures::default()
         };
         let (figures, totals) = figures(vec![row]).unwrap();
-        assert_eq!(figures[0].1, Figures { in_flight: 2, held: 3, oldest_age: 0, last_used_age: Some(9), last_refused_age: None });
+        assert_eq!(
+            figures[0].1,
+            Figures {
+                in_flight: 2,
+                held: 3,
+                oldest_age: 0,
+                last_used_age: Some(9),
+                last_refused_age: None
+            }
+        );
         assert_eq!(totals[0].1.outcomes["forwarded"], 4);
     }
 }

@@ -45,7 +45,10 @@ pub fn router(api: Api) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/filter/{file}", get(filter))
-        .layer(middleware::from_fn_with_state((api.guard.clone(), true), admit));
+        .layer(middleware::from_fn_with_state(
+            (api.guard.clone(), true),
+            admit,
+        ));
     let protected = Router::new()
         .route("/metrics", get(metrics_page))
         .route("/api/v1/status", get(status))
@@ -54,11 +57,18 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/models/{name}/{verb}", post(operate))
         .route("/api/v1/events", get(events))
         .fallback(unknown_path)
-        .layer(middleware::from_fn_with_state((api.guard.clone(), false), admit));
+        .layer(middleware::from_fn_with_state(
+            (api.guard.clone(), false),
+            admit,
+        ));
     open.merge(protected).with_state(api)
 }
 
-async fn admit(State((guard, open)): State<(Guard, bool)>, request: Request, next: Next) -> Response {
+async fn admit(
+    State((guard, open)): State<(Guard, bool)>,
+    request: Request,
+    next: Next,
+) -> Response {
     match guard.check(open, credentials(request.headers())) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refused(refusal),
@@ -67,7 +77,11 @@ async fn admit(State((guard, open)): State<(Guard, bool)>, request: Request, nex
 
 fn credentials(headers: &HeaderMap) -> Credentials<'_> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    Credentials { authorization: text(header::AUTHORIZATION), origin: headers.contains_key(header::ORIGIN), host: text(header::HOST) }
+    Credentials {
+        authorization: text(header::AUTHORIZATION),
+        origin: headers.contains_key(header::ORIGIN),
+        host: text(header::HOST),
+    }
 }
 
 fn refused(refusal: Refusal) -> Response {
@@ -78,7 +92,12 @@ fn refused(refusal: Refusal) -> Response {
             "this control wants a token",
             "send `Authorization: Bearer <token>`; with the greenthread command: --token or GREENTHREAD_TOKEN",
         ),
-        Refusal::WrongToken => (StatusCode::UNAUTHORIZED, "wrong_token", "this is not the token", "see `control.token` in the fleet file"),
+        Refusal::WrongToken => (
+            StatusCode::UNAUTHORIZED,
+            "wrong_token",
+            "this is not the token",
+            "see `control.token` in the fleet file",
+        ),
         Refusal::Origin => (
             StatusCode::FORBIDDEN,
             "origin",
@@ -96,40 +115,73 @@ fn refused(refusal: Refusal) -> Response {
 }
 
 fn problem(status: StatusCode, code: &str, message: String, remedy: String) -> Response {
-    (status, Json(json!({"error": Problem { code: code.to_owned(), message, remedy }}))).into_response()
+    (
+        status,
+        Json(json!({"error": Problem { code: code.to_owned(), message, remedy }})),
+    )
+        .into_response()
 }
 
 fn stopping() -> Response {
-    problem(StatusCode::SERVICE_UNAVAILABLE, "stopping", "control is stopping".to_owned(), "try again when it runs".to_owned())
+    problem(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "stopping",
+        "control is stopping".to_owned(),
+        "try again when it runs".to_owned(),
+    )
 }
 
 fn unknown(error: &UnknownModel) -> Response {
-    let remedy = if error.known.is_empty() { "there is no model yet".to_owned() } else { format!("known models: {}", error.known.join(", ")) };
-    problem(StatusCode::NOT_FOUND, "unknown_model", format!("there is no model {:?}", error.name), remedy)
+    let remedy = if error.known.is_empty() {
+        "there is no model yet".to_owned()
+    } else {
+        format!("known models: {}", error.known.join(", "))
+    };
+    problem(
+        StatusCode::NOT_FOUND,
+        "unknown_model",
+        format!("there is no model {:?}", error.name),
+        remedy,
+    )
 }
 
 /// Everything, from the driver; an answer when it has ended.
 async fn ask(api: &Api) -> Result<Overview, Response> {
     let (reply, answer) = oneshot::channel();
-    api.inputs.send(Input::Ask(reply)).await.map_err(|_| stopping())?;
+    api.inputs
+        .send(Input::Ask(reply))
+        .await
+        .map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())
 }
 
 async fn readyz(State(api): State<Api>) -> Result<Response, Response> {
     let readiness = ask(&api).await?.readiness;
-    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     Ok((status, Json(readiness)).into_response())
 }
 
 async fn filter(State(api): State<Api>, Path(file): Path<String>) -> Response {
-    match file.strip_suffix(".wasm").and_then(|digest| api.modules.get(digest)) {
+    match file
+        .strip_suffix(".wasm")
+        .and_then(|digest| api.modules.get(digest))
+    {
         Some(module) => ([(header::CONTENT_TYPE, "application/wasm")], module).into_response(),
         None => {
             let remedy = match api.modules.current() {
                 Some(current) => format!("the current one is /filter/{current}.wasm"),
                 None => "build it with `make filter`, name it in GREENTHREAD_MODULE, and start control again".to_owned(),
             };
-            problem(StatusCode::NOT_FOUND, "unknown_module", format!("there is no module {file:?}"), remedy)
+            problem(
+                StatusCode::NOT_FOUND,
+                "unknown_module",
+                format!("there is no module {file:?}"),
+                remedy,
+            )
         }
     }
 }
@@ -149,14 +201,25 @@ async fn models(State(api): State<Api>) -> Result<Response, Response> {
 
 async fn model(State(api): State<Api>, Path(name): Path<String>) -> Result<Response, Response> {
     let overview = ask(&api).await?;
-    let known = overview.models.iter().map(|model| model.name.clone()).collect();
-    match overview.models.into_iter().find(|model| model.name == name && model.current) {
+    let known = overview
+        .models
+        .iter()
+        .map(|model| model.name.clone())
+        .collect();
+    match overview
+        .models
+        .into_iter()
+        .find(|model| model.name == name && model.current)
+    {
         Some(model) => Ok(Json(model).into_response()),
         None => Err(unknown(&UnknownModel { name, known })),
     }
 }
 
-async fn operate(State(api): State<Api>, Path((name, verb)): Path<(String, String)>) -> Result<Response, Response> {
+async fn operate(
+    State(api): State<Api>,
+    Path((name, verb)): Path<(String, String)>,
+) -> Result<Response, Response> {
     let operator = match verb.as_str() {
         "wake" => Operator::Wake,
         "sleep" => Operator::Sleep,
@@ -164,13 +227,32 @@ async fn operate(State(api): State<Api>, Path((name, verb)): Path<(String, Strin
         "enable" => Operator::Enable,
         _ => {
             let message = format!("there is no verb {verb:?}");
-            return Err(problem(StatusCode::NOT_FOUND, "unknown_verb", message, "use wake, sleep, disable or enable".to_owned()));
+            return Err(problem(
+                StatusCode::NOT_FOUND,
+                "unknown_verb",
+                message,
+                "use wake, sleep, disable or enable".to_owned(),
+            ));
         }
     };
     let (reply, answer) = oneshot::channel();
-    api.inputs.send(Input::Operate { name: name.clone(), verb: operator, reply }).await.map_err(|_| stopping())?;
-    answer.await.map_err(|_| stopping())?.map_err(|error| unknown(&error))?;
-    Ok((StatusCode::ACCEPTED, Json(json!({"model": name, "accepted": verb, "watch": format!("/api/v1/models/{name}")}))).into_response())
+    api.inputs
+        .send(Input::Operate {
+            name: name.clone(),
+            verb: operator,
+            reply,
+        })
+        .await
+        .map_err(|_| stopping())?;
+    answer
+        .await
+        .map_err(|_| stopping())?
+        .map_err(|error| unknown(&error))?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(json!({"model": name, "accepted": verb, "watch": format!("/api/v1/models/{name}")})),
+    )
+        .into_response())
 }
 
 /// Decisions as lines of JSON, from now on; a listener that is too slow is told how many it missed.
@@ -178,14 +260,27 @@ async fn events(State(api): State<Api>) -> Response {
     let lines = BroadcastStream::new(api.feed.subscribe()).map(|entry| {
         let line = match entry {
             Ok(entry) => json!(entry),
-            Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed)) => json!({"missed": missed}),
+            Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed)) => {
+                json!({"missed": missed})
+            }
         };
         Ok::<_, Infallible>(format!("{line}\n"))
     });
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+    (
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response()
 }
 
 async fn unknown_path(request: Request) -> Response {
-    let remedy = "try /healthz, /readyz, /metrics, /api/v1/status, /api/v1/models/<model>, /api/v1/events".to_owned();
-    problem(StatusCode::NOT_FOUND, "unknown_path", format!("there is nothing at {}", request.uri().path()), remedy)
+    let remedy =
+        "try /healthz, /readyz, /metrics, /api/v1/status, /api/v1/models/<model>, /api/v1/events"
+            .to_owned();
+    problem(
+        StatusCode::NOT_FOUND,
+        "unknown_path",
+        format!("there is nothing at {}", request.uri().path()),
+        remedy,
+    )
 }

@@ -35,7 +35,12 @@ impl Entry {
     /// "10:03:07" (UTC).
     pub fn clock(&self) -> String {
         let seconds = self.unix_seconds % 86_400;
-        format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+        format!(
+            "{:02}:{:02}:{:02}",
+            seconds / 3_600,
+            seconds / 60 % 60,
+            seconds % 60
+        )
     }
 
     /// "10:03:07 llama-3-8b  put to sleep …".
@@ -63,14 +68,26 @@ impl Journal {
                 let _ = writeln!(std::io::stdout().lock(), "{line}");
             }
         });
-        Self { by_model: BTreeMap::new(), recorded: 0, feed: broadcast::Sender::new(WAITING), printer }
+        Self {
+            by_model: BTreeMap::new(),
+            recorded: 0,
+            feed: broadcast::Sender::new(WAITING),
+            printer,
+        }
     }
 
     /// Keeps a decision, prints it and tells the listeners.
     pub fn record(&mut self, decision: Decision) {
-        let entry = Entry { unix_seconds: unix_seconds(), model: decision.model.name().to_owned(), sentence: decision.sentence };
+        let entry = Entry {
+            unix_seconds: unix_seconds(),
+            model: decision.model.name().to_owned(),
+            sentence: decision.sentence,
+        };
         if self.printer.try_send(entry.line()).is_err() {
-            tracing::warn!(line = entry.line(), "stdout does not keep up; a line was left out");
+            tracing::warn!(
+                line = entry.line(),
+                "stdout does not keep up; a line was left out"
+            );
         }
         // No listener is the ordinary case.
         let _ = self.feed.send(entry.clone());
@@ -84,7 +101,10 @@ impl Journal {
 
     /// The decisions about a model, oldest first.
     pub fn of(&self, model: &ModelId) -> Vec<Entry> {
-        self.by_model.get(model).map(|kept| kept.iter().cloned().collect()).unwrap_or_default()
+        self.by_model
+            .get(model)
+            .map(|kept| kept.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Decisions recorded since the start.
@@ -111,7 +131,9 @@ impl Default for Journal {
 
 /// The wall clock, for people only; no decision depends on it.
 pub fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -122,7 +144,11 @@ mod tests {
 
     #[test]
     fn a_line_is_plain_words_with_the_time() {
-        let entry = Entry { unix_seconds: 1_700_000_000, model: "llama-3-8b".into(), sentence: "woken: 1 request waits".into() };
+        let entry = Entry {
+            unix_seconds: 1_700_000_000,
+            model: "llama-3-8b".into(),
+            sentence: "woken: 1 request waits".into(),
+        };
         assert_eq!(entry.line(), "22:13:20 llama-3-8b  woken: 1 request waits");
     }
 
@@ -131,10 +157,21 @@ mod tests {
         let mut journal = Journal::new();
         let model = ModelId("m.1".into());
         for n in 0..150 {
-            journal.record(Decision { at: Millis(n), model: model.clone(), sentence: n.to_string() });
+            journal.record(Decision {
+                at: Millis(n),
+                model: model.clone(),
+                sentence: n.to_string(),
+            });
         }
         let kept = journal.of(&model);
-        assert_eq!((kept.len(), kept[0].sentence.as_str(), kept[99].sentence.as_str()), (100, "50", "149"));
+        assert_eq!(
+            (
+                kept.len(),
+                kept[0].sentence.as_str(),
+                kept[99].sentence.as_str()
+            ),
+            (100, "50", "149")
+        );
         assert_eq!(journal.recorded(), 150);
     }
 }

@@ -7,7 +7,11 @@ use greenthread_control::cli::{Cli, run};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let level = EnvFilter::try_from_env("GREENTHREAD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(io::stderr).init();
+    let level =
+        EnvFilter::try_from_env("GREENTHREAD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_writer(io::stderr)
+        .init();
     run(Cli::parse())
 }

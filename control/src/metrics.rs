@@ -20,39 +20,133 @@ pub fn render(overview: &Overview) -> String {
 
 fn control(page: &mut Page, overview: &Overview) {
     page.one("term", "gauge", "Term of this control.", overview.term);
-    page.one("ready", "gauge", "1 when every expected gate has the table.", u64::from(overview.readiness.ready));
-    page.one("gates", "gauge", "Gates that have the table.", overview.readiness.gates as u64);
-    page.one("gates_expected", "gauge", "Gates that should have it.", overview.readiness.expected as u64);
-    page.one("decisions_total", "counter", "Decisions recorded since the start.", overview.decisions);
-    page.one("streams_overflowed_total", "counter", "Gate streams closed because the gate did not read.", overview.overflowed_streams);
-    page.family("gpu_reserved_bytes", "gauge", "GPU memory reserved by models.");
+    page.one(
+        "ready",
+        "gauge",
+        "1 when every expected gate has the table.",
+        u64::from(overview.readiness.ready),
+    );
+    page.one(
+        "gates",
+        "gauge",
+        "Gates that have the table.",
+        overview.readiness.gates as u64,
+    );
+    page.one(
+        "gates_expected",
+        "gauge",
+        "Gates that should have it.",
+        overview.readiness.expected as u64,
+    );
+    page.one(
+        "decisions_total",
+        "counter",
+        "Decisions recorded since the start.",
+        overview.decisions,
+    );
+    page.one(
+        "streams_overflowed_total",
+        "counter",
+        "Gate streams closed because the gate did not read.",
+        overview.overflowed_streams,
+    );
+    page.family(
+        "gpu_reserved_bytes",
+        "gauge",
+        "GPU memory reserved by models.",
+    );
     for (gpu, memory) in overview.gpus.iter().enumerate() {
-        page.sample("gpu_reserved_bytes", &[("gpu", &gpu.to_string())], memory.reserved_bytes);
+        page.sample(
+            "gpu_reserved_bytes",
+            &[("gpu", &gpu.to_string())],
+            memory.reserved_bytes,
+        );
     }
-    page.family("gpu_capacity_bytes", "gauge", "GPU memory that models may use.");
+    page.family(
+        "gpu_capacity_bytes",
+        "gauge",
+        "GPU memory that models may use.",
+    );
     for (gpu, memory) in overview.gpus.iter().enumerate() {
-        page.sample("gpu_capacity_bytes", &[("gpu", &gpu.to_string())], memory.capacity_bytes);
+        page.sample(
+            "gpu_capacity_bytes",
+            &[("gpu", &gpu.to_string())],
+            memory.capacity_bytes,
+        );
     }
 }
 
 fn models(page: &mut Page, models: &[Model]) {
-    page.family("model_state", "gauge", "1 for the state that the model is in.");
+    page.family(
+        "model_state",
+        "gauge",
+        "1 for the state that the model is in.",
+    );
     for model in models {
         for state in STATES {
-            page.sample("model_state", &[("model", &model.name), ("state", state)], u64::from(model.state == state));
+            page.sample(
+                "model_state",
+                &[("model", &model.name), ("state", state)],
+                u64::from(model.state == state),
+            );
         }
     }
     type Figure = fn(&Model) -> u64;
     let figures: [(&str, &str, &str, Figure); 9] = [
-        ("requests_in_flight", "gauge", "Requests in flight.", |model| model.in_flight),
-        ("requests_held", "gauge", "Requests held at the gates.", |model| model.held),
-        ("requests_frozen", "gauge", "Requests frozen in the engine.", |model| model.frozen),
-        ("model_reserved_bytes", "gauge", "GPU memory reserved for the model, on each of its GPUs.", |model| model.reserved_bytes),
-        ("model_barriered", "gauge", "1 while the model drains.", |model| u64::from(model.barriered)),
-        ("wakes_total", "counter", "Wakes that ended well.", |model| model.transitions.wakes),
-        ("wakes_failed_total", "counter", "Wakes that did not.", |model| model.transitions.failed_wakes),
-        ("sleeps_total", "counter", "Sleeps that ended well.", |model| model.transitions.sleeps),
-        ("sleeps_failed_total", "counter", "Sleeps that did not.", |model| model.transitions.failed_sleeps),
+        (
+            "requests_in_flight",
+            "gauge",
+            "Requests in flight.",
+            |model| model.in_flight,
+        ),
+        (
+            "requests_held",
+            "gauge",
+            "Requests held at the gates.",
+            |model| model.held,
+        ),
+        (
+            "requests_frozen",
+            "gauge",
+            "Requests frozen in the engine.",
+            |model| model.frozen,
+        ),
+        (
+            "model_reserved_bytes",
+            "gauge",
+            "GPU memory reserved for the model, on each of its GPUs.",
+            |model| model.reserved_bytes,
+        ),
+        (
+            "model_barriered",
+            "gauge",
+            "1 while the model drains.",
+            |model| u64::from(model.barriered),
+        ),
+        (
+            "wakes_total",
+            "counter",
+            "Wakes that ended well.",
+            |model| model.transitions.wakes,
+        ),
+        (
+            "wakes_failed_total",
+            "counter",
+            "Wakes that did not.",
+            |model| model.transitions.failed_wakes,
+        ),
+        (
+            "sleeps_total",
+            "counter",
+            "Sleeps that ended well.",
+            |model| model.transitions.sleeps,
+        ),
+        (
+            "sleeps_failed_total",
+            "counter",
+            "Sleeps that did not.",
+            |model| model.transitions.failed_sleeps,
+        ),
     ];
     for (name, kind, help, figure) in figures {
         page.family(name, kind, help);
@@ -63,24 +157,40 @@ fn models(page: &mut Page, models: &[Model]) {
     page.family("requests_total", "counter", "Requests by outcome.");
     for model in models {
         for (outcome, &count) in &model.outcomes {
-            page.sample("requests_total", &[("model", &model.name), ("outcome", outcome)], count);
+            page.sample(
+                "requests_total",
+                &[("model", &model.name), ("outcome", outcome)],
+                count,
+            );
         }
     }
 }
 
 /// Waits of released requests as a histogram. Gates count no sum of the waits, so there is none.
 fn waits(page: &mut Page, models: &[Model]) {
-    page.family("request_wait_seconds", "histogram", "Waits of requests that were held and then forwarded.");
+    page.family(
+        "request_wait_seconds",
+        "histogram",
+        "Waits of requests that were held and then forwarded.",
+    );
     for model in models.iter().filter(|model| !model.wait_buckets.is_empty()) {
         let mut below = 0;
         for (bound, count) in WAIT_BUCKET_BOUNDS_MS.iter().zip(&model.wait_buckets) {
             below += count;
             #[allow(clippy::cast_precision_loss)]
             let seconds = (*bound as f64 / 1_000.0).to_string();
-            page.sample("request_wait_seconds_bucket", &[("model", &model.name), ("le", &seconds)], below);
+            page.sample(
+                "request_wait_seconds_bucket",
+                &[("model", &model.name), ("le", &seconds)],
+                below,
+            );
         }
         let all: u64 = model.wait_buckets.iter().sum();
-        page.sample("request_wait_seconds_bucket", &[("model", &model.name), ("le", "+Inf")], all);
+        page.sample(
+            "request_wait_seconds_bucket",
+            &[("model", &model.name), ("le", "+Inf")],
+            all,
+        );
         page.sample("request_wait_seconds_count", &[("model", &model.name)], all);
     }
 }
@@ -93,7 +203,10 @@ struct Page {
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String cannot fail.
-        let _ = writeln!(self.text, "# HELP greenthread_{name} {help}\n# TYPE greenthread_{name} {kind}");
+        let _ = writeln!(
+            self.text,
+            "# HELP greenthread_{name} {help}\n# TYPE greenthread_{name} {kind}"
+        );
     }
 
     fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
@@ -102,14 +215,24 @@ impl Page {
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
-        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{}\"", escape(value)))
+            .collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
         let _ = writeln!(self.text, "greenthread_{name}{labels} {value}");
     }
 }
 
 fn escape(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    label
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -123,8 +246,17 @@ mod tests {
     fn a_page_has_every_model_once_per_family() {
         let mut waits = vec![0; WAIT_BUCKET_BOUNDS_MS.len() + 1];
         (waits[0], waits[4]) = (2, 3);
-        let model = Model { in_flight: 3, outcomes: BTreeMap::from([("a\"b".into(), 7)]), wait_buckets: waits, ..testing::model_overview("m") };
-        let page = render(&Overview { term: 9, models: vec![model], ..Overview::default() });
+        let model = Model {
+            in_flight: 3,
+            outcomes: BTreeMap::from([("a\"b".into(), 7)]),
+            wait_buckets: waits,
+            ..testing::model_overview("m")
+        };
+        let page = render(&Overview {
+            term: 9,
+            models: vec![model],
+            ..Overview::default()
+        });
         for line in [
             "greenthread_term 9",
             "greenthread_model_state{model=\"m\",state=\"serving\"} 1",
@@ -136,7 +268,11 @@ mod tests {
             "greenthread_request_wait_seconds_bucket{model=\"m\",le=\"+Inf\"} 5",
             "greenthread_request_wait_seconds_count{model=\"m\"} 5",
         ] {
-            assert_eq!(page.lines().filter(|found| *found == line).count(), 1, "{line}\n{page}");
+            assert_eq!(
+                page.lines().filter(|found| *found == line).count(),
+                1,
+                "{line}\n{page}"
+            );
         }
     }
 }

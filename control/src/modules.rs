@@ -22,7 +22,9 @@ const CURRENT: &str = "current";
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
     /// The file cannot be read.
-    #[error("cannot read the filter module {path}: build it with `make filter`, or name another one in {MODULE_VARIABLE}")]
+    #[error(
+        "cannot read the filter module {path}: build it with `make filter`, or name another one in {MODULE_VARIABLE}"
+    )]
     Read {
         /// Which.
         path: PathBuf,
@@ -48,24 +50,35 @@ impl Modules {
     /// When a named module cannot be read, or the folder cannot be written. No module at all is no error: Envoy may have the file.
     pub fn load(state: &Path) -> Result<Self, ModuleError> {
         let folder = state.join("filter");
-        let Some(path) = module_path() else { return Ok(Self::kept(&folder)) };
+        let Some(path) = module_path() else {
+            return Ok(Self::kept(&folder));
+        };
         let module = fs::read(&path).map_err(|source| ModuleError::Read { path, source })?;
         Self::keep(&folder, module)
     }
 
     /// Makes `module` the current one; the one that was current stays, older ones go.
     fn keep(folder: &Path, module: Vec<u8>) -> Result<Self, ModuleError> {
-        fs::create_dir_all(folder).map_err(|source| StateError::Io { action: "create", path: folder.to_owned(), source })?;
+        fs::create_dir_all(folder).map_err(|source| StateError::Io {
+            action: "create",
+            path: folder.to_owned(),
+            source,
+        })?;
         let digest = hex(&Sha256::digest(&module));
         let mut kept = Self::kept(folder);
         if kept.current.as_ref() != Some(&digest) {
-            for old in kept.by_digest.keys().filter(|&old| Some(old) != kept.current.as_ref() && *old != digest) {
+            for old in kept
+                .by_digest
+                .keys()
+                .filter(|&old| Some(old) != kept.current.as_ref() && *old != digest)
+            {
                 // What stays behind costs space only.
                 let _ = fs::remove_file(folder.join(file_name(old)));
             }
             write_durably(&folder.join(file_name(&digest)), &module)?;
             write_durably(&folder.join(CURRENT), digest.as_bytes())?;
-            kept.by_digest.retain(|old, _| Some(old) == kept.current.as_ref());
+            kept.by_digest
+                .retain(|old, _| Some(old) == kept.current.as_ref());
         }
         kept.by_digest.insert(digest.clone(), module.into());
         kept.current = Some(digest);
@@ -75,14 +88,26 @@ impl Modules {
     /// What an earlier life kept; files whose content is not what their name says are left out.
     fn kept(folder: &Path) -> Self {
         let mut by_digest = BTreeMap::new();
-        for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            let Ok(module) = fs::read(&path) else { continue };
+        for path in fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+        {
+            let Ok(module) = fs::read(&path) else {
+                continue;
+            };
             let digest = hex(&Sha256::digest(&module));
-            if path.file_name().is_some_and(|name| name == file_name(&digest).as_str()) {
+            if path
+                .file_name()
+                .is_some_and(|name| name == file_name(&digest).as_str())
+            {
                 by_digest.insert(digest, module.into());
             }
         }
-        let current = fs::read_to_string(folder.join(CURRENT)).ok().filter(|digest| by_digest.contains_key(digest));
+        let current = fs::read_to_string(folder.join(CURRENT))
+            .ok()
+            .filter(|digest| by_digest.contains_key(digest));
         Self { current, by_digest }
     }
 
@@ -121,7 +146,10 @@ mod tests {
     fn the_current_module_and_the_one_before_it_are_kept() {
         let folder = env::temp_dir().join(format!("greenthread-modules-{}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);
-        let digests: Vec<String> = [b"one", b"two", b"six"].iter().map(|module| hex(&Sha256::digest(module))).collect();
+        let digests: Vec<String> = [b"one", b"two", b"six"]
+            .iter()
+            .map(|module| hex(&Sha256::digest(module)))
+            .collect();
         for module in [b"one", b"two", b"two", b"six"] {
             Modules::keep(&folder, module.to_vec()).unwrap();
         }

@@ -152,14 +152,27 @@ impl Readiness {
     pub fn of(table_versions: impl Iterator<Item = u64>, expected: usize) -> Self {
         let (mut gates, mut waiting) = (0, 0);
         for version in table_versions {
-            if version > 0 { gates += 1 } else { waiting += 1 }
+            if version > 0 {
+                gates += 1
+            } else {
+                waiting += 1
+            }
         }
         let reason = match (gates >= expected, waiting) {
             (true, _) => None,
-            (false, 0) => Some(format!("{gates} of {expected} gates have the table; no other is attached")),
-            (false, _) => Some(format!("{gates} of {expected} gates have the table; {waiting} wait for it, until every engine was looked at")),
+            (false, 0) => Some(format!(
+                "{gates} of {expected} gates have the table; no other is attached"
+            )),
+            (false, _) => Some(format!(
+                "{gates} of {expected} gates have the table; {waiting} wait for it, until every engine was looked at"
+            )),
         };
-        Self { ready: reason.is_none(), gates, expected, reason }
+        Self {
+            ready: reason.is_none(),
+            gates,
+            expected,
+            reason,
+        }
     }
 }
 
@@ -190,7 +203,13 @@ mod tests {
 
     #[test]
     fn ready_means_that_every_expected_gate_has_a_table() {
-        let check = |versions: &[u64], ready| assert_eq!(Readiness::of(versions.iter().copied(), 3).ready, ready, "{versions:?}");
+        let check = |versions: &[u64], ready| {
+            assert_eq!(
+                Readiness::of(versions.iter().copied(), 3).ready,
+                ready,
+                "{versions:?}"
+            )
+        };
         check(&[], false);
         check(&[1, 4], false);
         check(&[1, 4, 0], false);

@@ -40,7 +40,10 @@ struct Entry {
 impl Table {
     /// An empty table with the hold limits of every row.
     pub fn new(hold: Hold) -> Self {
-        Self { hold, models: BTreeMap::new() }
+        Self {
+            hold,
+            models: BTreeMap::new(),
+        }
     }
 
     /// Takes a new model, or new settings of a known one. Returns what the core must be told of it, and the rows that were published and
@@ -52,7 +55,9 @@ impl Table {
         for (id, other) in &mut self.models {
             let before = other.prefixes.len();
             if *id != spec.id {
-                other.prefixes.retain(|prefix| !model.prefixes.contains(prefix));
+                other
+                    .prefixes
+                    .retain(|prefix| !model.prefixes.contains(prefix));
             }
             if other.published.is_some() && (*id == spec.id || other.prefixes.len() < before) {
                 changed.push(id.clone());
@@ -60,8 +65,18 @@ impl Table {
         }
         let prefixes = model.prefixes.clone();
         let entry = match self.models.remove(&spec.id) {
-            Some(known) => Entry { model, prefixes, ..known },
-            None => Entry { model, prefixes, created: unix_seconds, published: None, card: None },
+            Some(known) => Entry {
+                model,
+                prefixes,
+                ..known
+            },
+            None => Entry {
+                model,
+                prefixes,
+                created: unix_seconds,
+                published: None,
+                card: None,
+            },
         };
         self.models.insert(spec.id.clone(), entry);
         (spec, changed)
@@ -79,15 +94,24 @@ impl Table {
 
     /// The row id that a name means: the one whose prefixes are in force, when several rows carry the name.
     pub fn named(&self, name: &str) -> Option<&ModelId> {
-        let mut rows = self.models.iter().filter(|(_, entry)| entry.model.name == name);
+        let mut rows = self
+            .models
+            .iter()
+            .filter(|(_, entry)| entry.model.name == name);
         let first = rows.next()?;
-        let live = std::iter::once(first).chain(rows).find(|(_, entry)| !entry.prefixes.is_empty());
+        let live = std::iter::once(first)
+            .chain(rows)
+            .find(|(_, entry)| !entry.prefixes.is_empty());
         Some(live.unwrap_or(first).0)
     }
 
     /// Names of all models.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.models.values().map(|entry| entry.model.name.clone()).collect();
+        let mut names: Vec<String> = self
+            .models
+            .values()
+            .map(|entry| entry.model.name.clone())
+            .collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -95,7 +119,9 @@ impl Table {
 
     /// Takes the engine's own card of its model. Returns whether the row looks different now.
     pub fn set_card(&mut self, id: &ModelId, card: ModelCard) -> bool {
-        let Some(entry) = self.models.get_mut(id) else { return false };
+        let Some(entry) = self.models.get_mut(id) else {
+            return false;
+        };
         let changed = entry.card.as_ref() != Some(&card);
         entry.card = Some(card);
         changed && entry.published.is_some()
@@ -110,7 +136,13 @@ impl Table {
 
     /// Renders the row as it was last published.
     pub fn render(&self, id: &ModelId) -> Option<gate::Row> {
-        let Entry { model, created, prefixes, published, card } = self.models.get(id)?;
+        let Entry {
+            model,
+            created,
+            prefixes,
+            published,
+            card,
+        } = self.models.get(id)?;
         let row = published.as_ref()?;
         let (status_head, status_tail) = status_document(&model.name, row);
         let (health_status, health_document) = health_document(row);
@@ -119,7 +151,10 @@ impl Table {
             model: model.name.clone(),
             prefixes: prefixes.clone(),
             cluster: model.cluster.clone(),
-            epoch: Some(gate::Epoch { term: row.epoch.term, counter: row.epoch.counter }),
+            epoch: Some(gate::Epoch {
+                term: row.epoch.term,
+                counter: row.epoch.counter,
+            }),
             admission: Some(admission(row.admission)),
             on_lease_end: match model.spec.on_lease_end {
                 OnLeaseEnd::Hold => gate::OnLeaseEnd::Hold,
@@ -128,7 +163,10 @@ impl Table {
             .into(),
             hold_budget_ms: u64::try_from(self.hold.budget.as_millis()).unwrap_or(u64::MAX),
             hold_limit: self.hold.per_model,
-            control_paths: engine::control_paths(model.engine.kind).iter().map(|&path| path.to_owned()).collect(),
+            control_paths: engine::control_paths(model.engine.kind)
+                .iter()
+                .map(|&path| path.to_owned())
+                .collect(),
             expose: model.expose.clone(),
             status_head: status_head.into_bytes(),
             status_tail: status_tail.into_bytes(),
@@ -143,14 +181,25 @@ impl Table {
 /// What gates do with the row when their lease ended: the operator's word, else `flow` where the engine is proven to lose nothing.
 fn on_lease_end(model: &Model) -> OnLeaseEnd {
     let caps = model.spec.caps;
-    model.on_lease_end.unwrap_or(if caps.lossless && caps.counts { OnLeaseEnd::Flow } else { OnLeaseEnd::Hold })
+    model
+        .on_lease_end
+        .unwrap_or(if caps.lossless && caps.counts {
+            OnLeaseEnd::Flow
+        } else {
+            OnLeaseEnd::Hold
+        })
 }
 
 fn admission(admission: Admission) -> row::Admission {
     match admission {
         Admission::Admit => row::Admission::Admit(gate::Admit {}),
-        Admission::Hold { estimated_wait } => row::Admission::Hold(gate::Hold { estimated_wait_ms: estimated_wait }),
-        Admission::Refuse { reason, retry_after } => {
+        Admission::Hold { estimated_wait } => row::Admission::Hold(gate::Hold {
+            estimated_wait_ms: estimated_wait,
+        }),
+        Admission::Refuse {
+            reason,
+            retry_after,
+        } => {
             let reason = match reason {
                 RefuseReason::Draining => gate::RefuseReason::Draining,
                 RefuseReason::Booting => gate::RefuseReason::Booting,
@@ -160,7 +209,10 @@ fn admission(admission: Admission) -> row::Admission {
                 RefuseReason::EngineFailed => gate::RefuseReason::EngineFailed,
                 RefuseReason::TooLong => gate::RefuseReason::TooLong,
             };
-            row::Admission::Refuse(gate::Refuse { reason: reason.into(), retry_after_s: retry_after })
+            row::Admission::Refuse(gate::Refuse {
+                reason: reason.into(),
+                retry_after_s: retry_after,
+            })
         }
     }
 }
@@ -174,7 +226,10 @@ fn status_document(name: &str, row: &PublishedRow) -> (String, String) {
         row.boot_ready
     );
     let mut tail = format!(r#","barriered":{}}}"#, row.barriered);
-    if let Admission::Hold { estimated_wait: estimated_wait @ 1.. } = row.admission {
+    if let Admission::Hold {
+        estimated_wait: estimated_wait @ 1..,
+    } = row.admission
+    {
         tail.push_str(&format!(r#","estimatedWaitMs":{estimated_wait}"#));
     }
     if !row.error_class.is_empty() {
@@ -215,7 +270,10 @@ fn health_document(row: &PublishedRow) -> (u32, String) {
         },
     };
     match failure {
-        None => (200, json!({"status": "ok", "state": row.state.as_str()}).to_string()),
+        None => (
+            200,
+            json!({"status": "ok", "state": row.state.as_str()}).to_string(),
+        ),
         Some("removed") => (404, json!({"status": "removed"}).to_string()),
         Some(status) => {
             let mut document = json!({"status": status, "state": row.state.as_str()});
@@ -237,7 +295,10 @@ mod tests {
     fn row(id: &str, admission: Admission) -> PublishedRow {
         PublishedRow {
             model: ModelId(id.into()),
-            epoch: Epoch { term: 3, counter: 7 },
+            epoch: Epoch {
+                term: 3,
+                counter: 7,
+            },
             admission,
             state: PublicState::Serving,
             boot_ready: true,
@@ -255,12 +316,20 @@ mod tests {
     #[test]
     fn status_is_the_document_of_the_api() {
         let serving = status_of(&row("llama-3-8b.1", Admission::Admit), 3);
-        assert_eq!(serving, r#"{"model":"llama-3-8b","state":"serving","bootReady":true,"queue":{"inFlight":3,"barriered":false}}"#);
+        assert_eq!(
+            serving,
+            r#"{"model":"llama-3-8b","state":"serving","bootReady":true,"queue":{"inFlight":3,"barriered":false}}"#
+        );
     }
 
     #[test]
     fn status_has_the_wait_and_the_class_of_an_error_behind_it() {
-        let mut failed = row("llama-3-8b.1", Admission::Hold { estimated_wait: 900 });
+        let mut failed = row(
+            "llama-3-8b.1",
+            Admission::Hold {
+                estimated_wait: 900,
+            },
+        );
         failed.error_class = "wake_failed";
         let document: serde_json::Value = serde_json::from_str(&status_of(&failed, 0)).unwrap();
         assert_eq!(document["estimatedWaitMs"], 900);
@@ -270,10 +339,16 @@ mod tests {
     #[test]
     fn health_follows_what_a_request_would_meet() {
         let check = |admission, boot_ready, expected| {
-            let row = PublishedRow { boot_ready, ..row("m.1", admission) };
+            let row = PublishedRow {
+                boot_ready,
+                ..row("m.1", admission)
+            };
             assert_eq!(health_document(&row).0, expected, "{row:?}");
         };
-        let refuse = |reason| Admission::Refuse { reason, retry_after: 5 };
+        let refuse = |reason| Admission::Refuse {
+            reason,
+            retry_after: 5,
+        };
         check(Admission::Admit, true, 200);
         check(Admission::Hold { estimated_wait: 0 }, true, 200);
         check(refuse(RefuseReason::Draining), true, 200);
@@ -285,18 +360,38 @@ mod tests {
     #[test]
     fn models_lists_the_served_id() {
         let mut table = Table::new(testing::hold());
-        table.set(testing::model("llama-3-8b", "127.0.0.1:9001"), 1_773_032_509);
+        table.set(
+            testing::model("llama-3-8b", "127.0.0.1:9001"),
+            1_773_032_509,
+        );
         let id = table.named("llama-3-8b").unwrap().clone();
         let row = table.publish(row(&id.0, Admission::Admit)).unwrap();
         let document: serde_json::Value = serde_json::from_slice(&row.models_document).unwrap();
         assert_eq!(document["data"][0]["id"], "served/llama-3-8b");
         assert_eq!(document["data"][0]["created"], 1_773_032_509_u64);
-        assert_eq!(row.epoch, Some(gate::Epoch { term: 3, counter: 7 }));
+        assert_eq!(
+            row.epoch,
+            Some(gate::Epoch {
+                term: 3,
+                counter: 7
+            })
+        );
 
-        let card = ModelCard { created: 5, root: Some("/weights".into()), max_model_len: Some(512) };
+        let card = ModelCard {
+            created: 5,
+            root: Some("/weights".into()),
+            max_model_len: Some(512),
+        };
         assert!(table.set_card(&id, card.clone()) && !table.set_card(&id, card));
-        let document: serde_json::Value = serde_json::from_slice(&table.render(&id).unwrap().models_document).unwrap();
-        assert_eq!((&document["data"][0]["root"], &document["data"][0]["max_model_len"]), (&json!("/weights"), &json!(512)));
+        let document: serde_json::Value =
+            serde_json::from_slice(&table.render(&id).unwrap().models_document).unwrap();
+        assert_eq!(
+            (
+                &document["data"][0]["root"],
+                &document["data"][0]["max_model_len"]
+            ),
+            (&json!("/weights"), &json!(512))
+        );
     }
 
     #[test]
@@ -306,8 +401,17 @@ mod tests {
         table.publish(row(&old.id.0, Admission::Admit)).unwrap();
         let (new, changed) = table.set(testing::model("m", "127.0.0.1:9002"), 2);
         assert_eq!(changed, vec![old.id.clone()]);
-        assert_eq!(table.render(&old.id).unwrap().prefixes, Vec::<String>::new());
-        assert_eq!(table.publish(row(&new.id.0, Admission::Admit)).unwrap().prefixes, ["m"]);
+        assert_eq!(
+            table.render(&old.id).unwrap().prefixes,
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            table
+                .publish(row(&new.id.0, Admission::Admit))
+                .unwrap()
+                .prefixes,
+            ["m"]
+        );
         assert_eq!(table.named("m"), Some(&new.id));
     }
 
@@ -318,10 +422,28 @@ mod tests {
             (model.spec.caps, model.on_lease_end) = (caps, said);
             assert_eq!(on_lease_end(&model), expected);
         };
-        let proven = Caps { counts: true, lossless: true, restartable: false };
+        let proven = Caps {
+            counts: true,
+            lossless: true,
+            restartable: false,
+        };
         check(proven, None, OnLeaseEnd::Flow);
         check(proven, Some(OnLeaseEnd::Hold), OnLeaseEnd::Hold);
-        check(Caps { counts: false, ..proven }, None, OnLeaseEnd::Hold);
-        check(Caps { lossless: false, ..proven }, None, OnLeaseEnd::Hold);
+        check(
+            Caps {
+                counts: false,
+                ..proven
+            },
+            None,
+            OnLeaseEnd::Hold,
+        );
+        check(
+            Caps {
+                lossless: false,
+                ..proven
+            },
+            None,
+            OnLeaseEnd::Hold,
+        );
     }
 }

@@ -30,7 +30,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Bound beyond loopback, where a forged gate could block every sleep.
-    #[error("{what} is bound to {address}, beyond loopback, and control.token is not set: set a token, or bind to 127.0.0.1")]
+    #[error(
+        "{what} is bound to {address}, beyond loopback, and control.token is not set: set a token, or bind to 127.0.0.1"
+    )]
     Exposed {
         /// gRPC or HTTP.
         what: &'static str,
@@ -44,7 +46,9 @@ pub enum ServeError {
     #[error("the filter module cannot be served")]
     Module(#[from] ModuleError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} for {what}: is another control running, or the port taken?")]
+    #[error(
+        "cannot listen on {address} for {what}: is another control running, or the port taken?"
+    )]
     Listen {
         /// gRPC or HTTP.
         what: &'static str,
@@ -78,9 +82,18 @@ impl Listeners {
             if control.token.is_none() && !address.ip().is_loopback() {
                 return Err(ServeError::Exposed { what, address });
             }
-            TcpListener::bind(address).await.map_err(|source| ServeError::Listen { what, address, source })
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| ServeError::Listen {
+                    what,
+                    address,
+                    source,
+                })
         };
-        Ok(Self { grpc: listen("gRPC", control.grpc).await?, http: listen("HTTP", control.http).await? })
+        Ok(Self {
+            grpc: listen("gRPC", control.grpc).await?,
+            http: listen("HTTP", control.http).await?,
+        })
     }
 }
 
@@ -106,7 +119,12 @@ pub async fn serve(fleet: Fleet) -> Result<(), ServeError> {
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn run(fleet: Fleet, state: StateDir, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn run(
+    fleet: Fleet,
+    state: StateDir,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let state = Arc::new(state);
     let term = state.next_term(0)?;
     let modules = Modules::load(state.root())?;
@@ -115,7 +133,15 @@ pub async fn run(fleet: Fleet, state: StateDir, listeners: Listeners, shutdown: 
     let (gone, _gone) = mpsc::unbounded_channel();
     let engines = Engines::new(Settings::of(&fleet), outcomes);
     let driver = Driver::new(Parts {
-        fleet: FleetSpec { gpus: fleet.gpus.iter().map(|&bytes| greenthread_core::ids::Bytes(bytes)).collect(), times: fleet.times, term },
+        fleet: FleetSpec {
+            gpus: fleet
+                .gpus
+                .iter()
+                .map(|&bytes| greenthread_core::ids::Bytes(bytes))
+                .collect(),
+            times: fleet.times,
+            term,
+        },
         hold: fleet.hold.clone(),
         // One gate per worker and one on the main thread.
         expected_gates: fleet.gateway.concurrency + 1,
@@ -127,11 +153,21 @@ pub async fn run(fleet: Fleet, state: StateDir, listeners: Listeners, shutdown: 
     announce(&fleet, &listeners, term, &modules);
 
     let guard = Guard::new(fleet.control.http, fleet.control.token.clone());
-    let api = Api { inputs: inputs.clone(), feed: driver.journal().feed(), modules, guard };
+    let api = Api {
+        inputs: inputs.clone(),
+        feed: driver.journal().feed(),
+        modules,
+        guard,
+    };
     let (stop, stopped) = watch::channel(());
     let driver = tokio::spawn(driver.run(incoming, events));
-    let gates = tokio::spawn(serve_gates(listeners.grpc, Gates::service(fleet.control.token.clone(), inputs.clone()), stopped.clone()));
-    let operators = axum::serve(listeners.http, http::router(api)).with_graceful_shutdown(ended(stopped));
+    let gates = tokio::spawn(serve_gates(
+        listeners.grpc,
+        Gates::service(fleet.control.token.clone(), inputs.clone()),
+        stopped.clone(),
+    ));
+    let operators =
+        axum::serve(listeners.http, http::router(api)).with_graceful_shutdown(ended(stopped));
     let operators = tokio::spawn(operators.into_future());
     let models = tokio::spawn(introduce(fleet, engines, inputs.clone()));
 
@@ -177,7 +213,10 @@ async fn serve_gates(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), ended(stopped))
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            ended(stopped),
+        )
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the gate service ended");
@@ -190,7 +229,11 @@ async fn ended(mut stopped: watch::Receiver<()>) {
 }
 
 fn announce(fleet: &Fleet, listeners: &Listeners, term: u64, modules: &Modules) {
-    let address = |listener: &TcpListener| listener.local_addr().map_or("?".to_owned(), |address| address.to_string());
+    let address = |listener: &TcpListener| {
+        listener
+            .local_addr()
+            .map_or("?".to_owned(), |address| address.to_string())
+    };
     tracing::info!(
         term,
         grpc = address(&listeners.grpc),

@@ -13,7 +13,9 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another process holds the lock.
-    #[error("{path} is in use by the process with pid {pid}: stop that one, or set another `state` folder")]
+    #[error(
+        "{path} is in use by the process with pid {pid}: stop that one, or set another `state` folder"
+    )]
     Held {
         /// The lock file.
         path: PathBuf,
@@ -31,7 +33,9 @@ pub enum StateError {
         source: io::Error,
     },
     /// The term file holds something else than a number. Guessing one could repeat a term, so nobody does.
-    #[error("{path} should hold one number and holds {text:?}: restore it, or write a number larger than any term that was in use")]
+    #[error(
+        "{path} should hold one number and holds {text:?}: restore it, or write a number larger than any term that was in use"
+    )]
     Term {
         /// The term file.
         path: PathBuf,
@@ -56,19 +60,32 @@ impl StateDir {
     pub fn lock(root: &Path) -> Result<Self, StateError> {
         fs::create_dir_all(root).map_err(failed("create", root))?;
         let path = root.join("lock");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed("open", &path))?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed("open", &path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
-                file.read_to_string(&mut pid).map_err(failed("read", &path))?;
-                return Err(StateError::Held { path, pid: pid.trim().to_owned() });
+                file.read_to_string(&mut pid)
+                    .map_err(failed("read", &path))?;
+                return Err(StateError::Held {
+                    path,
+                    pid: pid.trim().to_owned(),
+                });
             }
             Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
         }
         file.set_len(0).map_err(failed("write", &path))?;
         writeln!(file, "{}", std::process::id()).map_err(failed("write", &path))?;
-        Ok(Self { root: root.to_owned(), _lock: file })
+        Ok(Self {
+            root: root.to_owned(),
+            _lock: file,
+        })
     }
 
     /// The folder.
@@ -83,7 +100,10 @@ impl StateDir {
     pub fn next_term(&self, above: u64) -> Result<u64, StateError> {
         let path = self.root.join("term");
         let persisted = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map_err(|_| StateError::Term { path: path.clone(), text })?,
+            Ok(text) => text.trim().parse().map_err(|_| StateError::Term {
+                path: path.clone(),
+                text,
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(failed("read", &path)(error)),
         };
@@ -101,15 +121,22 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StateError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_added_extension("new");
     let mut file = File::create(&temporary).map_err(failed("create", &temporary))?;
-    file.write_all(content).map_err(failed("write", &temporary))?;
+    file.write_all(content)
+        .map_err(failed("write", &temporary))?;
     file.sync_all().map_err(failed("sync", &temporary))?;
     fs::rename(&temporary, path).map_err(failed("replace", path))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync", folder))
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed("sync", folder))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
-    move |source| StateError::Io { action, path, source }
+    move |source| StateError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -121,7 +148,8 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("greenthread-state-{name}-{}", std::process::id()));
+            let path = std::env::temp_dir()
+                .join(format!("greenthread-state-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&path);
             Self(path)
         }
@@ -138,7 +166,10 @@ mod tests {
         let folder = Folder::new("lock");
         let held = StateDir::lock(&folder.0).unwrap();
         let refused = StateDir::lock(&folder.0).unwrap_err();
-        assert!(matches!(&refused, StateError::Held { pid, .. } if *pid == std::process::id().to_string()), "{refused}");
+        assert!(
+            matches!(&refused, StateError::Held { pid, .. } if *pid == std::process::id().to_string()),
+            "{refused}"
+        );
         drop(held);
         StateDir::lock(&folder.0).unwrap();
     }

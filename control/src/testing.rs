@@ -14,7 +14,13 @@ use crate::{
 
 /// Ordinary hold limits.
 pub(crate) fn hold() -> Hold {
-    Hold { limit: 100, per_model: 50, bytes: 1 << 20, body_buffer: 1 << 16, budget: Duration::from_secs(120) }
+    Hold {
+        limit: 100,
+        per_model: 50,
+        bytes: 1 << 20,
+        body_buffer: 1 << 16,
+        budget: Duration::from_secs(120),
+    }
 }
 
 /// An attached vLLM at `address`, with one prefix: its name.
@@ -33,14 +39,27 @@ pub(crate) fn model(name: &str, address: &str) -> Model {
         min_runtime: Millis::seconds(10),
         max_wait: Millis::seconds(5),
         on_lease_end: OnLeaseEnd::Hold,
-        caps: Caps { counts: true, lossless: true, restartable: false },
-        guess: Durations { start: Millis::seconds(5), wake: Millis(600), sleep: Millis(90) },
+        caps: Caps {
+            counts: true,
+            lossless: true,
+            restartable: false,
+        },
+        guess: Durations {
+            start: Millis::seconds(5),
+            wake: Millis(600),
+            sleep: Millis(90),
+        },
     };
     Model {
         name: name.to_owned(),
         served: format!("served/{name}"),
         prefixes: vec![name.to_owned()],
-        engine: EngineSpec { kind: EngineKind::Vllm, address: address.parse().expect("an address"), command: None, env: BTreeMap::new() },
+        engine: EngineSpec {
+            kind: EngineKind::Vllm,
+            address: address.parse().expect("an address"),
+            command: None,
+            env: BTreeMap::new(),
+        },
         expose: Vec::new(),
         max_model_len: Some(131_072),
         on_lease_end: None,

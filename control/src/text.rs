@@ -9,17 +9,38 @@ const SHOWN: usize = 20;
 
 /// Every model in one line each, memory and gates, and advice where something is not as it should be.
 pub fn fleet(overview: &Overview) -> String {
-    let head = ["MODEL", "STATE", "IN FLIGHT", "HELD", "FROZEN", "MEMORY", "SINCE", "LAST DECISION"].map(str::to_owned);
+    let head = [
+        "MODEL",
+        "STATE",
+        "IN FLIGHT",
+        "HELD",
+        "FROZEN",
+        "MEMORY",
+        "SINCE",
+        "LAST DECISION",
+    ]
+    .map(str::to_owned);
     let mut lines = vec![head];
     lines.extend(overview.models.iter().map(cells));
     let mut text = table(&lines);
     text.push('\n');
     for (gpu, memory) in overview.gpus.iter().enumerate() {
-        text.push_str(&format!("GPU {gpu}: {} of {} reserved\n", Bytes(memory.reserved_bytes), Bytes(memory.capacity_bytes)));
+        text.push_str(&format!(
+            "GPU {gpu}: {} of {} reserved\n",
+            Bytes(memory.reserved_bytes),
+            Bytes(memory.capacity_bytes)
+        ));
     }
     let readiness = &overview.readiness;
-    text.push_str(&format!("gates: {} of {} have the table; term {}\n", readiness.gates, readiness.expected, overview.term));
-    for (model, advice) in overview.models.iter().filter_map(|model| Some((model, advice(model)?))) {
+    text.push_str(&format!(
+        "gates: {} of {} have the table; term {}\n",
+        readiness.gates, readiness.expected, overview.term
+    ));
+    for (model, advice) in overview
+        .models
+        .iter()
+        .filter_map(|model| Some((model, advice(model)?)))
+    {
         text.push_str(&format!("\n{}: {advice}\n", model.name));
     }
     if let Some(reason) = &readiness.reason {
@@ -35,10 +56,32 @@ pub fn model(model: &Model) -> String {
     line("model", format!("{} ({})", model.name, model.served));
     line("state", state(model));
     line("since", Millis(model.since_ms).to_string());
-    line("requests", format!("{} in flight, {} held, {} frozen", model.in_flight, model.held, model.frozen));
-    line("last use", model.idle_ms.map_or("never".to_owned(), |idle| format!("{} ago", Millis(idle))));
-    line("memory", format!("{} reserved", Bytes(model.reserved_bytes)));
-    line("paths", model.prefixes.iter().map(|prefix| format!("/{prefix}")).collect::<Vec<_>>().join(", "));
+    line(
+        "requests",
+        format!(
+            "{} in flight, {} held, {} frozen",
+            model.in_flight, model.held, model.frozen
+        ),
+    );
+    line(
+        "last use",
+        model
+            .idle_ms
+            .map_or("never".to_owned(), |idle| format!("{} ago", Millis(idle))),
+    );
+    line(
+        "memory",
+        format!("{} reserved", Bytes(model.reserved_bytes)),
+    );
+    line(
+        "paths",
+        model
+            .prefixes
+            .iter()
+            .map(|prefix| format!("/{prefix}"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    );
     line("engine", model.engine.clone());
     if let Some(wait) = model.estimated_wait_ms {
         line("expected wait", Millis(wait).to_string());
@@ -52,7 +95,11 @@ pub fn model(model: &Model) -> String {
     if !model.decisions.is_empty() {
         text.push_str("\ndecisions (UTC):\n");
     }
-    for entry in model.decisions.iter().skip(model.decisions.len().saturating_sub(SHOWN)) {
+    for entry in model
+        .decisions
+        .iter()
+        .skip(model.decisions.len().saturating_sub(SHOWN))
+    {
         text.push_str(&format!("  {}  {}\n", entry.clock(), entry.sentence));
     }
     text
@@ -61,7 +108,10 @@ pub fn model(model: &Model) -> String {
 /// What an operator should know or do about a model; nothing when all is well.
 pub fn advice(model: &Model) -> Option<String> {
     let name = &model.name;
-    let error = model.last_error.as_deref().unwrap_or("the engine said nothing");
+    let error = model
+        .last_error
+        .as_deref()
+        .unwrap_or("the engine said nothing");
     match model.refused_because.as_deref() {
         Some("wake_failed") => Some(format!(
             "its wake failed: {error}. It is tried again by itself after a pause; the engine's output is in state/logs/{name}.log; \
@@ -95,7 +145,9 @@ fn state(model: &Model) -> String {
 }
 
 fn cells(model: &Model) -> [String; 8] {
-    let last = model.decisions.last().map_or(String::new(), |entry| format!("{} {}", entry.clock(), entry.sentence));
+    let last = model.decisions.last().map_or(String::new(), |entry| {
+        format!("{} {}", entry.clock(), entry.sentence)
+    });
     [
         model.name.clone(),
         state(model),
@@ -114,7 +166,11 @@ fn table<const N: usize>(lines: &[[String; N]]) -> String {
     for line in lines {
         let mut row = String::new();
         for (column, cell) in line.iter().enumerate() {
-            let width = lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+            let width = lines
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0);
             row.push_str(&format!("{cell:<width$}  "));
         }
         text.push_str(row.trim_end());
@@ -126,12 +182,24 @@ fn table<const N: usize>(lines: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{journal::Entry, overview::{Gpu, Readiness}, testing};
+    use crate::{
+        journal::Entry,
+        overview::{Gpu, Readiness},
+        testing,
+    };
 
     #[test]
     fn a_fleet_is_a_table_and_advice() {
-        let decided = Entry { unix_seconds: 36_187, model: "llama-3-8b".into(), sentence: "woken: 1 request waits".into() };
-        let serving = Model { in_flight: 3, decisions: vec![decided], ..testing::model_overview("llama-3-8b") };
+        let decided = Entry {
+            unix_seconds: 36_187,
+            model: "llama-3-8b".into(),
+            sentence: "woken: 1 request waits".into(),
+        };
+        let serving = Model {
+            in_flight: 3,
+            decisions: vec![decided],
+            ..testing::model_overview("llama-3-8b")
+        };
         let failed = Model {
             state: "sleeping".into(),
             refused_because: Some("wake_failed".into()),
@@ -141,7 +209,10 @@ mod tests {
         };
         let overview = Overview {
             term: 4,
-            gpus: vec![Gpu { reserved_bytes: 17 << 30, capacity_bytes: 40 << 30 }],
+            gpus: vec![Gpu {
+                reserved_bytes: 17 << 30,
+                capacity_bytes: 40 << 30,
+            }],
             readiness: Readiness::of([1, 2, 3].into_iter(), 3),
             models: vec![serving, failed],
             ..Overview::default()
@@ -162,8 +233,22 @@ qwen: its wake failed: out of memory. It is tried again by itself after a pause;
 
     #[test]
     fn a_model_alone_shows_its_decisions() {
-        let decisions = (0..30).map(|n| Entry { unix_seconds: n, model: "m".into(), sentence: format!("decision {n}") }).collect();
-        let text = model(&Model { decisions, ..testing::model_overview("m") });
-        assert!(!text.contains("decision 9\n") && text.contains("decision 10\n") && text.contains("decision 29\n"), "{text}");
+        let decisions = (0..30)
+            .map(|n| Entry {
+                unix_seconds: n,
+                model: "m".into(),
+                sentence: format!("decision {n}"),
+            })
+            .collect();
+        let text = model(&Model {
+            decisions,
+            ..testing::model_overview("m")
+        });
+        assert!(
+            !text.contains("decision 9\n")
+                && text.contains("decision 10\n")
+                && text.contains("decision 29\n"),
+            "{text}"
+        );
     }
 }

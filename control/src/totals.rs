@@ -54,14 +54,20 @@ impl Totals {
     pub fn gate_said(&mut self, gate: &GateId, rows: Vec<(ModelId, RowTotals)>) {
         self.heard += 1;
         if !self.gates.contains_key(gate) && self.gates.len() >= REMEMBERED_GATES {
-            let silent = self.gates.iter().min_by_key(|(_, seen)| seen.heard).map(|(id, _)| id.clone());
+            let silent = self
+                .gates
+                .iter()
+                .min_by_key(|(_, seen)| seen.heard)
+                .map(|(id, _)| id.clone());
             silent.map(|id| self.gates.remove(&id));
         }
         let seen = self.gates.entry(gate.clone()).or_default();
         seen.heard = self.heard;
         for (model, now) in rows {
             // A row that no model has any more (or never had) is not counted: a gate cannot fill our memory with names.
-            let Some(total) = self.models.get_mut(&model) else { continue };
+            let Some(total) = self.models.get_mut(&model) else {
+                continue;
+            };
             let before = seen.rows.entry(model).or_default();
             total.requests.add_growth(before, &now);
             *before = now;
@@ -88,8 +94,14 @@ impl Totals {
             | Event::Deposed
             | Event::TermRaised(_) => return,
         };
-        let Some(total) = self.models.get_mut(model) else { return };
-        let (done, failed) = if woke { &mut total.wakes } else { &mut total.sleeps };
+        let Some(total) = self.models.get_mut(model) else {
+            return;
+        };
+        let (done, failed) = if woke {
+            &mut total.wakes
+        } else {
+            &mut total.sleeps
+        };
         match outcome {
             Outcome::Done { .. } => *done += 1,
             Outcome::Failed(_) | Outcome::Unknown { .. } => *failed += 1,
@@ -143,7 +155,13 @@ mod tests {
 
     fn said(forwarded: u64) -> Vec<(ModelId, RowTotals)> {
         let outcomes = BTreeMap::from([("forwarded".to_owned(), forwarded)]);
-        vec![(ModelId("m.1".into()), RowTotals { outcomes, waits: vec![forwarded] })]
+        vec![(
+            ModelId("m.1".into()),
+            RowTotals {
+                outcomes,
+                waits: vec![forwarded],
+            },
+        )]
     }
 
     #[test]
@@ -156,7 +174,10 @@ mod tests {
             totals.gate_said(gate, said(count));
         }
         let requests = totals.of(&model).requests;
-        assert_eq!((requests.outcomes["forwarded"], requests.waits[0]), (10, 10));
+        assert_eq!(
+            (requests.outcomes["forwarded"], requests.waits[0]),
+            (10, 10)
+        );
     }
 
     #[test]
