@@ -204,15 +204,19 @@ impl Driver {
         &self.journal
     }
 
-    /// Works until it is told to stop.
+    /// Takes the models of the fleet and works until it is told to stop.
     ///
     /// # Errors
     /// When a larger term was met and could not be taken: another control may lead, so this one must not go on.
     pub async fn run(
         mut self,
+        models: Vec<Model>,
         mut inputs: mpsc::Receiver<Input>,
         mut events: mpsc::Receiver<Event>,
     ) -> Result<(), StateError> {
+        for model in models {
+            self.set_model(model);
+        }
         loop {
             let deadline = self.core.next_deadline().map(|at| self.clock.instant(at));
             let mut flow = tokio::select! {

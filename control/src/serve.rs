@@ -12,7 +12,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::{
     auth::Guard,
-    config::Fleet,
+    config::{Fleet, Model},
     driver::{Driver, INPUTS, Input, Parts},
     engine::{Engines, Settings},
     gates::Gates,
@@ -160,16 +160,14 @@ pub async fn run(
         guard,
     };
     let (stop, stopped) = watch::channel(());
-    let driver = tokio::spawn(driver.run(incoming, events));
-    let gates = tokio::spawn(serve_gates(
-        listeners.grpc,
-        Gates::service(fleet.control.token.clone(), inputs.clone()),
-        stopped.clone(),
-    ));
+    let gates = Gates::service(fleet.control.token.clone(), inputs.clone());
+    let gates = tokio::spawn(serve_gates(listeners.grpc, gates, stopped.clone()));
     let operators =
         axum::serve(listeners.http, http::router(api)).with_graceful_shutdown(ended(stopped));
     let operators = tokio::spawn(operators.into_future());
-    let models = tokio::spawn(introduce(fleet, engines, inputs.clone()));
+    // Gates that attach meanwhile wait: a table that lacks a model would let its requests through to nowhere.
+    let models = introduce(&fleet, &engines).await;
+    let driver = tokio::spawn(driver.run(models, incoming, events));
 
     let mut driver = std::pin::pin!(driver);
     let result = tokio::select! {
@@ -181,7 +179,6 @@ pub async fn run(
             driver.await
         }
     };
-    models.abort();
     drop(stop);
     let farewell = async { (gates.await, operators.await) };
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
@@ -193,15 +190,19 @@ pub async fn run(
     }
 }
 
-/// Tells engines, then the driver, of every model.
-async fn introduce(fleet: Fleet, engines: Engines, inputs: mpsc::Sender<Input>) {
-    for mut model in fleet.models.into_values() {
-        model.spec = engines.set(model.clone()).await;
-        if inputs.send(Input::SetModel(Box::new(model))).await.is_err() {
-            return;
+/// Makes every model known to engines; returns them as the driver should know them. Ends engines of models that are not in the file.
+async fn introduce(fleet: &Fleet, engines: &Engines) -> Vec<Model> {
+    let known = fleet.models.values().map(async |model| {
+        let spec = engines.set(model.clone()).await;
+        Model {
+            spec,
+            ..model.clone()
         }
-    }
-    engines.end_unknown().await;
+    });
+    let known = futures_util::future::join_all(known).await;
+    let engines = engines.clone();
+    tokio::spawn(async move { engines.end_unknown().await });
+    known
 }
 
 async fn serve_gates(
