@@ -6,61 +6,29 @@ use std::{
 };
 
 use greenthread_core::{
-    event::{ActionError, EngineState, Event, Observation, Outcome},
+    event::{EngineState, Event, Observation},
     ids::{Attempt, Bytes, ModelId},
-    model::{ModelSpec, SleepMode},
+    model::ModelSpec,
 };
-use tokio::{
-    net::TcpStream,
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Action, Settings,
+    Settings,
     footprint::{self, Footprint},
     http::Http,
     process::{self, Launch, Running},
     registry::Registry,
     reply::{Canary, ModelCard},
-    vllm::{Trouble, Vllm, named, sentence},
+    vllm::{Vllm, sentence},
 };
 use crate::config::Model;
 
-/// How long memory may take to come or go after the engine says that it did.
-const MEMORY_SETTLES: Duration = Duration::from_secs(2);
+mod transition;
 
-/// Between two looks at the memory.
-const MEMORY_POLL: Duration = Duration::from_millis(10);
-
-/// What an engine may hold above its figure: allocators round.
-const TOLERANCE: u64 = 64 << 20;
-
-/// Between two looks at an engine that starts.
-const START_POLL: Duration = Duration::from_millis(100);
-
-/// How often a start is reported.
-const PROGRESS: Duration = Duration::from_secs(10);
+pub(super) use transition::Job;
 
 /// Between two attempts to get to know an engine.
 const CONTACT_EVERY: Duration = Duration::from_secs(30);
-
-/// A queued action and when it was asked for.
-#[derive(Debug)]
-pub(super) struct Job {
-    action: Action,
-    asked: Instant,
-}
-
-impl Job {
-    /// Asked for now.
-    pub(super) fn new(action: Action) -> Self {
-        Self {
-            action,
-            asked: Instant::now(),
-        }
-    }
-}
 
 /// One engine.
 #[derive(Debug)]
@@ -249,288 +217,6 @@ impl Worker {
         self.forget_record();
     }
 
-    async fn perform(self: &Arc<Self>, job: Job) {
-        let began = Instant::now();
-        let model = self.id.clone();
-        // The core made sure that it may command the engine when it asked, not for long after.
-        let is_late = job.asked.elapsed() > self.settings.command;
-        let late = || Outcome::Unknown {
-            cause: "nothing was sent: the action before it took too long".to_owned(),
-        };
-        let event = match job.action {
-            Action::Start(attempt) => {
-                let outcome = self.start(began).await;
-                Event::Started {
-                    model,
-                    attempt,
-                    outcome,
-                }
-            }
-            Action::Wake(attempt) => {
-                let outcome = if is_late {
-                    late()
-                } else {
-                    self.wake(began).await
-                };
-                Event::Woke {
-                    model,
-                    attempt,
-                    outcome,
-                }
-            }
-            Action::Sleep(attempt, mode) => {
-                let outcome = if is_late {
-                    late()
-                } else {
-                    self.sleep(began, mode).await
-                };
-                Event::Slept {
-                    model,
-                    attempt,
-                    outcome,
-                }
-            }
-            Action::Observe(_) | Action::Kill(_) => unreachable!("these are no queued actions"),
-        };
-        self.send(event).await;
-    }
-
-    async fn start(self: &Arc<Self>, began: Instant) -> Outcome {
-        self.lock().is_starting = true;
-        let result = self.boot(began).await;
-        if result.is_err() {
-            // Half an engine is of no use, and it holds memory.
-            process::end(self.registry.groups(&self.id.0)).await;
-        }
-        self.lock().is_starting = false;
-        match result {
-            Ok(()) => {
-                let took = elapsed(began);
-                self.lock().footprint.start_ms = Some(took);
-                self.awake(took)
-            }
-            Err(cause) => Outcome::Failed(ActionError {
-                cause,
-                engine: EngineState::Gone,
-            }),
-        }
-    }
-
-    /// From nothing, or from a process that was adopted while it started, to an engine that has generated a token.
-    async fn boot(self: &Arc<Self>, began: Instant) -> Result<(), String> {
-        let running = self
-            .lock()
-            .running
-            .clone()
-            .filter(|running| running.end().is_none());
-        let running = match running {
-            Some(running) => running,
-            None => self.launch().await?,
-        };
-        let end = began + self.settings.start;
-        self.until_healthy(&running, end).await?;
-        self.contact().await?;
-        let left = || end.saturating_duration_since(Instant::now());
-        let look = self.driver.observe(self.settings.observe).await;
-        if look.state == EngineState::Asleep {
-            self.driver
-                .wake(left())
-                .await
-                .map_err(|trouble| trouble.to_string())?;
-        }
-        self.driver
-            .canary(self.canary(), None, left())
-            .await
-            .map_err(|trouble| trouble.to_string())
-    }
-
-    async fn launch(self: &Arc<Self>) -> Result<Running, String> {
-        let (launch, address) = {
-            let known = self.lock();
-            (
-                launch(&self.settings, &known.model),
-                known.model.engine.address,
-            )
-        };
-        let launch =
-            launch.ok_or("control attaches to this engine and has no command to start it")?;
-        // A life of control that was killed between starting an engine and recording it leaves an unrecorded one.
-        process::end(self.registry.groups(&self.id.0)).await;
-        if timeout(self.settings.command, TcpStream::connect(address))
-            .await
-            .is_ok_and(|connection| connection.is_ok())
-        {
-            return Err(format!(
-                "port {} is in use by a process that control did not start: end that process, or give {} another port",
-                launch.port, self.id
-            ));
-        }
-        let running = process::start(&launch, &self.registry).map_err(|error| sentence(&error))?;
-        tracing::info!(model = %self.id, pid = running.pid, log = %launch.log.display(), "starts its engine");
-        self.watch(running.clone());
-        Ok(running)
-    }
-
-    async fn until_healthy(&self, running: &Running, end: Instant) -> Result<(), String> {
-        let began = Instant::now();
-        let mut report = began + PROGRESS;
-        let log = process::log_path(&self.settings.state, self.id.name());
-        loop {
-            if let Some(cause) = running.end() {
-                return Err(cause);
-            }
-            if self.driver.is_healthy(self.settings.observe).await {
-                return Ok(());
-            }
-            let last = || {
-                process::tail(&log)
-                    .pop()
-                    .unwrap_or_else(|| "(nothing)".to_owned())
-            };
-            if Instant::now() >= end {
-                return Err(format!(
-                    "it did not serve within {:?}; last log line: {}",
-                    self.settings.start,
-                    last()
-                ));
-            }
-            if Instant::now() >= report {
-                report += PROGRESS;
-                tracing::info!(
-                    "{}: starting, {} s, last log line: {}",
-                    self.id,
-                    began.elapsed().as_secs(),
-                    last()
-                );
-            }
-            sleep(START_POLL).await;
-        }
-    }
-
-    async fn wake(self: &Arc<Self>, began: Instant) -> Outcome {
-        match self.wake_verified(began + self.settings.wake).await {
-            Ok(()) => {
-                let took = elapsed(began);
-                self.lock().footprint.wake_ms = Some(took);
-                self.awake(took)
-            }
-            Err(trouble @ Trouble::NotSent(_)) => self.failed(trouble).await,
-            Err(trouble) => self.lay_back(trouble).await,
-        }
-    }
-
-    async fn wake_verified(self: &Arc<Self>, end: Instant) -> Result<(), Trouble> {
-        if self.lock().canary.is_none() {
-            self.contact().await.map_err(Trouble::NotSent)?;
-        }
-        let tokens = self.driver.generated_tokens().await;
-        let left = || end.saturating_duration_since(Instant::now());
-        self.driver.wake(left()).await?;
-        let floor = self.awake_floor();
-        self.memory_settles("its memory did not come back", |bytes| bytes >= floor)
-            .await?;
-        self.driver.canary(self.canary(), tokens, left()).await
-    }
-
-    /// A wake failed half-way: asleep again, its memory is known, unless the engine is past that.
-    async fn lay_back(&self, trouble: Trouble) -> Outcome {
-        let state = self.driver.observe(self.settings.observe).await.state;
-        let result = match state {
-            EngineState::Gone | EngineState::Broken => Err(trouble.clone()),
-            EngineState::Awake | EngineState::Asleep | EngineState::Silent => {
-                self.driver.sleep(SleepMode::Keep).await
-            }
-        };
-        match result {
-            Ok(()) => self.failed(Trouble::Definite(trouble.to_string())).await,
-            Err(_) => self.failed(Trouble::Unknown(trouble.to_string())).await,
-        }
-    }
-
-    async fn sleep(&self, began: Instant, mode: SleepMode) -> Outcome {
-        match self.sleep_verified(mode).await {
-            Ok(()) => {
-                let took = elapsed(began);
-                let mut known = self.lock();
-                let memory = self.memory(&known);
-                known.footprint.sleep_ms = Some(took);
-                known.footprint.asleep = memory.map(|bytes| bytes.0).or(known.footprint.asleep);
-                Outcome::Done { took, memory }
-            }
-            Err(trouble) => self.failed(trouble).await,
-        }
-    }
-
-    async fn sleep_verified(&self, mode: SleepMode) -> Result<(), Trouble> {
-        self.driver.sleep(mode).await?;
-        let spec = self.spec();
-        let ceiling = Bytes(total(spec.asleep, &spec).0 + TOLERANCE);
-        self.memory_settles("it says that it sleeps and keeps its memory", |bytes| {
-            bytes <= ceiling
-        })
-        .await
-    }
-
-    async fn memory_settles(
-        &self,
-        complaint: &str,
-        is_good: impl Fn(Bytes) -> bool,
-    ) -> Result<(), Trouble> {
-        let end = Instant::now() + MEMORY_SETTLES;
-        loop {
-            let memory = self.memory(&self.lock());
-            match memory {
-                Some(bytes) if !is_good(bytes) => {
-                    if Instant::now() >= end {
-                        return Err(Trouble::Definite(format!(
-                            "{complaint}: {bytes} after {MEMORY_SETTLES:?}"
-                        )));
-                    }
-                }
-                // Nobody measures: the engine's verified state stands in.
-                Some(_) | None => return Ok(()),
-            }
-            sleep(MEMORY_POLL).await;
-        }
-    }
-
-    /// Least memory of an engine that is back: near what was measured before, or at least more than asleep.
-    fn awake_floor(&self) -> Bytes {
-        let known = self.lock();
-        match known.footprint.awake {
-            Some(awake) => Bytes(awake / 10 * 9),
-            None => Bytes(total(known.model.spec.asleep, &known.model.spec).0 + 1),
-        }
-    }
-
-    /// The outcome of a failure, with the engine's state looked at now.
-    async fn failed(&self, trouble: Trouble) -> Outcome {
-        let engine = self.driver.observe(self.settings.observe).await.state;
-        let cause = format!("{trouble}; the engine is {}", named(&engine));
-        match (trouble, &engine) {
-            // A dead or broken engine does nothing late.
-            (_, EngineState::Gone | EngineState::Broken) => {
-                Outcome::Failed(ActionError { cause, engine })
-            }
-            (Trouble::Unknown(_), _) | (_, EngineState::Silent) => Outcome::Unknown { cause },
-            (
-                Trouble::NotSent(_) | Trouble::Definite(_),
-                EngineState::Awake | EngineState::Asleep,
-            ) => Outcome::Failed(ActionError { cause, engine }),
-        }
-    }
-
-    fn awake(self: &Arc<Self>, took: u64) -> Outcome {
-        let memory = {
-            let mut known = self.lock();
-            let memory = self.memory(&known);
-            known.footprint.awake = memory.map(|bytes| bytes.0).or(known.footprint.awake);
-            memory
-        };
-        self.contact_in_background();
-        Outcome::Done { took, memory }
-    }
-
     /// Gets to know the engine, which may be asleep: whether it can be driven, its model's card, its canary.
     async fn contact(&self) -> Result<(), String> {
         let preflight = self
@@ -663,12 +349,4 @@ fn fingerprint(settings: &Settings, model: &Model) -> String {
         "{command} {} {} {}",
         model.served, model.spec.awake.0, model.spec.asleep.0
     )
-}
-
-fn total(per_gpu: Bytes, spec: &ModelSpec) -> Bytes {
-    spec.gpus.iter().map(|_| per_gpu).sum()
-}
-
-fn elapsed(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,319 @@
+//! What the driver relies on, asked of an engine that runs: the real vLLM, or engine-sim, which has to behave alike.
+//!
+//! `GREENTHREAD_ENGINE_URL=http://127.0.0.1:8000 GREENTHREAD_ENGINE_MODEL=tiny cargo test --test engine_contract`.
+//! The engine must be awake, idle and used by nobody else. Without the variable nothing is tested, and it says so.
+
+use std::{env, net::SocketAddr, time::Duration};
+
+use futures_util::{StreamExt, stream::BoxStream};
+use greenthread_control::engine::{
+    http::Http,
+    reply::Canary,
+    vllm::{Look, Vllm},
+};
+use greenthread_core::{event::EngineState, model::SleepMode};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// Tokens of a stream that is frozen: enough to be surprised in the middle.
+const TOKENS: u64 = 300;
+
+/// Longest wait for anything here; the real engine on two CPU cores makes about 50 tokens a second.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Longest look at the engine.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The engine under test.
+struct Subject {
+    driver: Vllm,
+    url: String,
+    model: String,
+}
+
+#[tokio::test]
+async fn an_engine_keeps_its_contract() {
+    let Ok(url) = env::var("GREENTHREAD_ENGINE_URL") else {
+        println!("skipped: GREENTHREAD_ENGINE_URL is not set, no engine to test");
+        return;
+    };
+    let model = env::var("GREENTHREAD_ENGINE_MODEL").unwrap_or_else(|_| "tiny".to_owned());
+    let url = url.trim_end_matches('/').to_owned();
+    let address: SocketAddr = url
+        .trim_start_matches("http://")
+        .parse()
+        .expect("GREENTHREAD_ENGINE_URL is http://<ip>:<port>");
+    let http = Http::new(address, Duration::from_secs(2));
+    let driver = Vllm::new(http, model.clone(), Duration::from_secs(2));
+    let subject = Subject { driver, url, model };
+
+    subject.introduces_itself().await;
+    subject.load_tracking_is_provable().await;
+    subject.sleeping_and_waking_twice_is_harmless().await;
+    subject.a_frozen_stream_goes_on_after_the_wake().await;
+    subject.a_frozen_answer_is_complete_after_the_wake().await;
+    subject
+        .a_request_that_meets_a_sleeping_engine_waits_and_counts()
+        .await;
+    subject
+        .a_client_that_leaves_a_sleeping_engine_is_not_counted()
+        .await;
+    subject.abort_truncates().await;
+}
+
+impl Subject {
+    async fn introduces_itself(&self) {
+        let preflight = self.driver.preflight().await.expect("preflight");
+        assert!(preflight.card.created > 0);
+        assert_eq!(preflight.canary, Canary::Completion);
+        self.until(EngineState::Awake, 0).await;
+        let canary = self.driver.canary(preflight.canary, None, PATIENCE);
+        canary.await.expect("one token");
+        println!("ok: it introduces itself and generates a token");
+    }
+
+    async fn load_tracking_is_provable(&self) {
+        let is_proven = self.driver.proves_counts().await.expect("a stream");
+        assert!(is_proven, "start it with --enable-server-load-tracking");
+        self.until(EngineState::Awake, 0).await;
+        println!("ok: load tracking is provable");
+    }
+
+    async fn sleeping_and_waking_twice_is_harmless(&self) {
+        for _ in 0..2 {
+            self.fall_asleep().await;
+            self.until(EngineState::Asleep, 0).await;
+            assert!(
+                self.driver.is_healthy(LOOK).await,
+                "/health has to be 200 asleep"
+            );
+        }
+        for _ in 0..2 {
+            self.wake().await;
+            self.until(EngineState::Awake, 0).await;
+        }
+        println!("ok: sleeping and waking twice is harmless");
+    }
+
+    async fn a_frozen_stream_goes_on_after_the_wake(&self) {
+        let mut stream = self.open_stream().await;
+        self.fall_asleep().await;
+        self.until(EngineState::Asleep, 1).await;
+        // What was on its way before the engine slept may still arrive; then there is silence.
+        while timeout(Duration::from_secs(1), stream.next_text())
+            .await
+            .is_ok()
+        {
+            assert!(
+                stream.tokens() < TOKENS,
+                "the stream ended although the engine sleeps"
+            );
+        }
+        let frozen_at = stream.tokens();
+        assert!(frozen_at < TOKENS, "frozen at {frozen_at}");
+        self.until(EngineState::Asleep, 1).await;
+        self.wake().await;
+        stream.until_done().await;
+        let end = (stream.finish_reason(), stream.usage());
+        assert_eq!(end, (Some("length".to_owned()), Some(TOKENS)));
+        self.until(EngineState::Awake, 0).await;
+        println!("ok: a stream frozen at {frozen_at} of {TOKENS} tokens goes on after the wake");
+    }
+
+    async fn a_frozen_answer_is_complete_after_the_wake(&self) {
+        let answer = tokio::spawn(self.request(TOKENS));
+        self.until(EngineState::Awake, 1).await;
+        self.fall_asleep().await;
+        self.until(EngineState::Asleep, 1).await;
+        self.wake().await;
+        let answer = timeout(PATIENCE, answer)
+            .await
+            .expect("in time")
+            .expect("a task");
+        assert_eq!(
+            answer.pointer("/usage/completion_tokens"),
+            Some(&json!(TOKENS))
+        );
+        self.until(EngineState::Awake, 0).await;
+        println!("ok: a frozen answer is complete after the wake");
+    }
+
+    async fn a_request_that_meets_a_sleeping_engine_waits_and_counts(&self) {
+        self.fall_asleep().await;
+        let answers: Vec<_> = (0..3).map(|_| tokio::spawn(self.request(4))).collect();
+        self.until(EngineState::Asleep, 3).await;
+        assert!(answers.iter().all(|answer| !answer.is_finished()));
+        self.wake().await;
+        for answer in answers {
+            let answer = timeout(PATIENCE, answer)
+                .await
+                .expect("in time")
+                .expect("a task");
+            assert_eq!(answer.pointer("/usage/completion_tokens"), Some(&json!(4)));
+        }
+        self.until(EngineState::Awake, 0).await;
+        println!("ok: requests that meet a sleeping engine wait and count");
+    }
+
+    async fn a_client_that_leaves_a_sleeping_engine_is_not_counted(&self) {
+        self.fall_asleep().await;
+        let client = tokio::spawn(self.request(4));
+        self.until(EngineState::Asleep, 1).await;
+        client.abort();
+        self.until(EngineState::Asleep, 0).await;
+        self.wake().await;
+        self.until(EngineState::Awake, 0).await;
+        println!("ok: a client that leaves a sleeping engine is not counted");
+    }
+
+    async fn abort_truncates(&self) {
+        let mut stream = self.open_stream().await;
+        self.driver.sleep(SleepMode::Abort).await.expect("sleep");
+        stream.until_done().await;
+        assert_eq!(stream.finish_reason().as_deref(), Some("abort"));
+        assert!(stream.tokens() < TOKENS);
+        self.until(EngineState::Asleep, 0).await;
+        self.wake().await;
+        self.until(EngineState::Awake, 0).await;
+        println!("ok: abort truncates, with 200");
+    }
+
+    async fn fall_asleep(&self) {
+        self.driver.sleep(SleepMode::Keep).await.expect("sleep");
+    }
+
+    async fn wake(&self) {
+        let tokens = self.driver.generated_tokens().await;
+        self.driver.wake(PATIENCE).await.expect("wake");
+        let canary = self.driver.canary(Canary::Completion, tokens, PATIENCE);
+        canary.await.expect("a token after the wake");
+    }
+
+    /// Looks until the engine is in this state with this count: requests come and go a little later than their clients.
+    async fn until(&self, state: EngineState, count: u64) {
+        let wanted = Look {
+            state,
+            load: Some(count),
+        };
+        let end = Instant::now() + PATIENCE;
+        let mut look = self.driver.observe(LOOK).await;
+        while look != wanted {
+            assert!(
+                Instant::now() < end,
+                "wanted {wanted:?}, last seen {look:?}"
+            );
+            sleep(Duration::from_millis(20)).await;
+            look = self.driver.observe(LOOK).await;
+        }
+    }
+
+    /// A stream of which something has arrived already.
+    async fn open_stream(&self) -> Stream {
+        let mut body = self.body(TOKENS);
+        body["stream"] = json!(true);
+        body["stream_options"] = json!({"include_usage": true});
+        let response = self.post(&body).await.expect("a stream");
+        assert_eq!(response.status(), 200);
+        let bytes = response
+            .bytes_stream()
+            .map(|bytes| bytes.map(Into::into))
+            .boxed();
+        let mut stream = Stream {
+            bytes,
+            text: String::new(),
+        };
+        stream.next_text().await;
+        stream
+    }
+
+    /// The whole answer to a request of exactly `tokens` tokens. Owns what it needs, so that it can be spawned.
+    fn request(&self, tokens: u64) -> impl Future<Output = Value> + Send + use<> {
+        let sent = self.post(&self.body(tokens));
+        async move {
+            let response = sent.await.expect("an answer");
+            assert_eq!(response.status(), 200);
+            response.json().await.expect("JSON")
+        }
+    }
+
+    fn body(&self, tokens: u64) -> Value {
+        json!({"model": self.model, "prompt": "once upon", "max_tokens": tokens, "ignore_eos": true, "temperature": 0})
+    }
+
+    fn post(
+        &self,
+        body: &Value,
+    ) -> impl Future<Output = reqwest::Result<reqwest::Response>> + Send + use<> {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("a client");
+        client
+            .post(format!("{}/v1/completions", self.url))
+            .json(body)
+            .timeout(PATIENCE)
+            .send()
+    }
+}
+
+/// A stream of server-sent events and what came of it so far.
+struct Stream {
+    bytes: BoxStream<'static, reqwest::Result<Vec<u8>>>,
+    text: String,
+}
+
+impl Stream {
+    /// Waits for more text; for ever when the engine sleeps. Panics at the end of the stream.
+    async fn next_text(&mut self) {
+        let bytes = self
+            .bytes
+            .next()
+            .await
+            .expect("the stream goes on")
+            .expect("the stream is whole");
+        self.text
+            .push_str(std::str::from_utf8(&bytes).expect("UTF-8"));
+    }
+
+    async fn until_done(&mut self) {
+        let end = Instant::now() + PATIENCE;
+        while !self.text.contains("data: [DONE]") {
+            timeout_at(end, self.next_text())
+                .await
+                .expect("the stream ends in time");
+        }
+    }
+
+    fn events(&self) -> impl Iterator<Item = Value> {
+        self.text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())
+    }
+
+    /// Chunks with a choice: one per token, or several tokens in one when the server is behind.
+    fn tokens(&self) -> u64 {
+        self.events()
+            .filter(|event| event.pointer("/choices/0").is_some())
+            .map(|_| 1)
+            .sum()
+    }
+
+    fn finish_reason(&self) -> Option<String> {
+        self.events()
+            .filter_map(|event| {
+                Some(
+                    event
+                        .pointer("/choices/0/finish_reason")?
+                        .as_str()?
+                        .to_owned(),
+                )
+            })
+            .last()
+    }
+
+    fn usage(&self) -> Option<u64> {
+        self.events()
+            .filter_map(|event| event.pointer("/usage/completion_tokens")?.as_u64())
+            .last()
+    }
+}
