@@ -5,7 +5,7 @@ use crate::{
     effect::Effect,
     event::{EngineState, Observation},
     ids::{Epoch, Millis, ModelId},
-    model::{OnDrainTimeout, SleepMode},
+    model::{OnDrainTimeout, OnLeaseEnd, SleepMode},
     phase::{Boot, Cause, Count, Phase},
     state::Resident,
 };
@@ -212,11 +212,7 @@ impl Core {
             return;
         };
         let caps = state.spec.caps;
-        let silence = if cause == Cause::Remove {
-            self.flow_silence()
-        } else {
-            self.fence()
-        };
+        let silence = self.silence(id, &cause);
         let waiting = self.gates.waiting(now, id, epoch, silence);
         // 3. Every gate said zero under this barrier: ask the engine itself, freshly, then sleep.
         let clear = waiting.all_acknowledged && waiting.all_zero;
@@ -236,6 +232,19 @@ impl Core {
             self.drain_ran_out(now, id, waiting.all_acknowledged, effects);
         } else {
             self.wake_at(Some(deadline));
+        }
+    }
+
+    /// How long a silent gate blocks (rule 14): a `flow` row is forwarded without a lease, which only an engine that keeps what it
+    /// receives while asleep can take; one whose server goes away, or that loses requests, waits until flowing has ended.
+    fn silence(&self, id: &ModelId, cause: &Cause) -> Millis {
+        let loses = self.models.get(id).is_some_and(|state| {
+            state.spec.on_lease_end == OnLeaseEnd::Flow && !state.spec.caps.lossless
+        });
+        if *cause == Cause::Remove || loses {
+            self.flow_silence()
+        } else {
+            self.fence()
         }
     }
 
@@ -344,11 +353,7 @@ impl Core {
                 self.end_engine(now, id, "it says that it sleeps and is not paused", effects)
             }
             (EngineState::Awake, Some(0)) => {
-                let silence = if cause == Cause::Remove {
-                    self.flow_silence()
-                } else {
-                    self.fence()
-                };
+                let silence = self.silence(id, &cause);
                 let waiting = self.gates.waiting(now, id, epoch, silence);
                 let clear = waiting.all_acknowledged && waiting.all_zero;
                 let void = self.drain_is_void(now, id, &cause).is_some();
