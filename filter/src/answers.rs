@@ -16,11 +16,20 @@ pub enum Api {
 impl Api {
     /// The API that a normalised path (prefix stripped) belongs to.
     pub fn of(path: &[u8]) -> Self {
-        const ENGINE_ENDPOINTS: [&[u8]; 6] =
-            [b"/score", b"/rerank", b"/tokenize", b"/detokenize", b"/classify", b"/invocations"];
+        const ENGINE_ENDPOINTS: [&[u8]; 6] = [
+            b"/score",
+            b"/rerank",
+            b"/tokenize",
+            b"/detokenize",
+            b"/classify",
+            b"/invocations",
+        ];
         if path == b"/v1/messages" || path.starts_with(b"/v1/messages/") {
             Self::Anthropic
-        } else if path.starts_with(b"/v1/") || path.starts_with(b"/v2/") || ENGINE_ENDPOINTS.contains(&path) {
+        } else if path.starts_with(b"/v1/")
+            || path.starts_with(b"/v2/")
+            || ENGINE_ENDPOINTS.contains(&path)
+        {
             Self::OpenAi
         } else {
             Self::Plain
@@ -113,7 +122,11 @@ impl Answer {
             | Self::EngineFailed(seconds)
             | Self::HoldFull(seconds)
             | Self::Asleep(seconds) => Some(seconds),
-            Self::NeverFits | Self::ControlPath | Self::NotExposed | Self::Removed | Self::MethodNotAllowed => None,
+            Self::NeverFits
+            | Self::ControlPath
+            | Self::NotExposed
+            | Self::Removed
+            | Self::MethodNotAllowed => None,
         }
     }
 
@@ -164,7 +177,10 @@ impl Answer {
             Api::Anthropic => (JSON, anthropic_error(self, &message)),
             Api::Plain => ("text/plain; charset=utf-8", format!("{message}\n")),
         };
-        let mut headers = vec![("content-type", content_type.to_owned()), (REASON_HEADER, self.reason().to_owned())];
+        let mut headers = vec![
+            ("content-type", content_type.to_owned()),
+            (REASON_HEADER, self.reason().to_owned()),
+        ];
         if let Some(seconds) = self.retry_after() {
             headers.push(("retry-after", seconds.clamp(1, 60).to_string()));
         }
@@ -174,7 +190,11 @@ impl Answer {
         if self == Self::MethodNotAllowed {
             headers.push(("allow", "GET, HEAD".to_owned()));
         }
-        Reply { status: self.status(), headers, body: body.into_bytes() }
+        Reply {
+            status: self.status(),
+            headers,
+            body: body.into_bytes(),
+        }
     }
 }
 
@@ -187,10 +207,11 @@ pub const JSON: &str = "application/json";
 fn openai_error(answer: Answer, message: &str) -> String {
     let kind = match answer.status() {
         429 => "rate_limit_error",
-        403 | 404 | 405 => "invalid_request_error",
+        403..=405 => "invalid_request_error",
         _ => "server_error",
     };
-    json!({"error": {"message": message, "type": kind, "param": null, "code": answer.reason()}}).to_string()
+    json!({"error": {"message": message, "type": kind, "param": null, "code": answer.reason()}})
+        .to_string()
 }
 
 fn anthropic_error(answer: Answer, message: &str) -> String {
@@ -219,17 +240,28 @@ pub struct Reply {
 impl Reply {
     /// A JSON document.
     pub fn document(status: u32, body: Vec<u8>) -> Self {
-        Self { status, headers: vec![("content-type", JSON.to_owned())], body }
+        Self {
+            status,
+            headers: vec![("content-type", JSON.to_owned())],
+            body,
+        }
     }
 
     /// An empty 204, for OPTIONS of a model that does not serve.
     pub fn no_content() -> Self {
-        Self { status: 204, headers: vec![("allow", "GET, HEAD, POST, OPTIONS".to_owned())], body: Vec::new() }
+        Self {
+            status: 204,
+            headers: vec![("allow", "GET, HEAD, POST, OPTIONS".to_owned())],
+            body: Vec::new(),
+        }
     }
 
     /// The value of a header, for tests and logs.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -239,9 +271,19 @@ mod tests {
 
     fn check(answer: Answer, status: u32, reason: &str, retry_after: Option<&str>) {
         let reply = answer.reply(Api::OpenAi, "llama");
-        assert_eq!((reply.status, reply.header(REASON_HEADER), reply.header("retry-after")), (status, Some(reason), retry_after));
+        assert_eq!(
+            (
+                reply.status,
+                reply.header(REASON_HEADER),
+                reply.header("retry-after")
+            ),
+            (status, Some(reason), retry_after)
+        );
         let should_retry = reply.header("x-should-retry");
-        assert_eq!(should_retry, (answer == Answer::NeverFits).then_some("false"));
+        assert_eq!(
+            should_retry,
+            (answer == Answer::NeverFits).then_some("false")
+        );
     }
 
     #[test]
@@ -277,6 +319,9 @@ mod tests {
         check_body("/v1/messages", anthropic);
         check_body("/v1/messages/count_tokens", anthropic);
         check_body("/v1/messagesx", openai);
-        check_body("/", "The model `a\"b` is making room for another model; try again shortly.\n");
+        check_body(
+            "/",
+            "The model `a\"b` is making room for another model; try again shortly.\n",
+        );
     }
 }

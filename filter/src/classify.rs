@@ -3,7 +3,14 @@
 use crate::{path, table::Row};
 
 /// Documents of engines that never wake and are no use of the model.
-const ENGINE_DOCUMENTS: [&[u8]; 6] = [b"/metrics", b"/version", b"/ping", b"/docs", b"/redoc", b"/openapi.json"];
+const ENGINE_DOCUMENTS: [&[u8]; 6] = [
+    b"/metrics",
+    b"/version",
+    b"/ping",
+    b"/docs",
+    b"/redoc",
+    b"/openapi.json",
+];
 
 /// A document that the gate answers from the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +47,17 @@ pub fn kind(row: &Row, normalised: &[u8]) -> Kind {
         _ => {}
     }
     let lower = normalised.to_ascii_lowercase();
-    if row.control_paths.iter().any(|control| covers(control, &lower)) {
+    if row
+        .control_paths
+        .iter()
+        .any(|control| covers(control, &lower))
+    {
         return Kind::ControlPath;
     }
     let is_document = ENGINE_DOCUMENTS.iter().any(|document| {
-        lower.strip_prefix(*document).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        lower
+            .strip_prefix(*document)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     });
     if !is_document {
         Kind::Work
@@ -58,7 +71,9 @@ pub fn kind(row: &Row, normalised: &[u8]) -> Kind {
 /// An entry that ends in a slash covers itself and everything below it.
 fn covers(entry: &str, path: &[u8]) -> bool {
     match entry.strip_suffix('/') {
-        Some(folder) => path.strip_prefix(folder.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")),
+        Some(folder) => path
+            .strip_prefix(folder.as_bytes())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")),
         None => path == entry.as_bytes(),
     }
 }
@@ -87,11 +102,16 @@ pub fn wish(method: &[u8], upgrade: Option<&[u8]>, normalised: &[u8]) -> Wish {
 
 /// Seconds that the client wants to wait at most: the preference `wait` of RFC 7240 in a `Prefer` header.
 pub fn preferred_wait(prefer: &[u8]) -> Option<u64> {
-    prefer.split(|byte| matches!(byte, b',' | b';')).find_map(|preference| {
-        let (name, value) = std::str::from_utf8(preference).ok()?.split_once('=')?;
-        let seconds = value.trim().trim_matches('"');
-        name.trim().eq_ignore_ascii_case("wait").then(|| seconds.parse().ok()).flatten()
-    })
+    prefer
+        .split(|byte| matches!(byte, b',' | b';'))
+        .find_map(|preference| {
+            let (name, value) = std::str::from_utf8(preference).ok()?.split_once('=')?;
+            let seconds = value.trim().trim_matches('"');
+            name.trim()
+                .eq_ignore_ascii_case("wait")
+                .then(|| seconds.parse().ok())
+                .flatten()
+        })
 }
 
 /// A request of a model: its bytes for the engine and the form in which it is compared.
@@ -108,7 +128,10 @@ impl Target {
     pub fn behind(path: &[u8], prefix_length: usize) -> Self {
         let forwarded = path::behind_prefix(path, prefix_length);
         let normalised = path::normalised(&forwarded);
-        Self { forwarded, normalised }
+        Self {
+            forwarded,
+            normalised,
+        }
     }
 }
 
@@ -129,7 +152,11 @@ mod tests {
             ("DELETE", None, "/v1/responses/1", Wish::Looks),
             ("", None, "", Wish::Looks),
         ] {
-            let found = wish(method.as_bytes(), upgrade.map(str::as_bytes), path.as_bytes());
+            let found = wish(
+                method.as_bytes(),
+                upgrade.map(str::as_bytes),
+                path.as_bytes(),
+            );
             assert_eq!(found, expected, "{method} {path}");
         }
     }

@@ -96,7 +96,11 @@ impl Config {
                 Some(_) => return Err(fields.invalid("rewrite", "\"filter\" or \"route\"")),
             },
             root: fields.boolean("root")?.unwrap_or(false),
-            hosts: fields.strings("hosts")?.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            hosts: fields
+                .strings("hosts")?
+                .iter()
+                .map(|host| host.to_ascii_lowercase())
+                .collect(),
             hold: HoldLimits::parse(fields.take("hold"))?,
         };
         fields.end()?;
@@ -127,21 +131,37 @@ fn append_field(message: &mut Vec<u8>, tag: u8, value: &[u8]) {
 impl Control {
     fn parse(value: Option<Value>) -> Result<Self, ConfigError> {
         let mut fields = Fields::new("control", value)?;
-        let cluster = fields.string("cluster")?.ok_or(ConfigError::Missing("control.cluster".to_owned()))?;
+        let cluster = fields
+            .string("cluster")?
+            .ok_or(ConfigError::Missing("control.cluster".to_owned()))?;
         let authority = fields.string("authority")?;
         let token = fields.string("token")?;
-        let length = cluster.len().saturating_add(authority.as_ref().map_or(0, String::len));
+        let length = cluster
+            .len()
+            .saturating_add(authority.as_ref().map_or(0, String::len));
         if cluster.is_empty() || !cluster.is_ascii() || length > LONGEST_SERVICE_NAMES {
-            return Err(fields.invalid("cluster", "an ASCII name (with the authority at most 120 bytes)"));
+            return Err(fields.invalid(
+                "cluster",
+                "an ASCII name (with the authority at most 120 bytes)",
+            ));
         }
-        if authority.as_ref().is_some_and(|authority| authority.is_empty() || !authority.is_ascii()) {
+        if authority
+            .as_ref()
+            .is_some_and(|authority| authority.is_empty() || !authority.is_ascii())
+        {
             return Err(fields.invalid("authority", "an ASCII name"));
         }
-        if token.as_ref().is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+        if token.as_ref().is_some_and(|token| {
+            token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic())
+        }) {
             return Err(fields.invalid("token", "printable ASCII without spaces"));
         }
         fields.end()?;
-        Ok(Self { cluster, authority, token })
+        Ok(Self {
+            cluster,
+            authority,
+            token,
+        })
     }
 }
 
@@ -171,16 +191,26 @@ impl Fields {
             Some(Value::Object(left)) => Ok(Self { path, left }),
             None => Err(ConfigError::Missing(path.to_owned())),
             Some(_) if path.is_empty() => Err(ConfigError::NotAnObject),
-            Some(_) => Err(ConfigError::Invalid { field: path.to_owned(), expected: "an object" }),
+            Some(_) => Err(ConfigError::Invalid {
+                field: path.to_owned(),
+                expected: "an object",
+            }),
         }
     }
 
     fn field(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
     }
 
     fn invalid(&self, name: &str, expected: &'static str) -> ConfigError {
-        ConfigError::Invalid { field: self.field(name), expected }
+        ConfigError::Invalid {
+            field: self.field(name),
+            expected,
+        }
     }
 
     fn take(&mut self, name: &str) -> Option<Value> {
@@ -196,21 +226,41 @@ impl Fields {
     }
 
     fn strings(&mut self, name: &str) -> Result<Vec<String>, ConfigError> {
-        let Some(value) = self.take(name) else { return Ok(Vec::new()) };
-        let texts = value.as_array().map(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
-        texts.flatten().ok_or_else(|| self.invalid(name, "a list of strings"))
+        let Some(value) = self.take(name) else {
+            return Ok(Vec::new());
+        };
+        let texts = value.as_array().map(|items| {
+            items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect()
+        });
+        texts
+            .flatten()
+            .ok_or_else(|| self.invalid(name, "a list of strings"))
     }
 
     fn boolean(&mut self, name: &str) -> Result<Option<bool>, ConfigError> {
-        let Some(value) = self.take(name) else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| self.invalid(name, "true or false"))
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        value
+            .as_bool()
+            .map(Some)
+            .ok_or_else(|| self.invalid(name, "true or false"))
     }
 
     /// Envoy turns a `Struct` into JSON with numbers that may carry a fraction of zero.
     fn number(&mut self, name: &str) -> Result<Option<u64>, ConfigError> {
-        let Some(value) = self.take(name) else { return Ok(None) };
-        let whole = value.as_f64().filter(|number| number.fract() == 0.0 && (0.0..9e15).contains(number));
-        whole.map(|number| Some(number as u64)).ok_or_else(|| self.invalid(name, "a whole number"))
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        let whole = value
+            .as_f64()
+            .filter(|number| number.fract() == 0.0 && (0.0..9e15).contains(number));
+        whole
+            .map(|number| Some(number as u64))
+            .ok_or_else(|| self.invalid(name, "a whole number"))
     }
 
     fn end(self) -> Result<(), ConfigError> {
@@ -226,7 +276,11 @@ mod tests {
     use super::*;
 
     fn check_error(json: &str, expected: &str) {
-        assert_eq!(Config::parse(json.as_bytes()).map_err(|error| error.to_string()), Err(expected.to_owned()), "{json}");
+        assert_eq!(
+            Config::parse(json.as_bytes()).map_err(|error| error.to_string()),
+            Err(expected.to_owned()),
+            "{json}"
+        );
     }
 
     #[test]
@@ -237,35 +291,89 @@ mod tests {
             ("{}", "`control` is missing"),
             (r#"{"control": 1}"#, "`control` is not an object"),
             (r#"{"control": {}}"#, "`control.cluster` is missing"),
-            (r#"{"control": {"cluster": "c", "x": 1}}"#, "unknown field `control.x`"),
-            (r#"{"control": {"cluster": "c", "token": "a b"}}"#, "`control.token` is not printable ASCII without spaces"),
-            (r#"{"control": {"cluster": "c"}, "hots": []}"#, "unknown field `hots`"),
-            (r#"{"control": {"cluster": "c"}, "root": "yes"}"#, "`root` is not true or false"),
-            (r#"{"control": {"cluster": "c"}, "hosts": [1]}"#, "`hosts` is not a list of strings"),
-            (r#"{"control": {"cluster": "c"}, "rewrite": "x"}"#, "`rewrite` is not \"filter\" or \"route\""),
-            (r#"{"control": {"cluster": "c"}, "hold": {"limit": -1}}"#, "`hold.limit` is not a whole number"),
-            (r#"{"control": {"cluster": "c"}, "hold": {"limits": 1}}"#, "unknown field `hold.limits`"),
+            (
+                r#"{"control": {"cluster": "c", "x": 1}}"#,
+                "unknown field `control.x`",
+            ),
+            (
+                r#"{"control": {"cluster": "c", "token": "a b"}}"#,
+                "`control.token` is not printable ASCII without spaces",
+            ),
+            (
+                r#"{"control": {"cluster": "c"}, "hots": []}"#,
+                "unknown field `hots`",
+            ),
+            (
+                r#"{"control": {"cluster": "c"}, "root": "yes"}"#,
+                "`root` is not true or false",
+            ),
+            (
+                r#"{"control": {"cluster": "c"}, "hosts": [1]}"#,
+                "`hosts` is not a list of strings",
+            ),
+            (
+                r#"{"control": {"cluster": "c"}, "rewrite": "x"}"#,
+                "`rewrite` is not \"filter\" or \"route\"",
+            ),
+            (
+                r#"{"control": {"cluster": "c"}, "hold": {"limit": -1}}"#,
+                "`hold.limit` is not a whole number",
+            ),
+            (
+                r#"{"control": {"cluster": "c"}, "hold": {"limits": 1}}"#,
+                "unknown field `hold.limits`",
+            ),
         ] {
             check_error(json, expected);
         }
         let long = format!(r#"{{"control": {{"cluster": "{}"}}}}"#, "x".repeat(121));
-        check_error(&long, "`control.cluster` is not an ASCII name (with the authority at most 120 bytes)");
+        check_error(
+            &long,
+            "`control.cluster` is not an ASCII name (with the authority at most 120 bytes)",
+        );
     }
 
     #[test]
     fn defaults_and_numbers_of_a_struct() {
-        let config = Config::parse(br#"{"control": {"cluster": "c"}, "hosts": ["A.example"], "hold": {"limit": 7.0}}"#).unwrap();
-        assert_eq!(config.hold, HoldLimits { limit: 7, bytes: 268_435_456, body_buffer: 1_048_576, start: Millis(2_000) });
-        assert_eq!((config.rewrite, config.root, config.hosts), (Rewrite::Filter, false, vec!["a.example".to_owned()]));
+        let config = Config::parse(
+            br#"{"control": {"cluster": "c"}, "hosts": ["A.example"], "hold": {"limit": 7.0}}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            config.hold,
+            HoldLimits {
+                limit: 7,
+                bytes: 268_435_456,
+                body_buffer: 1_048_576,
+                start: Millis(2_000)
+            }
+        );
+        assert_eq!(
+            (config.rewrite, config.root, config.hosts),
+            (Rewrite::Filter, false, vec!["a.example".to_owned()])
+        );
     }
 
     #[test]
     fn the_serialised_service() {
         let config = Config::parse(br#"{"control": {"cluster": "eabcd"}}"#).unwrap();
         assert_eq!(config.grpc_service().as_bytes(), b"\x0a\x07\x0a\x05eabcd");
-        let config = Config::parse(br#"{"control": {"cluster": "c", "authority": "ctl:1"}}"#).unwrap();
-        assert_eq!(config.grpc_service().as_bytes(), b"\x0a\x0a\x0a\x01c\x12\x05ctl:1");
-        let longest = format!(r#"{{"control": {{"cluster": "{}", "authority": "a"}}}}"#, "x".repeat(119));
-        assert_eq!(Config::parse(longest.as_bytes()).unwrap().grpc_service().len(), 126);
+        let config =
+            Config::parse(br#"{"control": {"cluster": "c", "authority": "ctl:1"}}"#).unwrap();
+        assert_eq!(
+            config.grpc_service().as_bytes(),
+            b"\x0a\x0a\x0a\x01c\x12\x05ctl:1"
+        );
+        let longest = format!(
+            r#"{{"control": {{"cluster": "{}", "authority": "a"}}}}"#,
+            "x".repeat(119)
+        );
+        assert_eq!(
+            Config::parse(longest.as_bytes())
+                .unwrap()
+                .grpc_service()
+                .len(),
+            126
+        );
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    answers::{Api, Answer, Reply},
+    answers::{Answer, Api, Reply},
     classify::LocalDocument,
     table::{Row, Table},
 };
@@ -41,11 +41,19 @@ pub fn of_root(path: &[u8], table: &Table, complete: bool) -> Option<Reply> {
         b"/health" => Some(json_reply(200, &json!({"status": "ok"}))),
         b"/liveness" => Some(json_reply(200, &json!({"status": "alive"}))),
         b"/readiness" if complete => {
-            let healthy = present().filter(|row| row.documents.health_status == 200).count();
+            let healthy = present()
+                .filter(|row| row.documents.health_status == 200)
+                .count();
             let workers = present().count();
-            Some(json_reply(200, &json!({"status": "ready", "healthy_workers": healthy, "total_workers": workers})))
+            Some(json_reply(
+                200,
+                &json!({"status": "ready", "healthy_workers": healthy, "total_workers": workers}),
+            ))
         }
-        b"/readiness" => Some(json_reply(503, &json!({"status": "not ready", "reason": "no table from control yet"}))),
+        b"/readiness" => Some(json_reply(
+            503,
+            &json!({"status": "not ready", "reason": "no table from control yet"}),
+        )),
         b"/v1/models" if complete || present().next().is_some() => {
             let mut data: Vec<Value> = Vec::new();
             for model in present().flat_map(|row| models_in(&row.documents.models)) {
@@ -61,7 +69,11 @@ pub fn of_root(path: &[u8], table: &Table, complete: bool) -> Option<Reply> {
 
 fn models_in(document: &[u8]) -> Vec<Value> {
     let parsed = serde_json::from_slice(document).unwrap_or(Value::Null);
-    parsed.get("data").and_then(Value::as_array).cloned().unwrap_or_default()
+    parsed
+        .get("data")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default()
 }
 
 fn json_reply(status: u32, body: &Value) -> Reply {

@@ -42,7 +42,10 @@ impl Figures {
             self.last_used = Some(now);
         }
         if let Some(waited) = waited {
-            let bucket = WAIT_BUCKET_BOUNDS_MS.iter().take_while(|bound| waited.0 > **bound).count();
+            let bucket = WAIT_BUCKET_BOUNDS_MS
+                .iter()
+                .take_while(|bound| waited.0 > **bound)
+                .count();
             if let Some(number) = self.waits.get_mut(bucket) {
                 *number = number.saturating_add(1);
             }
@@ -78,7 +81,10 @@ impl Figures {
     }
 
     fn is_zero(&self) -> bool {
-        self.in_flight == 0 && self.last_used.is_none() && self.last_refused.is_none() && self.outcomes.is_empty()
+        self.in_flight == 0
+            && self.last_used.is_none()
+            && self.last_refused.is_none()
+            && self.outcomes.is_empty()
     }
 
     fn message(&self, row: &RowId, now: Millis, held: u64, oldest: Option<Millis>) -> RowFigures {
@@ -89,7 +95,14 @@ impl Figures {
             oldest_age_ms: oldest.map_or(0, |since| now.since(since).0),
             last_used_age_ms: self.last_used.map(|at| now.since(at).0),
             last_refused_age_ms: self.last_refused.map(|at| now.since(at).0),
-            outcomes: self.outcomes.iter().map(|(outcome, count)| OutcomeCount { outcome: (*outcome).to_owned(), count: *count }).collect(),
+            outcomes: self
+                .outcomes
+                .iter()
+                .map(|(outcome, count)| OutcomeCount {
+                    outcome: (*outcome).to_owned(),
+                    count: *count,
+                })
+                .collect(),
             wait_buckets: self.waits.to_vec(),
         }
     }
@@ -117,7 +130,9 @@ impl AllFigures {
 
     /// Requests of all rows admitted and not ended.
     pub fn in_flight_of_all(&self) -> u64 {
-        self.rows.values().fold(0, |sum, figures| sum.saturating_add(figures.in_flight))
+        self.rows
+            .values()
+            .fold(0, |sum, figures| sum.saturating_add(figures.in_flight))
     }
 
     /// Everything that is not zero, for a Hello of this sequence number.
@@ -125,16 +140,26 @@ impl AllFigures {
         for figures in self.rows.values_mut() {
             figures.carried_by = None;
         }
-        self.collect(sequence, now, held, |figures, held| held > 0 || !figures.is_zero())
+        self.collect(sequence, now, held, |figures, held| {
+            held > 0 || !figures.is_zero()
+        })
     }
 
     /// What changed since the last message that was echoed, for a Report of this sequence number. Rows with held requests are
     /// always listed, since their ages grow.
     pub fn for_report(&mut self, sequence: u64, now: Millis, held: HeldOf<'_>) -> Vec<RowFigures> {
-        self.collect(sequence, now, held, |figures, held| held > 0 || figures.changed || figures.carried_by.is_some())
+        self.collect(sequence, now, held, |figures, held| {
+            held > 0 || figures.changed || figures.carried_by.is_some()
+        })
     }
 
-    fn collect(&mut self, sequence: u64, now: Millis, held: HeldOf<'_>, wanted: impl Fn(&Figures, u64) -> bool) -> Vec<RowFigures> {
+    fn collect(
+        &mut self,
+        sequence: u64,
+        now: Millis,
+        held: HeldOf<'_>,
+        wanted: impl Fn(&Figures, u64) -> bool,
+    ) -> Vec<RowFigures> {
         let mut messages = Vec::new();
         for (row, figures) in &mut self.rows {
             let (number, oldest) = held(row);
@@ -152,7 +177,10 @@ impl AllFigures {
     /// Control has processed everything up to this sequence number.
     pub fn echoed(&mut self, sequence: u64) {
         for figures in self.rows.values_mut() {
-            if figures.carried_by.is_some_and(|carried| carried <= sequence) {
+            if figures
+                .carried_by
+                .is_some_and(|carried| carried <= sequence)
+            {
                 figures.carried_by = None;
             }
         }
@@ -161,7 +189,10 @@ impl AllFigures {
     /// Forgets rows that are gone and have nothing left to tell.
     pub fn forget(&mut self, still_known: impl Fn(&RowId) -> bool) {
         self.rows.retain(|row, figures| {
-            still_known(row) || figures.in_flight > 0 || figures.changed || figures.carried_by.is_some()
+            still_known(row)
+                || figures.in_flight > 0
+                || figures.changed
+                || figures.carried_by.is_some()
         });
     }
 }

@@ -146,7 +146,9 @@ impl Gate {
     pub fn new(config: Config, id: String, now: Millis, saved: Option<&[u8]>) -> Self {
         let mut table = Table::default();
         let started = saved.is_some_and(|saved| table.start_with(saved));
-        let jitter = id.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let jitter = id.bytes().fold(0_u64, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u64::from(byte))
+        });
         Self {
             sharing: Sharing::new(id.clone()),
             id,
@@ -185,12 +187,29 @@ impl Gate {
     }
 
     /// Request headers arrived.
-    pub fn on_request(&mut self, now: Millis, id: RequestId, end_of_stream: bool, around: &dyn Surroundings, effects: &mut Vec<Effect>) -> Verdict {
+    pub fn on_request(
+        &mut self,
+        now: Millis,
+        id: RequestId,
+        end_of_stream: bool,
+        around: &dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) -> Verdict {
         if !self.is_for_us(around) {
             return Verdict::Pass;
         }
         let path = around.header(":path").unwrap_or_default();
-        self.decide(now, &Arrival { id, since: now, has_body: !end_of_stream }, &path, around, effects)
+        self.decide(
+            now,
+            &Arrival {
+                id,
+                since: now,
+                has_body: !end_of_stream,
+            },
+            &path,
+            around,
+            effects,
+        )
     }
 
     /// The request ended, in whatever way. Further calls for the same request change nothing.
@@ -203,7 +222,8 @@ impl Gate {
         } else if let Some(InFlight { row, uses }) = self.in_flight.remove(&id) {
             let figures = self.figures.of(&row);
             figures.ended(now, uses);
-            if figures.in_flight() == 0 && self.table.row(&row).is_some_and(|row| row.is_draining()) {
+            if figures.in_flight() == 0 && self.table.row(&row).is_some_and(|row| row.is_draining())
+            {
                 self.hurry(now);
             }
         }
@@ -219,15 +239,28 @@ impl Gate {
         if self.config.hosts.is_empty() {
             return true;
         }
-        let authority = around.header(":authority").unwrap_or_default().to_ascii_lowercase();
+        let authority = around
+            .header(":authority")
+            .unwrap_or_default()
+            .to_ascii_lowercase();
         let host = match authority.iter().rposition(|byte| *byte == b':') {
             Some(colon) if !authority.ends_with(b"]") => authority.get(..colon).unwrap_or_default(),
             Some(_) | None => &authority,
         };
-        self.config.hosts.iter().any(|known| known.as_bytes() == host)
+        self.config
+            .hosts
+            .iter()
+            .any(|known| known.as_bytes() == host)
     }
 
-    fn decide(&mut self, now: Millis, arrival: &Arrival, path: &[u8], around: &dyn Surroundings, effects: &mut Vec<Effect>) -> Verdict {
+    fn decide(
+        &mut self,
+        now: Millis,
+        arrival: &Arrival,
+        path: &[u8],
+        around: &dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) -> Verdict {
         let Some((row, prefix_length)) = self.table.find(path) else {
             return self.decide_unknown(now, arrival, path, around, effects);
         };
@@ -247,15 +280,28 @@ impl Gate {
             }
             Kind::ControlPath => self.refuse(now, &row, Answer::ControlPath, &target),
             Kind::HiddenDocument => self.refuse(now, &row, Answer::NotExposed, &target),
-            Kind::ExposedDocument if self.admits(now, &row) => self.forward(now, arrival.id, &row, target.forwarded, false),
-            Kind::ExposedDocument => self.refuse(now, &row, Answer::Asleep(row.estimate()), &target),
-            Kind::Work if self.admits(now, &row) => self.forward(now, arrival.id, &row, target.forwarded, true),
+            Kind::ExposedDocument if self.admits(now, &row) => {
+                self.forward(now, arrival.id, &row, target.forwarded, false)
+            }
+            Kind::ExposedDocument => {
+                self.refuse(now, &row, Answer::Asleep(row.estimate()), &target)
+            }
+            Kind::Work if self.admits(now, &row) => {
+                self.forward(now, arrival.id, &row, target.forwarded, true)
+            }
             Kind::Work => self.decide_not_serving(now, arrival, &row, target, around, effects),
         }
     }
 
     /// A path of no model: a document of the root, a request that came before the first table, or somebody else's.
-    fn decide_unknown(&mut self, now: Millis, arrival: &Arrival, path: &[u8], around: &dyn Surroundings, effects: &mut Vec<Effect>) -> Verdict {
+    fn decide_unknown(
+        &mut self,
+        now: Millis,
+        arrival: &Arrival,
+        path: &[u8],
+        around: &dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) -> Verdict {
         if self.config.root {
             let normalised = crate::path::normalised(path);
             let reply = documents::of_root(&normalised, &self.table, self.complete);
@@ -270,9 +316,20 @@ impl Gate {
         if self.started || now >= deadline || self.is_full(now, None, around, arrival.has_body) {
             return Verdict::Pass;
         }
-        let kept = KEPT_HEADERS.iter().filter_map(|name| around.header(name).map(|value| (*name, value))).collect();
+        let kept = KEPT_HEADERS
+            .iter()
+            .filter_map(|name| around.header(name).map(|value| (*name, value)))
+            .collect();
         let bytes = self.bytes_of(arrival, around);
-        self.hold.push(arrival.id, Held { waiting: Waiting::Table(kept), since: arrival.since, deadline, bytes });
+        self.hold.push(
+            arrival.id,
+            Held {
+                waiting: Waiting::Table(kept),
+                since: arrival.since,
+                deadline,
+                bytes,
+            },
+        );
         self.sharing.publish(now, &self.hold, None, effects);
         Verdict::Hold
     }
@@ -293,7 +350,9 @@ impl Gate {
             Wish::Looks => self.refuse(now, row, Answer::Asleep(row.estimate()), &target),
             Wish::Wakes => match row.admission {
                 Admission::Refuse(answer) => self.refuse(now, row, answer, &target),
-                Admission::Admit | Admission::Hold(_) => self.try_hold(now, arrival, row, target, around, effects),
+                Admission::Admit | Admission::Hold(_) => {
+                    self.try_hold(now, arrival, row, target, around, effects)
+                }
             },
         }
     }
@@ -307,7 +366,10 @@ impl Gate {
         around: &dyn Surroundings,
         effects: &mut Vec<Effect>,
     ) -> Verdict {
-        let wanted = around.header("prefer").and_then(|prefer| classify::preferred_wait(&prefer)).map(Millis::seconds);
+        let wanted = around
+            .header("prefer")
+            .and_then(|prefer| classify::preferred_wait(&prefer))
+            .map(Millis::seconds);
         let budget = wanted.map_or(row.hold_budget, |wanted| wanted.min(row.hold_budget));
         let deadline = arrival.since.plus(budget);
         let left = deadline.since(now);
@@ -322,10 +384,23 @@ impl Gate {
             return self.refuse(now, row, Answer::HoldFull(row.estimate()), &target);
         }
         let api = Api::of(&target.normalised);
-        let waiting = Waiting::Row { row: row.id.clone(), forwarded: target.forwarded, api };
-        self.hold.push(arrival.id, Held { waiting, since: arrival.since, deadline, bytes });
+        let waiting = Waiting::Row {
+            row: row.id.clone(),
+            forwarded: target.forwarded,
+            api,
+        };
+        self.hold.push(
+            arrival.id,
+            Held {
+                waiting,
+                since: arrival.since,
+                deadline,
+                bytes,
+            },
+        );
         self.figures.of(&row.id).held(now);
-        self.sharing.publish(now, &self.hold, Some(&row.id), effects);
+        self.sharing
+            .publish(now, &self.hold, Some(&row.id), effects);
         if self.hold.of(&row.id).0 == 1 {
             self.hurry(now);
         }
@@ -333,38 +408,78 @@ impl Gate {
     }
 
     /// Whether one more held request, with as much body as may be buffered, would pass a limit of the gateway or of the row.
-    fn is_full(&self, now: Millis, row: Option<&Arc<Row>>, around: &dyn Surroundings, has_body: bool) -> bool {
+    fn is_full(
+        &self,
+        now: Millis,
+        row: Option<&Arc<Row>>,
+        around: &dyn Surroundings,
+        has_body: bool,
+    ) -> bool {
         let limits = self.config.hold;
         let others = self.sharing.others(now, row.map(|row| &row.id), around);
-        let arriving = if has_body { self.declared_bytes(around) } else { 0 };
-        let of_row = row.map_or(0, |row| self.hold.of(&row.id).0).saturating_add(others.of_row);
-        let bytes = self.hold.bytes().saturating_add(others.bytes).saturating_add(arriving);
+        let arriving = if has_body {
+            self.declared_bytes(around)
+        } else {
+            0
+        };
+        let of_row = row
+            .map_or(0, |row| self.hold.of(&row.id).0)
+            .saturating_add(others.of_row);
+        let bytes = self
+            .hold
+            .bytes()
+            .saturating_add(others.bytes)
+            .saturating_add(arriving);
         self.hold.len().saturating_add(others.requests) >= limits.limit
             || bytes > limits.bytes
             || row.is_some_and(|row| of_row >= row.hold_limit)
     }
 
     fn bytes_of(&self, arrival: &Arrival, around: &dyn Surroundings) -> u64 {
-        if arrival.has_body { self.declared_bytes(around) } else { 0 }
+        if arrival.has_body {
+            self.declared_bytes(around)
+        } else {
+            0
+        }
     }
 
     /// A body of unknown length may fill the whole buffer.
     fn declared_bytes(&self, around: &dyn Surroundings) -> u64 {
         let declared = around.header("content-length");
-        let length = declared.and_then(|value| std::str::from_utf8(&value).ok().and_then(|text| text.trim().parse().ok()));
+        let length = declared.and_then(|value| {
+            std::str::from_utf8(&value)
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+        });
         length.unwrap_or(u64::MAX).min(self.config.hold.body_buffer)
     }
 
     /// Counts the request in flight and says how it goes on.
-    fn forward(&mut self, now: Millis, id: RequestId, row: &Row, path: Vec<u8>, uses: bool) -> Verdict {
+    fn forward(
+        &mut self,
+        now: Millis,
+        id: RequestId,
+        row: &Row,
+        path: Vec<u8>,
+        uses: bool,
+    ) -> Verdict {
         self.figures.of(&row.id).admitted(now, uses, None);
-        self.in_flight.insert(id, InFlight { row: row.id.clone(), uses });
+        self.in_flight.insert(
+            id,
+            InFlight {
+                row: row.id.clone(),
+                uses,
+            },
+        );
         Verdict::Forward(self.headers(row, path))
     }
 
     fn headers(&self, row: &Row, path: Vec<u8>) -> Forward {
         match self.config.rewrite {
-            Rewrite::Filter => vec![(":path", path), (CLUSTER_HEADER, row.cluster.clone().into_bytes())],
+            Rewrite::Filter => vec![
+                (":path", path),
+                (CLUSTER_HEADER, row.cluster.clone().into_bytes()),
+            ],
             Rewrite::Route => Vec::new(),
         }
     }
@@ -385,7 +500,9 @@ impl Gate {
 
     /// Brings the next report forward.
     fn hurry(&mut self, now: Millis) {
-        self.next_report = self.next_report.min(now.max(self.last_report.plus(EARLY_REPORTS)));
+        self.next_report = self
+            .next_report
+            .min(now.max(self.last_report.plus(EARLY_REPORTS)));
     }
 
     fn hurry_when_none_is_held(&mut self, now: Millis, row: &RowId) {

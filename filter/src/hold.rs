@@ -65,7 +65,10 @@ impl Hold {
     pub fn push(&mut self, id: RequestId, held: Held) {
         self.remove(id);
         self.tickets = self.tickets.saturating_add(1);
-        self.queues.entry(held.row().cloned()).or_default().insert(self.tickets, id);
+        self.queues
+            .entry(held.row().cloned())
+            .or_default()
+            .insert(self.tickets, id);
         self.deadlines.insert((held.deadline, id));
         self.bytes = self.bytes.saturating_add(held.bytes);
         self.requests.insert(id, (held, self.tickets));
@@ -110,9 +113,20 @@ impl Hold {
     }
 
     /// The request with the earliest deadline at or before `now` for which `wanted` holds.
-    pub fn expired(&self, now: Millis, wanted: impl Fn(Option<&RowId>) -> bool) -> Option<RequestId> {
-        let late = self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now);
-        late.map(|(_, id)| *id).find(|id| self.requests.get(id).is_some_and(|(held, _)| wanted(held.row())))
+    pub fn expired(
+        &self,
+        now: Millis,
+        wanted: impl Fn(Option<&RowId>) -> bool,
+    ) -> Option<RequestId> {
+        let late = self
+            .deadlines
+            .iter()
+            .take_while(|(deadline, _)| *deadline <= now);
+        late.map(|(_, id)| *id).find(|id| {
+            self.requests
+                .get(id)
+                .is_some_and(|(held, _)| wanted(held.row()))
+        })
     }
 
     /// The earliest deadline.
@@ -122,8 +136,14 @@ impl Hold {
 
     /// Number of held requests of a row, and since when the oldest is held.
     pub fn of(&self, row: &RowId) -> (u64, Option<Millis>) {
-        let Some(queue) = self.queues.get(&Some(row.clone())) else { return (0, None) };
-        let oldest = queue.values().next().and_then(|id| self.requests.get(id)).map(|(held, _)| held.since);
+        let Some(queue) = self.queues.get(&Some(row.clone())) else {
+            return (0, None);
+        };
+        let oldest = queue
+            .values()
+            .next()
+            .and_then(|id| self.requests.get(id))
+            .map(|(held, _)| held.since);
         (queue.len() as u64, oldest)
     }
 
@@ -148,8 +168,17 @@ mod tests {
     use super::*;
 
     fn held(row: &str, since: u64, deadline: u64) -> Held {
-        let waiting = Waiting::Row { row: RowId::from(row), forwarded: Vec::new(), api: Api::Plain };
-        Held { waiting, since: Millis(since), deadline: Millis(deadline), bytes: 10 }
+        let waiting = Waiting::Row {
+            row: RowId::from(row),
+            forwarded: Vec::new(),
+            api: Api::Plain,
+        };
+        Held {
+            waiting,
+            since: Millis(since),
+            deadline: Millis(deadline),
+            bytes: 10,
+        }
     }
 
     #[test]
@@ -159,14 +188,28 @@ mod tests {
         hold.push(RequestId(1), held("a", 5, 100));
         hold.push(RequestId(2), held("a", 6, 50));
         hold.push(RequestId(3), held("b", 7, 70));
-        assert_eq!((hold.first(Some(&a)), hold.of(&a), hold.bytes()), (Some(RequestId(1)), (2, Some(Millis(5))), 30));
+        assert_eq!(
+            (hold.first(Some(&a)), hold.of(&a), hold.bytes()),
+            (Some(RequestId(1)), (2, Some(Millis(5))), 30)
+        );
         assert_eq!(hold.rows_in_turn(Some(&a)), [b.clone(), a.clone()]);
         assert_eq!(hold.expired(Millis(69), |_| true), Some(RequestId(2)));
-        assert_eq!(hold.expired(Millis(70), |row| row != Some(&a)), Some(RequestId(3)));
+        assert_eq!(
+            hold.expired(Millis(70), |row| row != Some(&a)),
+            Some(RequestId(3))
+        );
         assert!(hold.remove(RequestId(1)).is_some() && hold.remove(RequestId(1)).is_none());
-        assert_eq!((hold.first(Some(&a)), hold.next_deadline()), (Some(RequestId(2)), Some(Millis(50))));
+        assert_eq!(
+            (hold.first(Some(&a)), hold.next_deadline()),
+            (Some(RequestId(2)), Some(Millis(50)))
+        );
         hold.remove(RequestId(2));
         hold.remove(RequestId(3));
-        assert!(hold.is_empty() && hold.queues.is_empty() && hold.deadlines.is_empty() && hold.bytes() == 0);
+        assert!(
+            hold.is_empty()
+                && hold.queues.is_empty()
+                && hold.deadlines.is_empty()
+                && hold.bytes() == 0
+        );
     }
 }

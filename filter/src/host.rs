@@ -55,11 +55,15 @@ struct Envoy;
 
 impl Surroundings for Envoy {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
-        hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
+        hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name)
+            .ok()
+            .flatten()
     }
 
     fn shared(&self, key: &str) -> Option<Vec<u8>> {
-        hostcalls::get_shared_data(key).ok().and_then(|(value, _)| value)
+        hostcalls::get_shared_data(key)
+            .ok()
+            .and_then(|(value, _)| value)
     }
 }
 
@@ -78,8 +82,17 @@ struct Driver {
 impl Driver {
     fn new(root: u32, config: Config) -> Self {
         let service = config.grpc_service();
-        let authorization = config.control.token.as_ref().map(|token| format!("Bearer {token}").into_bytes());
-        let gate = Gate::new(config, random_id(), raw::now(), Envoy.shared(TABLE_KEY).as_deref());
+        let authorization = config
+            .control
+            .token
+            .as_ref()
+            .map(|token| format!("Bearer {token}").into_bytes());
+        let gate = Gate::new(
+            config,
+            random_id(),
+            raw::now(),
+            Envoy.shared(TABLE_KEY).as_deref(),
+        );
         Self {
             root,
             gate: RefCell::new(gate),
@@ -114,7 +127,11 @@ impl Driver {
             Effect::Send(message) => {
                 if let Some((token, _)) = self.stream.get() {
                     // A lost message is noticed by its missing echo.
-                    let _ = hostcalls::send_grpc_stream_message(token, Some(&message.encode_to_vec()), false);
+                    let _ = hostcalls::send_grpc_stream_message(
+                        token,
+                        Some(&message.encode_to_vec()),
+                        false,
+                    );
                 }
             }
             Effect::Close => {
@@ -150,7 +167,10 @@ impl Driver {
         match hostcalls::open_grpc_stream(&self.service, SERVICE, METHOD, metadata) {
             Ok(token) => self.stream.set(Some((token, stream))),
             Err(status) => {
-                log(LogLevel::Info, &format!("no stream to control yet: {status:?}"));
+                log(
+                    LogLevel::Info,
+                    &format!("no stream to control yet: {status:?}"),
+                );
                 self.call(|gate, _| gate.on_stream_closed(raw::now(), stream));
             }
         }
@@ -183,7 +203,9 @@ impl Driver {
 
     fn after_tick(&self) {
         let now = raw::now();
-        let Some(next) = self.call(|gate, _| gate.next_tick(now)) else { return };
+        let Some(next) = self.call(|gate, _| gate.next_tick(now)) else {
+            return;
+        };
         let period = next.since(now).max(SHORTEST_PERIOD);
         if self.period.get() != Millis(0) {
             self.set_period(period);
@@ -193,7 +215,9 @@ impl Driver {
 
     /// After other callbacks: brings the next tick forward when it is wanted earlier than the timer fires.
     fn hurry(&self, now: Millis) {
-        let Some(next) = self.call(|gate, _| gate.next_tick(now)) else { return };
+        let Some(next) = self.call(|gate, _| gate.next_tick(now)) else {
+            return;
+        };
         if next < self.next_tick.get() {
             let period = next.since(now).max(SHORTEST_PERIOD);
             self.period.set(Millis(0));
@@ -210,11 +234,15 @@ fn random_id() -> String {
 }
 
 fn set_headers(headers: &Forward) -> bool {
-    headers.iter().all(|(name, value)| raw::set_request_header(name, value))
+    headers
+        .iter()
+        .all(|(name, value)| raw::set_request_header(name, value))
 }
 
 fn answer(reply: &Reply) {
-    let reason = reply.header(crate::answers::REASON_HEADER).unwrap_or("document");
+    let reason = reply
+        .header(crate::answers::REASON_HEADER)
+        .unwrap_or("document");
     raw::send_response(reply, &format!("greenthread_{reason}"));
 }
 
@@ -230,8 +258,13 @@ struct Root {
 impl Context for Root {
     fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
         let Some(driver) = &self.gate else { return };
-        let Some((_, stream)) = driver.stream.get().filter(|(current, _)| *current == token) else { return };
-        let bytes = hostcalls::get_buffer(BufferType::GrpcReceiveBuffer, 0, size).ok().flatten().unwrap_or_default();
+        let Some((_, stream)) = driver.stream.get().filter(|(current, _)| *current == token) else {
+            return;
+        };
+        let bytes = hostcalls::get_buffer(BufferType::GrpcReceiveBuffer, 0, size)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         let now = raw::now();
         driver.call(|gate, effects| gate.on_stream_bytes(now, stream, &bytes, effects));
         driver.hurry(now);
@@ -241,9 +274,14 @@ impl Context for Root {
         // Envoy keeps its half of the stream until the module closes it too.
         let _ = hostcalls::close_grpc_stream(token);
         let Some(driver) = &self.gate else { return };
-        let Some((_, stream)) = driver.stream.get().filter(|(current, _)| *current == token) else { return };
+        let Some((_, stream)) = driver.stream.get().filter(|(current, _)| *current == token) else {
+            return;
+        };
         driver.stream.set(None);
-        log(LogLevel::Info, &format!("stream to control ended with status {status}"));
+        log(
+            LogLevel::Info,
+            &format!("stream to control ended with status {status}"),
+        );
         let now = raw::now();
         driver.call(|gate, _| gate.on_stream_closed(now, stream));
         driver.hurry(now);
@@ -251,7 +289,9 @@ impl Context for Root {
 
     /// The configuration is being replaced, or Envoy ends.
     fn on_done(&mut self) -> bool {
-        let Some(driver) = &self.gate else { return true };
+        let Some(driver) = &self.gate else {
+            return true;
+        };
         let done = driver.call(|gate, _| gate.on_replaced()).unwrap_or(true);
         if done {
             driver.set_period(Millis(0));
@@ -265,7 +305,10 @@ impl Context for Root {
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        let json = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten().unwrap_or_default();
+        let json = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
         match Config::parse(&json) {
             Ok(config) => {
                 let driver = Driver::new(self.id, config);
@@ -275,7 +318,10 @@ impl RootContext for Root {
                 true
             }
             Err(error) => {
-                log(LogLevel::Error, &format!("plugin configuration refused: {error}"));
+                log(
+                    LogLevel::Error,
+                    &format!("plugin configuration refused: {error}"),
+                );
                 false
             }
         }
@@ -283,14 +329,22 @@ impl RootContext for Root {
 
     fn on_tick(&mut self) {
         let Some(driver) = &self.gate else { return };
-        let wall = hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let wall = Millis(wall.and_then(|wall| u64::try_from(wall.as_millis()).ok()).unwrap_or(0));
+        let wall = hostcalls::get_current_time()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let wall = Millis(
+            wall.and_then(|wall| u64::try_from(wall.as_millis()).ok())
+                .unwrap_or(0),
+        );
         driver.call(|gate, effects| gate.on_tick(raw::now(), wall, &Envoy, effects));
         driver.after_tick();
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Request { id: RequestId(id), gate: self.gate.clone() }))
+        Some(Box::new(Request {
+            id: RequestId(id),
+            gate: self.gate.clone(),
+        }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -308,9 +362,13 @@ impl Context for Request {}
 
 impl HttpContext for Request {
     fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        let Some(driver) = &self.gate else { return Action::Continue };
+        let Some(driver) = &self.gate else {
+            return Action::Continue;
+        };
         let now = raw::now();
-        match driver.call(|gate, effects| gate.on_request(now, self.id, end_of_stream, &Envoy, effects)) {
+        match driver
+            .call(|gate, effects| gate.on_request(now, self.id, end_of_stream, &Envoy, effects))
+        {
             Some(Verdict::Pass) => Action::Continue,
             Some(Verdict::Forward(headers)) if set_headers(&headers) => Action::Continue,
             Some(Verdict::Forward(_)) | None => {
@@ -332,8 +390,15 @@ impl HttpContext for Request {
     /// By default Envoy does not call this while the headers are held; with `allow_on_headers_stop_iteration` it does, and
     /// Continue would release the request.
     fn on_http_request_body(&mut self, _: usize, _: bool) -> Action {
-        let held = self.gate.as_ref().and_then(|driver| driver.call(|gate, _| gate.is_held(self.id)));
-        if held == Some(true) { Action::Pause } else { Action::Continue }
+        let held = self
+            .gate
+            .as_ref()
+            .and_then(|driver| driver.call(|gate, _| gate.is_held(self.id)));
+        if held == Some(true) {
+            Action::Pause
+        } else {
+            Action::Continue
+        }
     }
 
     fn on_log(&mut self) {

@@ -28,7 +28,9 @@ impl Lease {
     /// Whether a row that says `Admit` may be admitted now. `flow` rows go on for `max_flow` after the lease; a gate that
     /// never had a lease does not flow.
     pub fn allows(&self, now: Millis, flow: Option<Millis>) -> bool {
-        self.until.is_some_and(|until| now < until || flow.is_some_and(|max_flow| now < until.plus(max_flow)))
+        self.until.is_some_and(|until| {
+            now < until || flow.is_some_and(|max_flow| now < until.plus(max_flow))
+        })
     }
 
     /// Compares both clocks with those of the last call; the lease is lost when they moved apart. Returns whether it was.
@@ -36,7 +38,10 @@ impl Lease {
         let drifted = self.clocks.is_some_and(|(last_now, last_wall)| {
             let passed = now.since(last_now).0;
             let passed_on_the_wall = i128::from(wall.0).saturating_sub(i128::from(last_wall.0));
-            passed_on_the_wall.saturating_sub(i128::from(passed)).unsigned_abs() > u128::from(CLOCK_DRIFT.0)
+            passed_on_the_wall
+                .saturating_sub(i128::from(passed))
+                .unsigned_abs()
+                > u128::from(CLOCK_DRIFT.0)
         });
         self.clocks = Some((now, wall));
         if drifted {
@@ -54,7 +59,10 @@ mod tests {
     #[test]
     fn counts_from_sending_and_never_shrinks() {
         let mut lease = Lease::default();
-        assert!(!lease.allows(Millis(0), Some(Millis(600_000))), "a gate that never had a lease does not flow");
+        assert!(
+            !lease.allows(Millis(0), Some(Millis(600_000))),
+            "a gate that never had a lease does not flow"
+        );
         assert!(lease.renew(Millis(100), Millis(5_000)));
         assert!(lease.allows(Millis(5_099), None));
         assert!(!lease.allows(Millis(5_100), None));
@@ -72,14 +80,31 @@ mod tests {
 
     #[test]
     fn clocks_that_move_apart_end_it() {
-        for (wall, lost) in [(11_000, false), (12_001, true), (9_999, true), (12_000, false), (10_000, false)] {
+        for (wall, lost) in [
+            (11_000, false),
+            (12_001, true),
+            (9_999, true),
+            (12_000, false),
+            (10_000, false),
+        ] {
             let mut lease = Lease::default();
             lease.renew(Millis(1_000), Millis(5_000));
             assert!(!lease.observe_clocks(Millis(1_000), Millis(10_000)));
-            assert_eq!(lease.observe_clocks(Millis(2_000), Millis(wall)), lost, "{wall}");
+            assert_eq!(
+                lease.observe_clocks(Millis(2_000), Millis(wall)),
+                lost,
+                "{wall}"
+            );
             assert_eq!(lease.allows(Millis(2_000), None), !lost, "{wall}");
-            assert!(lease.allows(Millis(2_000), Some(Millis(1_000))), "flow goes on");
-            assert_eq!(lease.renew(Millis(1_500), Millis(5_000)), !lost, "what was sent before renews nothing");
+            assert!(
+                lease.allows(Millis(2_000), Some(Millis(1_000))),
+                "flow goes on"
+            );
+            assert_eq!(
+                lease.renew(Millis(1_500), Millis(5_000)),
+                !lost,
+                "what was sent before renews nothing"
+            );
             assert!(lease.renew(Millis(2_000), Millis(5_000)));
         }
     }

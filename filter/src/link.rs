@@ -22,8 +22,15 @@ pub struct NeverSent {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Closed { retry_at: Millis },
-    Open { stream: u64, hello: u64, alive: Millis, has_snapshot: bool },
+    Closed {
+        retry_at: Millis,
+    },
+    Open {
+        stream: u64,
+        hello: u64,
+        alive: Millis,
+        has_snapshot: bool,
+    },
 }
 
 /// The one stream of a gate.
@@ -41,8 +48,18 @@ pub struct Link {
 impl Link {
     /// A stream that is opened with the first tick. `jitter` differs from gate to gate.
     pub const fn new(jitter: u64) -> Self {
-        let state = State::Closed { retry_at: Millis(0) };
-        Self { state, jitter, attempts: 0, streams: 0, sequence: 0, sent: VecDeque::new(), largest_term: 0 }
+        let state = State::Closed {
+            retry_at: Millis(0),
+        };
+        Self {
+            state,
+            jitter,
+            attempts: 0,
+            streams: 0,
+            sequence: 0,
+            sent: VecDeque::new(),
+            largest_term: 0,
+        }
     }
 
     /// Whether messages can be sent.
@@ -57,7 +74,13 @@ impl Link {
 
     /// Whether the open stream has brought its snapshot.
     pub const fn has_snapshot(&self) -> bool {
-        matches!(self.state, State::Open { has_snapshot: true, .. })
+        matches!(
+            self.state,
+            State::Open {
+                has_snapshot: true,
+                ..
+            }
+        )
     }
 
     /// Largest term that was obeyed.
@@ -86,17 +109,31 @@ impl Link {
     pub fn open(&mut self, now: Millis) -> u64 {
         self.streams = self.streams.saturating_add(1);
         let hello = self.sequence.saturating_add(1);
-        self.state = State::Open { stream: self.streams, hello, alive: now, has_snapshot: false };
+        self.state = State::Open {
+            stream: self.streams,
+            hello,
+            alive: now,
+            has_snapshot: false,
+        };
         self.streams
     }
 
     /// The stream is gone; it is opened again after a pause that grows with each attempt.
     pub fn close(&mut self, now: Millis) {
-        let doubled = FIRST_PAUSE.0.saturating_mul(1_u64.checked_shl(self.attempts.min(10)).unwrap_or(1)).min(LONGEST_PAUSE.0);
+        let doubled = FIRST_PAUSE
+            .0
+            .saturating_mul(1_u64.checked_shl(self.attempts.min(10)).unwrap_or(1))
+            .min(LONGEST_PAUSE.0);
         let half = doubled.checked_div(2).unwrap_or(0).max(1);
-        let spread = self.jitter.rotate_left(self.attempts).checked_rem(half).unwrap_or(0);
+        let spread = self
+            .jitter
+            .rotate_left(self.attempts)
+            .checked_rem(half)
+            .unwrap_or(0);
         self.attempts = self.attempts.saturating_add(1);
-        self.state = State::Closed { retry_at: now.plus(Millis(half.saturating_add(spread))) };
+        self.state = State::Closed {
+            retry_at: now.plus(Millis(half.saturating_add(spread))),
+        };
     }
 
     /// The number of a message that is sent now.
@@ -121,14 +158,30 @@ impl Link {
     /// heartbeat is valid and keeps the stream alive.
     pub fn echo(&mut self, now: Millis, echoed: u64) -> Result<Option<Millis>, NeverSent> {
         if echoed > self.sequence {
-            return Err(NeverSent { echoed, last: self.sequence });
+            return Err(NeverSent {
+                echoed,
+                last: self.sequence,
+            });
         }
-        let State::Open { hello, alive, has_snapshot: true, .. } = &mut self.state else { return Ok(None) };
+        let State::Open {
+            hello,
+            alive,
+            has_snapshot: true,
+            ..
+        } = &mut self.state
+        else {
+            return Ok(None);
+        };
         if echoed < *hello {
             return Ok(None);
         }
         let mut sent = None;
-        while let Some((_, at)) = self.sent.front().copied().filter(|(sequence, _)| *sequence <= echoed) {
+        while let Some((_, at)) = self
+            .sent
+            .front()
+            .copied()
+            .filter(|(sequence, _)| *sequence <= echoed)
+        {
             sent = Some(at);
             self.sent.pop_front();
         }
@@ -152,7 +205,10 @@ mod tests {
             link.close(Millis(1_000));
             pauses.push(link.due(Millis(0)).since(Millis(1_000)).0);
         }
-        for (pause, full) in pauses.iter().zip([100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000]) {
+        for (pause, full) in pauses
+            .iter()
+            .zip([100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000])
+        {
             assert!((full / 2..=full).contains(pause), "{pauses:?}");
         }
         link.open(Millis(0));
@@ -170,7 +226,10 @@ mod tests {
         link.snapshot();
         assert_eq!(link.echo(Millis(2), 1), Ok(Some(Millis(1))));
         assert_eq!(link.echo(Millis(3), 1), Ok(None), "again");
-        assert_eq!(link.echo(Millis(3), 2), Err(NeverSent { echoed: 2, last: 1 }));
+        assert_eq!(
+            link.echo(Millis(3), 2),
+            Err(NeverSent { echoed: 2, last: 1 })
+        );
         link.number(Millis(4));
         link.close(Millis(5));
         link.open(Millis(6));

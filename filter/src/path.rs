@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 /// The path without query and fragment.
 pub fn without_query(path: &[u8]) -> &[u8] {
-    path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default()
+    path.split(|byte| matches!(byte, b'?' | b'#'))
+        .next()
+        .unwrap_or_default()
 }
 
 /// Decoded once, slashes merged, dot segments resolved and clamped at the root, no slash at the end, no query.
@@ -37,7 +39,9 @@ fn decoded_once(path: &[u8]) -> Vec<u8> {
     let mut rest = path;
     while let Some((first, tail)) = rest.split_first() {
         let escaped = match (first, tail) {
-            (b'%', [high, low, after @ ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| (high << 4 | low, after)),
+            (b'%', [high, low, after @ ..]) => hex(*high)
+                .zip(hex(*low))
+                .map(|(high, low)| (high << 4 | low, after)),
             (_, _) => None,
         };
         let (byte, after) = escaped.unwrap_or((*first, tail));
@@ -48,7 +52,9 @@ fn decoded_once(path: &[u8]) -> Vec<u8> {
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }
 
 /// What goes to the engine: the path behind the prefix. A bare prefix becomes `/`; `/v1/v1/` becomes `/v1/`, because the
@@ -76,7 +82,10 @@ pub struct Prefixes<T> {
 
 impl<T> Default for Prefixes<T> {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), most_segments: 0 }
+        Self {
+            known: BTreeMap::new(),
+            most_segments: 0,
+        }
     }
 }
 
@@ -90,7 +99,11 @@ impl<T> Prefixes<T> {
     /// The value of the longest prefix of `path`, and the number of bytes it covers with the slash before it.
     pub fn longest(&self, path: &[u8]) -> Option<(&T, usize)> {
         let rest = without_query(path).strip_prefix(b"/")?;
-        let slashes = rest.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let slashes = rest
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'/')
+            .map(|(at, _)| at);
         let mut found = None;
         for end in slashes.chain([rest.len()]).take(self.most_segments) {
             let value = rest.get(..end).and_then(|prefix| self.known.get(prefix));
@@ -105,7 +118,11 @@ mod tests {
     use super::*;
 
     fn check_normalised(path: &str, expected: &str) {
-        assert_eq!(String::from_utf8_lossy(&normalised(path.as_bytes())), expected, "{path}");
+        assert_eq!(
+            String::from_utf8_lossy(&normalised(path.as_bytes())),
+            expected,
+            "{path}"
+        );
     }
 
     #[test]
@@ -137,7 +154,9 @@ mod tests {
         for prefix in ["llama", "a", "a/b", "team-a/whisper"] {
             prefixes.insert(prefix, prefix);
         }
-        let found = prefixes.longest(path.as_bytes()).map(|(prefix, length)| (*prefix, behind_prefix(path.as_bytes(), length)));
+        let found = prefixes
+            .longest(path.as_bytes())
+            .map(|(prefix, length)| (*prefix, behind_prefix(path.as_bytes(), length)));
         let expected = expected.map(|(prefix, rest)| (prefix, rest.as_bytes().to_vec()));
         assert_eq!(found, expected, "{path}");
     }
@@ -145,7 +164,10 @@ mod tests {
     #[test]
     fn longest_prefix_at_a_segment_boundary() {
         for (path, expected) in [
-            ("/llama/v1/chat/completions", Some(("llama", "/v1/chat/completions"))),
+            (
+                "/llama/v1/chat/completions",
+                Some(("llama", "/v1/chat/completions")),
+            ),
             ("/llama", Some(("llama", "/"))),
             ("/llama/", Some(("llama", "/"))),
             ("/llama?x=1", Some(("llama", "/?x=1"))),
@@ -162,8 +184,14 @@ mod tests {
             ("/a/bc", Some(("a", "/bc"))),
             ("/a/b", Some(("a/b", "/"))),
             ("/team-a", None),
-            ("/team-a/whisper/v1/audio?x=/y", Some(("team-a/whisper", "/v1/audio?x=/y"))),
-            ("/llama/v1/v1/messages?beta=true", Some(("llama", "/v1/messages?beta=true"))),
+            (
+                "/team-a/whisper/v1/audio?x=/y",
+                Some(("team-a/whisper", "/v1/audio?x=/y")),
+            ),
+            (
+                "/llama/v1/v1/messages?beta=true",
+                Some(("llama", "/v1/messages?beta=true")),
+            ),
             ("/llama/v1/v1", Some(("llama", "/v1/v1"))),
             ("/llama//v1", Some(("llama", "//v1"))),
             ("/llama/%2e%2e/x", Some(("llama", "/%2e%2e/x"))),

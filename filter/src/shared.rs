@@ -51,32 +51,56 @@ pub struct Sharing {
 impl Sharing {
     /// The part of the gate with this id.
     pub fn new(gate: String) -> Self {
-        Self { gate, peers: Vec::new(), rows: BTreeMap::new(), totals: (0, 0), written: None }
+        Self {
+            gate,
+            peers: Vec::new(),
+            rows: BTreeMap::new(),
+            totals: (0, 0),
+            written: None,
+        }
     }
 
     /// When the own entry has to be renewed.
     pub fn due(&self) -> Millis {
-        self.written.map_or(Millis(0), |written| written.plus(RENEWAL))
+        self.written
+            .map_or(Millis(0), |written| written.plus(RENEWAL))
     }
 
     /// What the other gates hold now, with the requests of `row`.
     pub fn others(&self, now: Millis, row: Option<&RowId>, around: &dyn Surroundings) -> Occupied {
         let mut sum = Occupied::default();
         for peer in &self.peers {
-            let Some([requests, bytes, at]) = around.shared(&totals_key(peer)).as_deref().and_then(numbers) else { continue };
+            let Some([requests, bytes, at]) = around
+                .shared(&totals_key(peer))
+                .as_deref()
+                .and_then(numbers)
+            else {
+                continue;
+            };
             if now.since(Millis(at)) > FRESH {
                 continue;
             }
-            let of_row = row.and_then(|row| around.shared(&row_key(peer, row))).as_deref().and_then(numbers);
+            let of_row = row
+                .and_then(|row| around.shared(&row_key(peer, row)))
+                .as_deref()
+                .and_then(numbers);
             sum.requests = sum.requests.saturating_add(requests);
             sum.bytes = sum.bytes.saturating_add(bytes);
-            sum.of_row = sum.of_row.saturating_add(of_row.map_or(0, |[number]| number));
+            sum.of_row = sum
+                .of_row
+                .saturating_add(of_row.map_or(0, |[number]| number));
         }
         sum
     }
 
     /// Writes what changed since the last call for this row (after a hold) or for all of them.
-    pub fn publish(&mut self, now: Millis, hold: &Hold, row: Option<&RowId>, effects: &mut Vec<Effect>) {
+    pub fn publish(
+        &mut self,
+        now: Millis,
+        hold: &Hold,
+        row: Option<&RowId>,
+        effects: &mut Vec<Effect>,
+    ) {
         let rows: Vec<RowId> = match row {
             Some(row) => vec![row.clone()],
             None => self.rows.keys().cloned().collect(),
@@ -84,7 +108,10 @@ impl Sharing {
         for row in rows {
             let (held, _) = hold.of(&row);
             if self.rows.get(&row).copied().unwrap_or(0) != held {
-                effects.push(Effect::Share { key: row_key(&self.gate, &row), value: bytes_of([held]) });
+                effects.push(Effect::Share {
+                    key: row_key(&self.gate, &row),
+                    value: bytes_of([held]),
+                });
             }
             if held == 0 {
                 self.rows.remove(&row);
@@ -95,23 +122,42 @@ impl Sharing {
         let totals = (hold.len(), hold.bytes());
         if totals != self.totals || now >= self.due() {
             let value = bytes_of([totals.0, totals.1, now.0]);
-            effects.push(Effect::Share { key: totals_key(&self.gate), value });
+            effects.push(Effect::Share {
+                key: totals_key(&self.gate),
+                value,
+            });
             self.totals = totals;
             self.written = Some(now);
         }
     }
 
     /// Once per renewal: reads the list of gates, takes silent ones off it and puts itself on it.
-    pub fn renew(&mut self, now: Millis, hold: &Hold, around: &dyn Surroundings, effects: &mut Vec<Effect>) {
+    pub fn renew(
+        &mut self,
+        now: Millis,
+        hold: &Hold,
+        around: &dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) {
         if now >= self.due() {
             let list = around.shared(GATES_KEY).unwrap_or_default();
-            let listed: Vec<String> = String::from_utf8_lossy(&list).lines().map(str::to_owned).collect();
+            let listed: Vec<String> = String::from_utf8_lossy(&list)
+                .lines()
+                .map(str::to_owned)
+                .collect();
             let is_there = listed.contains(&self.gate);
-            self.peers = listed.iter().filter(|gate| **gate != self.gate && speaks(gate, now, around)).cloned().collect();
+            self.peers = listed
+                .iter()
+                .filter(|gate| **gate != self.gate && speaks(gate, now, around))
+                .cloned()
+                .collect();
             if !is_there || self.peers.len().saturating_add(1) < listed.len() {
                 let mut lines = self.peers.clone();
                 lines.push(self.gate.clone());
-                effects.push(Effect::Share { key: GATES_KEY.to_owned(), value: lines.join("\n").into_bytes() });
+                effects.push(Effect::Share {
+                    key: GATES_KEY.to_owned(),
+                    value: lines.join("\n").into_bytes(),
+                });
             }
         }
         self.publish(now, hold, None, effects);
@@ -120,7 +166,10 @@ impl Sharing {
 
 fn speaks(gate: &str, now: Millis, around: &dyn Surroundings) -> bool {
     let totals = around.shared(&totals_key(gate));
-    totals.as_deref().and_then(numbers).is_some_and(|[_, _, at]| now.since(Millis(at)) < FORGOTTEN)
+    totals
+        .as_deref()
+        .and_then(numbers)
+        .is_some_and(|[_, _, at]| now.since(Millis(at)) < FORGOTTEN)
 }
 
 fn totals_key(gate: &str) -> String {
@@ -132,12 +181,18 @@ fn row_key(gate: &str, row: &RowId) -> String {
 }
 
 fn bytes_of<const N: usize>(numbers: [u64; N]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    numbers
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect()
 }
 
 fn numbers<const N: usize>(value: &[u8]) -> Option<[u64; N]> {
     let (chunks, rest) = value.as_chunks::<8>();
-    let numbers: Vec<u64> = chunks.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
+    let numbers: Vec<u64> = chunks
+        .iter()
+        .map(|chunk| u64::from_le_bytes(*chunk))
+        .collect();
     rest.is_empty().then_some(())?;
     numbers.try_into().ok()
 }

@@ -7,11 +7,7 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, sync::Arc};
 use greenthread_proto::gate::{self, row};
 use prost::Message;
 
-use crate::{
-    answers::Answer,
-    path::Prefixes,
-    time::Millis,
-};
+use crate::{answers::Answer, path::Prefixes, time::Millis};
 
 /// Id of a row; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,15 +133,31 @@ impl Row {
         if row.id.is_empty() {
             return Err(TableError::NoId);
         }
-        let wrong = |field| TableError::Field { row: row.id.clone(), field };
-        let epoch = row.epoch.map(|epoch| Epoch { term: epoch.term, counter: epoch.counter }).ok_or_else(|| wrong("epoch"))?;
-        let admission = row.admission.and_then(admission).ok_or_else(|| wrong("admission"))?;
+        let wrong = |field| TableError::Field {
+            row: row.id.clone(),
+            field,
+        };
+        let epoch = row
+            .epoch
+            .map(|epoch| Epoch {
+                term: epoch.term,
+                counter: epoch.counter,
+            })
+            .ok_or_else(|| wrong("epoch"))?;
+        let admission = row
+            .admission
+            .and_then(admission)
+            .ok_or_else(|| wrong("admission"))?;
         let flow = match row.on_lease_end() {
             gate::OnLeaseEnd::Hold => false,
             gate::OnLeaseEnd::Flow => true,
             gate::OnLeaseEnd::Unspecified => return Err(wrong("on_lease_end")),
         };
-        if row.prefixes.iter().any(|prefix| prefix.split('/').any(str::is_empty)) {
+        if row
+            .prefixes
+            .iter()
+            .any(|prefix| prefix.split('/').any(str::is_empty))
+        {
             return Err(wrong("prefixes"));
         }
         if row.cluster.is_empty() && !row.removed {
@@ -165,7 +177,11 @@ impl Row {
                 status_tail: row.status_tail,
                 models: row.models_document,
                 health: row.health_document,
-                health_status: if (200..600).contains(&row.health_status) { row.health_status } else { 503 },
+                health_status: if (200..600).contains(&row.health_status) {
+                    row.health_status
+                } else {
+                    503
+                },
             },
             model: row.model,
             prefixes: row.prefixes,
@@ -198,7 +214,12 @@ impl Row {
             prefixes: self.prefixes.clone(),
             cluster: self.cluster.clone(),
             epoch: Some(gate::Epoch::default()),
-            on_lease_end: if self.flow { gate::OnLeaseEnd::Flow } else { gate::OnLeaseEnd::Hold }.into(),
+            on_lease_end: if self.flow {
+                gate::OnLeaseEnd::Flow
+            } else {
+                gate::OnLeaseEnd::Hold
+            }
+            .into(),
             hold_budget_ms: self.hold_budget.0,
             hold_limit: self.hold_limit,
             control_paths: self.control_paths.clone(),
@@ -209,20 +230,25 @@ impl Row {
             health_document: self.documents.health.clone(),
             health_status: self.documents.health_status,
             removed: self.removed,
-            admission: Some(row::Admission::Hold(gate::Hold { estimated_wait_ms: 0 })),
+            admission: Some(row::Admission::Hold(gate::Hold {
+                estimated_wait_ms: 0,
+            })),
         }
     }
 
     /// Whether a gate that starts would be told something else about `other`.
     fn starts_like(&self, other: &Self) -> bool {
-        (&self.prefixes, &self.cluster, self.removed) == (&other.prefixes, &other.cluster, other.removed)
+        (&self.prefixes, &self.cluster, self.removed)
+            == (&other.prefixes, &other.cluster, other.removed)
     }
 }
 
 fn admission(admission: row::Admission) -> Option<Admission> {
     Some(match admission {
         row::Admission::Admit(gate::Admit {}) => Admission::Admit,
-        row::Admission::Hold(gate::Hold { estimated_wait_ms }) => Admission::Hold(Millis(estimated_wait_ms)),
+        row::Admission::Hold(gate::Hold { estimated_wait_ms }) => {
+            Admission::Hold(Millis(estimated_wait_ms))
+        }
         row::Admission::Refuse(refuse) => Admission::Refuse(refusal(refuse)?),
     })
 }
@@ -254,7 +280,11 @@ pub struct Times {
 
 impl Default for Times {
     fn default() -> Self {
-        Self { lease: Millis::seconds(5), heartbeat: Millis::seconds(1), max_flow: Millis::seconds(600) }
+        Self {
+            lease: Millis::seconds(5),
+            heartbeat: Millis::seconds(1),
+            max_flow: Millis::seconds(600),
+        }
     }
 }
 
@@ -262,7 +292,8 @@ impl Times {
     fn validated(times: gate::Times) -> Option<Self> {
         const LONGEST: u64 = 24 * 3_600_000;
         let lengths = [times.lease_ms, times.heartbeat_ms];
-        let sane = lengths.iter().all(|length| (1..=LONGEST).contains(length)) && times.max_flow_ms <= LONGEST;
+        let sane = lengths.iter().all(|length| (1..=LONGEST).contains(length))
+            && times.max_flow_ms <= LONGEST;
         sane.then_some(Self {
             lease: Millis(times.lease_ms),
             heartbeat: Millis(times.heartbeat_ms),
@@ -326,7 +357,10 @@ impl Table {
 
     /// Takes a chunk. With the last one the table takes effect and the rows that were applied are returned.
     pub fn snapshot(&mut self, chunk: gate::Snapshot) -> Result<Option<Applied>, TableError> {
-        let staged = self.staged.get_or_insert(Staged { version: chunk.version, rows: Vec::new() });
+        let staged = self.staged.get_or_insert(Staged {
+            version: chunk.version,
+            rows: Vec::new(),
+        });
         if staged.version != chunk.version {
             return Err(TableError::MixedChunks);
         }
@@ -336,8 +370,13 @@ impl Table {
         if !chunk.last {
             return Ok(None);
         }
-        self.times = chunk.times.and_then(Times::validated).ok_or(TableError::Times)?;
-        let Some(staged) = self.staged.take() else { return Ok(None) };
+        self.times = chunk
+            .times
+            .and_then(Times::validated)
+            .ok_or(TableError::Times)?;
+        let Some(staged) = self.staged.take() else {
+            return Ok(None);
+        };
         let mut before = std::mem::take(&mut self.rows);
         let mut applied = Vec::new();
         for row in staged.rows {
@@ -353,9 +392,16 @@ impl Table {
     /// Applies changed rows; returns those that were applied.
     pub fn delta(&mut self, delta: gate::Delta) -> Result<Applied, TableError> {
         if delta.version != self.version.saturating_add(1) {
-            return Err(TableError::Gap { have: self.version, got: delta.version });
+            return Err(TableError::Gap {
+                have: self.version,
+                got: delta.version,
+            });
         }
-        let rows = delta.rows.into_iter().map(Row::validated).collect::<Result<Vec<_>, _>>()?;
+        let rows = delta
+            .rows
+            .into_iter()
+            .map(Row::validated)
+            .collect::<Result<Vec<_>, _>>()?;
         let mut applied = Vec::new();
         for row in rows {
             let old = self.rows.remove(&row.id);
@@ -400,14 +446,32 @@ impl Table {
             return None;
         }
         let rows = self.rows.values().map(|row| row.as_start()).collect();
-        Some(gate::Snapshot { rows, ..gate::Snapshot::default() }.encode_to_vec())
+        Some(
+            gate::Snapshot {
+                rows,
+                ..gate::Snapshot::default()
+            }
+            .encode_to_vec(),
+        )
     }
 
     /// Starts with what another gate wrote: every row as Hold. Returns whether there was anything readable.
     pub fn start_with(&mut self, saved: &[u8]) -> bool {
-        let Ok(snapshot) = gate::Snapshot::decode(saved) else { return false };
-        let Ok(rows) = snapshot.rows.into_iter().map(Row::validated).collect::<Result<Vec<_>, _>>() else { return false };
-        self.rows = rows.into_iter().map(|row| (row.id.clone(), Arc::new(row))).collect();
+        let Ok(snapshot) = gate::Snapshot::decode(saved) else {
+            return false;
+        };
+        let Ok(rows) = snapshot
+            .rows
+            .into_iter()
+            .map(Row::validated)
+            .collect::<Result<Vec<_>, _>>()
+        else {
+            return false;
+        };
+        self.rows = rows
+            .into_iter()
+            .map(|row| (row.id.clone(), Arc::new(row)))
+            .collect();
         self.index();
         true
     }

@@ -24,7 +24,8 @@ fn main() -> ExitCode {
 
 fn run(input: &str, output: &str, keep: &BTreeSet<&str>) -> Result<(), String> {
     let module = fs::read(input).map_err(|error| error.to_string())?;
-    let (trimmed, kept) = trim(&module, keep).ok_or("not a wasm module that this tool understands")?;
+    let (trimmed, kept) =
+        trim(&module, keep).ok_or("not a wasm module that this tool understands")?;
     if let Some(missing) = keep.iter().find(|name| !kept.contains(**name)) {
         return Err(format!("`{missing}` is not exported"));
     }
@@ -39,7 +40,11 @@ fn trim(module: &[u8], keep: &BTreeSet<&str>) -> Option<(Vec<u8>, BTreeSet<Strin
     while let Some((&id, tail)) = rest.split_first() {
         let (size, tail) = number(tail)?;
         let (section, tail) = tail.split_at_checked(usize::try_from(size).ok()?)?;
-        let section = if id == EXPORT_SECTION { fewer_exports(section, keep, &mut kept)? } else { section.to_vec() };
+        let section = if id == EXPORT_SECTION {
+            fewer_exports(section, keep, &mut kept)?
+        } else {
+            section.to_vec()
+        };
         trimmed.push(id);
         append_number(&mut trimmed, section.len() as u64);
         trimmed.extend(section);
@@ -48,7 +53,11 @@ fn trim(module: &[u8], keep: &BTreeSet<&str>) -> Option<(Vec<u8>, BTreeSet<Strin
     Some((trimmed, kept))
 }
 
-fn fewer_exports(section: &[u8], keep: &BTreeSet<&str>, kept: &mut BTreeSet<String>) -> Option<Vec<u8>> {
+fn fewer_exports(
+    section: &[u8],
+    keep: &BTreeSet<&str>,
+    kept: &mut BTreeSet<String>,
+) -> Option<Vec<u8>> {
     let (count, mut rest) = number(section)?;
     let mut entries = Vec::new();
     for _ in 0..count {
@@ -99,7 +108,10 @@ mod tests {
         // One custom section, then exports "a" (function 0) and "bc" (memory 300).
         let module = b"\0asm\x01\0\0\0\x00\x02\x01x\x07\x0b\x02\x01a\x00\x00\x02bc\x02\xac\x02";
         let (trimmed, kept) = trim(module, &BTreeSet::from(["bc", "zz"])).unwrap();
-        assert_eq!(trimmed, b"\0asm\x01\0\0\0\x00\x02\x01x\x07\x07\x01\x02bc\x02\xac\x02");
+        assert_eq!(
+            trimmed,
+            b"\0asm\x01\0\0\0\x00\x02\x01x\x07\x07\x01\x02bc\x02\xac\x02"
+        );
         assert_eq!(kept, BTreeSet::from(["bc".to_owned()]));
         assert!(trim(b"\0asm\x01\0\0\0\x07\x09\x02", &BTreeSet::new()).is_none());
     }

@@ -5,7 +5,10 @@
 
 use greenthread_proto::{
     PROTOCOL,
-    gate::{BarrierAck, ControlMessage, Epoch, GateMessage, Heartbeat, Hello, Report, control_message, gate_message},
+    gate::{
+        BarrierAck, ControlMessage, Epoch, GateMessage, Heartbeat, Hello, Report, control_message,
+        gate_message,
+    },
 };
 use prost::Message;
 
@@ -14,7 +17,13 @@ use crate::{shared::TABLE_KEY, table::Applied, table::RowId, time::Millis};
 
 impl Gate {
     /// Bytes arrived on the stream with this number.
-    pub fn on_stream_bytes(&mut self, now: Millis, stream: u64, bytes: &[u8], effects: &mut Vec<Effect>) {
+    pub fn on_stream_bytes(
+        &mut self,
+        now: Millis,
+        stream: u64,
+        bytes: &[u8],
+        effects: &mut Vec<Effect>,
+    ) {
         match ControlMessage::decode(bytes) {
             Ok(message) => self.on_message(now, stream, message, effects),
             Err(error) => self.break_off(now, stream, &error, effects),
@@ -22,12 +31,22 @@ impl Gate {
     }
 
     /// A message arrived on the stream with this number. Streams that are not open any more are not listened to.
-    pub fn on_message(&mut self, now: Millis, stream: u64, message: ControlMessage, effects: &mut Vec<Effect>) {
+    pub fn on_message(
+        &mut self,
+        now: Millis,
+        stream: u64,
+        message: ControlMessage,
+        effects: &mut Vec<Effect>,
+    ) {
         if !self.link.is(stream) {
             return;
         }
         if !self.link.obeys(message.term) {
-            let error = format!("term {} is older than {}", message.term, self.link.largest_term());
+            let error = format!(
+                "term {} is older than {}",
+                message.term,
+                self.link.largest_term()
+            );
             return self.break_off(now, stream, &error, effects);
         }
         match message.body {
@@ -48,7 +67,9 @@ impl Gate {
                 Ok(applied) => self.after_change(now, &applied, effects),
                 Err(error) => self.break_off(now, stream, &error, effects),
             },
-            Some(control_message::Body::Heartbeat(heartbeat)) => self.on_heartbeat(now, stream, heartbeat, effects),
+            Some(control_message::Body::Heartbeat(heartbeat)) => {
+                self.on_heartbeat(now, stream, heartbeat, effects)
+            }
             // A newer control may say more than this gate understands.
             None => {}
         }
@@ -62,7 +83,13 @@ impl Gate {
         }
     }
 
-    fn on_heartbeat(&mut self, now: Millis, stream: u64, heartbeat: Heartbeat, effects: &mut Vec<Effect>) {
+    fn on_heartbeat(
+        &mut self,
+        now: Millis,
+        stream: u64,
+        heartbeat: Heartbeat,
+        effects: &mut Vec<Effect>,
+    ) {
         let sent = match self.link.echo(now, heartbeat.echoed_sequence) {
             Ok(sent) => sent,
             Err(error) => return self.break_off(now, stream, &error, effects),
@@ -71,7 +98,9 @@ impl Gate {
             return;
         }
         let others = heartbeat.elsewhere.into_iter();
-        self.elsewhere = others.map(|row| (RowId::from(row.row.as_str()), row.in_flight)).collect();
+        self.elsewhere = others
+            .map(|row| (RowId::from(row.row.as_str()), row.in_flight))
+            .collect();
         if let Some(sent) = sent {
             self.figures.echoed(heartbeat.echoed_sequence);
             self.lease.renew(sent, self.table.times().lease);
@@ -81,13 +110,23 @@ impl Gate {
 
     fn after_change(&mut self, now: Millis, applied: &Applied, effects: &mut Vec<Effect>) {
         for row in applied.iter().filter(|row| row.is_draining()) {
-            let epoch = Some(Epoch { term: row.epoch.term, counter: row.epoch.counter });
+            let epoch = Some(Epoch {
+                term: row.epoch.term,
+                counter: row.epoch.counter,
+            });
             let in_flight = self.figures.in_flight(&row.id);
-            let ack = BarrierAck { row: row.id.to_string(), epoch, in_flight };
+            let ack = BarrierAck {
+                row: row.id.to_string(),
+                epoch,
+                in_flight,
+            };
             self.send(now, gate_message::Body::BarrierAck(ack), effects);
         }
         if let Some(value) = self.table.changed_start() {
-            effects.push(Effect::Share { key: TABLE_KEY.to_owned(), value });
+            effects.push(Effect::Share {
+                key: TABLE_KEY.to_owned(),
+                value,
+            });
         }
         let table = &self.table;
         self.figures.forget(|row| table.row(row).is_some());
@@ -95,7 +134,13 @@ impl Gate {
     }
 
     /// Closes a stream on which something came that must not come.
-    fn break_off(&mut self, now: Millis, stream: u64, why: &dyn std::fmt::Display, effects: &mut Vec<Effect>) {
+    fn break_off(
+        &mut self,
+        now: Millis,
+        stream: u64,
+        why: &dyn std::fmt::Display,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.link.is(stream) {
             effects.push(Effect::Warn(format!("stream to control closed: {why}")));
             effects.push(Effect::Close);
@@ -109,7 +154,9 @@ impl Gate {
             return;
         }
         if self.link.is_open() {
-            effects.push(Effect::Warn("stream to control closed: no valid heartbeat for one lease".to_owned()));
+            effects.push(Effect::Warn(
+                "stream to control closed: no valid heartbeat for one lease".to_owned(),
+            ));
             effects.push(Effect::Close);
             self.table.drop_chunks();
             self.link.close(now);
@@ -128,7 +175,10 @@ impl Gate {
             largest_term: self.link.largest_term(),
             rows: self.figures.for_hello(sequence, now, &|row| hold.of(row)),
         };
-        effects.push(Effect::Send(GateMessage { sequence, body: Some(gate_message::Body::Hello(hello)) }));
+        effects.push(Effect::Send(GateMessage {
+            sequence,
+            body: Some(gate_message::Body::Hello(hello)),
+        }));
         self.last_report = now;
         self.next_report = now.plus(self.table.times().heartbeat);
     }
@@ -141,14 +191,28 @@ impl Gate {
         let sequence = self.link.number(now);
         let hold = &self.hold;
         let rows = self.figures.for_report(sequence, now, &|row| hold.of(row));
-        let report = Report { rows, table_version: self.table.version() };
-        effects.push(Effect::Send(GateMessage { sequence, body: Some(gate_message::Body::Report(report)) }));
+        let report = Report {
+            rows,
+            table_version: self.table.version(),
+        };
+        effects.push(Effect::Send(GateMessage {
+            sequence,
+            body: Some(gate_message::Body::Report(report)),
+        }));
         self.last_report = now;
         self.next_report = now.plus(self.table.times().heartbeat);
     }
 
-    pub(super) fn send(&mut self, now: Millis, body: gate_message::Body, effects: &mut Vec<Effect>) {
+    pub(super) fn send(
+        &mut self,
+        now: Millis,
+        body: gate_message::Body,
+        effects: &mut Vec<Effect>,
+    ) {
         let sequence = self.link.number(now);
-        effects.push(Effect::Send(GateMessage { sequence, body: Some(body) }));
+        effects.push(Effect::Send(GateMessage {
+            sequence,
+            body: Some(body),
+        }));
     }
 }

@@ -35,7 +35,10 @@ struct Kept<'a> {
 
 impl Surroundings for Kept<'_> {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
-        self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+        self.headers
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value.clone())
     }
 
     fn shared(&self, key: &str) -> Option<Vec<u8>> {
@@ -45,9 +48,17 @@ impl Surroundings for Kept<'_> {
 
 impl Gate {
     /// Time has passed. `wall` is the wall clock: where it and the monotonic clock moved apart, the lease is lost.
-    pub fn on_tick(&mut self, now: Millis, wall: Millis, around: &dyn Surroundings, effects: &mut Vec<Effect>) {
+    pub fn on_tick(
+        &mut self,
+        now: Millis,
+        wall: Millis,
+        around: &dyn Surroundings,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.lease.observe_clocks(now, wall) {
-            effects.push(Effect::Warn("the wall clock and the monotonic clock moved apart: lease given up".to_owned()));
+            effects.push(Effect::Warn(
+                "the wall clock and the monotonic clock moved apart: lease given up".to_owned(),
+            ));
         }
         if matches!(self.leaving, Leaving::No | Leaving::Waiting) {
             self.keep_stream(now, effects);
@@ -60,7 +71,10 @@ impl Gate {
 
     /// When the next tick is wanted. Never far away, since the lease is renewed by reports.
     pub fn next_tick(&self, now: Millis) -> Millis {
-        let mut due = self.link.due(self.table.times().lease).min(self.sharing.due());
+        let mut due = self
+            .link
+            .due(self.table.times().lease)
+            .min(self.sharing.due());
         if self.link.is_open() {
             due = due.min(self.next_report);
         }
@@ -76,7 +90,11 @@ impl Gate {
     /// The gate is being replaced. Returns whether it can be destroyed at once; otherwise [`Effect::Done`] follows.
     pub fn on_replaced(&mut self) -> bool {
         if self.leaving == Leaving::No {
-            self.leaving = if self.is_idle() && !self.link.is_open() { Leaving::Done } else { Leaving::Waiting };
+            self.leaving = if self.is_idle() && !self.link.is_open() {
+                Leaving::Done
+            } else {
+                Leaving::Waiting
+            };
         }
         self.leaving == Leaving::Done
     }
@@ -117,18 +135,47 @@ impl Gate {
     }
 
     /// Requests that waited for the first table are decided again; when it did not come in time, they pass.
-    fn settle_before_table(&mut self, now: Millis, around: &dyn Surroundings, left: &mut usize, effects: &mut Vec<Effect>) {
+    fn settle_before_table(
+        &mut self,
+        now: Millis,
+        around: &dyn Surroundings,
+        left: &mut usize,
+        effects: &mut Vec<Effect>,
+    ) {
         let over = now >= self.created.plus(self.config.hold.start);
         while *left > 0 && (self.started || over) {
-            let Some(id) = self.hold.first(None) else { return };
-            let Some(Held { waiting: Waiting::Table(headers), since, bytes, .. }) = self.hold.remove(id) else { return };
-            let kept = Kept { headers: &headers, around };
+            let Some(id) = self.hold.first(None) else {
+                return;
+            };
+            let Some(Held {
+                waiting: Waiting::Table(headers),
+                since,
+                bytes,
+                ..
+            }) = self.hold.remove(id)
+            else {
+                return;
+            };
+            let kept = Kept {
+                headers: &headers,
+                around,
+            };
             let path = kept.header(":path").unwrap_or_default();
-            let arrival = Arrival { id, since, has_body: bytes > 0 };
+            let arrival = Arrival {
+                id,
+                since,
+                has_body: bytes > 0,
+            };
             match self.decide(now, &arrival, &path, &kept, effects) {
                 Verdict::Hold => continue,
-                Verdict::Pass => effects.push(Effect::Resume { request: id, headers: Vec::new() }),
-                Verdict::Forward(headers) => effects.push(Effect::Resume { request: id, headers }),
+                Verdict::Pass => effects.push(Effect::Resume {
+                    request: id,
+                    headers: Vec::new(),
+                }),
+                Verdict::Forward(headers) => effects.push(Effect::Resume {
+                    request: id,
+                    headers,
+                }),
                 Verdict::Answer(reply) => effects.push(Effect::Reply { request: id, reply }),
             }
             *left = left.saturating_sub(1);
@@ -141,7 +188,9 @@ impl Gate {
         rows.retain(|row| self.fate(now, row) != Fate::Stay);
         while *left > 0 && !rows.is_empty() {
             rows.retain(|row| {
-                let Some(id) = self.hold.first(Some(row)).filter(|_| *left > 0) else { return false };
+                let Some(id) = self.hold.first(Some(row)).filter(|_| *left > 0) else {
+                    return false;
+                };
                 match self.fate(now, row) {
                     Fate::Release => self.release(now, id, effects),
                     Fate::Answer(answer) => self.answer_held(now, id, answer, effects),
@@ -157,8 +206,11 @@ impl Gate {
     /// Requests whose time is over, unless their row has just opened: then they are on their way out already.
     fn expire(&mut self, now: Millis, left: &mut usize, effects: &mut Vec<Effect>) {
         while *left > 0 {
-            let stays = |row: Option<&RowId>| row.is_some_and(|row| self.fate(now, row) == Fate::Stay);
-            let Some(id) = self.hold.expired(now, stays) else { return };
+            let stays =
+                |row: Option<&RowId>| row.is_some_and(|row| self.fate(now, row) == Fate::Stay);
+            let Some(id) = self.hold.expired(now, stays) else {
+                return;
+            };
             let estimate = self.row_of(id).map_or(1, |row| row.estimate());
             self.answer_held(now, id, Answer::HoldExpired(estimate), effects);
             *left = left.saturating_sub(1);
@@ -171,7 +223,9 @@ impl Gate {
 
     /// Decided at the moment of release, by the same check as for a new request.
     fn fate(&self, now: Millis, row: &RowId) -> Fate {
-        let Some(row) = self.table.row(row).filter(|row| !row.removed) else { return Fate::Answer(Answer::Removed) };
+        let Some(row) = self.table.row(row).filter(|row| !row.removed) else {
+            return Fate::Answer(Answer::Removed);
+        };
         match row.admission {
             Admission::Admit if self.admits(now, row) => Fate::Release,
             Admission::Admit | Admission::Hold(_) => Fate::Stay,
@@ -183,26 +237,66 @@ impl Gate {
 
     /// Counts the request in flight, then lets it go on.
     fn release(&mut self, now: Millis, id: RequestId, effects: &mut Vec<Effect>) {
-        let Some(row) = self.row_of(id).cloned() else { return };
-        let Some(Held { waiting: Waiting::Row { forwarded, .. }, since, .. }) = self.hold.remove(id) else { return };
-        self.figures.of(&row.id).admitted(now, true, Some(now.since(since)));
-        self.in_flight.insert(id, InFlight { row: row.id.clone(), uses: true });
-        effects.push(Effect::Resume { request: id, headers: self.headers(&row, forwarded) });
+        let Some(row) = self.row_of(id).cloned() else {
+            return;
+        };
+        let Some(Held {
+            waiting: Waiting::Row { forwarded, .. },
+            since,
+            ..
+        }) = self.hold.remove(id)
+        else {
+            return;
+        };
+        self.figures
+            .of(&row.id)
+            .admitted(now, true, Some(now.since(since)));
+        self.in_flight.insert(
+            id,
+            InFlight {
+                row: row.id.clone(),
+                uses: true,
+            },
+        );
+        effects.push(Effect::Resume {
+            request: id,
+            headers: self.headers(&row, forwarded),
+        });
         self.hurry_when_none_is_held(now, &row.id);
     }
 
-    fn answer_held(&mut self, now: Millis, id: RequestId, answer: Answer, effects: &mut Vec<Effect>) {
-        let Some(Held { waiting: Waiting::Row { row, api, .. }, .. }) = self.hold.remove(id) else { return };
+    fn answer_held(
+        &mut self,
+        now: Millis,
+        id: RequestId,
+        answer: Answer,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(Held {
+            waiting: Waiting::Row { row, api, .. },
+            ..
+        }) = self.hold.remove(id)
+        else {
+            return;
+        };
         self.count_refusal(now, &row, answer);
         self.hurry_when_none_is_held(now, &row);
-        effects.push(Effect::Reply { request: id, reply: self.reply(&row, api, answer) });
+        effects.push(Effect::Reply {
+            request: id,
+            reply: self.reply(&row, api, answer),
+        });
     }
 
     fn reply(&self, id: &RowId, api: Api, answer: Answer) -> crate::answers::Reply {
         match self.table.row(id) {
             Some(row) => answer.reply(api, &row.model),
             // The row is gone; its id begins with the model's name.
-            None => answer.reply(api, id.to_string().rsplit_once('.').map_or("", |(model, _)| model)),
+            None => answer.reply(
+                api,
+                id.to_string()
+                    .rsplit_once('.')
+                    .map_or("", |(model, _)| model),
+            ),
         }
     }
 }

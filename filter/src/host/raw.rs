@@ -11,7 +11,13 @@ const CLOCK_MONOTONIC: u32 = 1;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
-    fn proxy_replace_header_map_value(map: u32, name: *const u8, name_size: usize, value: *const u8, value_size: usize) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_done() -> u32;
     fn proxy_send_local_response(
@@ -42,8 +48,15 @@ pub(super) fn now() -> Millis {
 /// Sets a header of the effective request; false when the host refuses.
 pub(super) fn set_request_header(name: &str, value: &[u8]) -> bool {
     // SAFETY: the host reads both slices before it returns.
-    let status =
-        unsafe { proxy_replace_header_map_value(REQUEST_HEADERS, name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+    let status = unsafe {
+        proxy_replace_header_map_value(
+            REQUEST_HEADERS,
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
+        )
+    };
     status == OK
 }
 
@@ -80,7 +93,10 @@ pub(super) fn send_response(reply: &Reply, details: &str) {
 /// Header maps cross the border as: number of pairs, the lengths of each pair, then names and values, each with a zero behind.
 fn serialised(headers: &[(&'static str, String)]) -> Vec<u8> {
     let length = |text: &str| u32::try_from(text.len()).unwrap_or(0).to_le_bytes();
-    let mut bytes = u32::try_from(headers.len()).unwrap_or(0).to_le_bytes().to_vec();
+    let mut bytes = u32::try_from(headers.len())
+        .unwrap_or(0)
+        .to_le_bytes()
+        .to_vec();
     for (name, value) in headers {
         bytes.extend(length(name));
         bytes.extend(length(value));
