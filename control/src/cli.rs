@@ -7,7 +7,7 @@ use greenthread_core::event::Operator;
 
 use crate::{
     client::{Client, word},
-    config, serve, text,
+    serve, text,
 };
 
 const EXIT_CODES: &str = "\
@@ -116,7 +116,7 @@ pub fn run(cli: Cli) -> ExitCode {
 type Done = Result<(), Box<dyn std::error::Error>>;
 
 async fn serve(file: PathBuf) -> Done {
-    Ok(serve::serve(config::load(&file)?).await?)
+    Ok(serve::serve(&file).await?)
 }
 
 async fn status(model: Option<String>, control: Control) -> Done {

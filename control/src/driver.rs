@@ -136,6 +136,8 @@ pub struct Driver {
     state: Arc<StateDir>,
     inputs: mpsc::Sender<Input>,
     gone: mpsc::UnboundedSender<ModelId>,
+    /// The disk is asked for a larger term.
+    taking_term: bool,
     /// The turn to write footprints.
     footprints: Arc<Mutex<()>>,
     /// Empty between steps; kept for its memory.
@@ -193,6 +195,7 @@ impl Driver {
             state,
             inputs,
             gone,
+            taking_term: false,
             footprints: Arc::default(),
             effects: Vec::new(),
             rows: Vec::new(),
@@ -271,6 +274,7 @@ impl Driver {
             Input::SetModel(model) => self.set_model(*model),
             Input::RemoveModel(model) => self.step(Event::ModelRemoved(model)),
             Input::TermTaken(Ok(term)) => {
+                self.taking_term = false;
                 self.streams.set_term(term);
                 self.step(Event::TermRaised(term));
             }
@@ -435,7 +439,11 @@ impl Driver {
         });
     }
 
-    fn take_term(&self, at_least: u64) {
+    fn take_term(&mut self, at_least: u64) {
+        // One at a time: a gate that knows a still larger one attaches again and is asked about then.
+        if std::mem::replace(&mut self.taking_term, true) {
+            return;
+        }
         let (state, inputs, own) = (self.state.clone(), self.inputs.clone(), self.streams.term());
         tokio::task::spawn_blocking(move || {
             let taken = state.next_term(at_least.max(own));

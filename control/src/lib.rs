@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod driver;
 pub mod engine;
+mod follow;
 pub mod gates;
 pub mod http;
 pub mod journal;

@@ -1,6 +1,6 @@
 //! `greenthread serve`: the control service, put together and taken down in order.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use greenthread_core::model::FleetSpec;
 use tokio::{
@@ -12,12 +12,14 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::{
     auth::Guard,
-    config::{Fleet, Model},
+    config::{self, ConfigError, Fleet, Model},
     driver::{Driver, INPUTS, Input, Parts},
     engine::{Engines, Settings},
+    follow::Follower,
     gates::Gates,
     http::{self, Api},
     modules::{ModuleError, Modules},
+    standalone::watch::Watch,
     state::{StateDir, StateError},
 };
 
@@ -29,6 +31,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Why control did not start or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// The fleet file.
+    #[error(transparent)]
+    Fleet(#[from] ConfigError),
     /// Bound beyond loopback, where a forged gate could block every sleep.
     #[error(
         "{what} is bound to {address}, beyond loopback, and control.token is not set: set a token, or bind to 127.0.0.1"
@@ -97,11 +102,14 @@ impl Listeners {
     }
 }
 
-/// Locks the state folder, listens, and serves until a signal to stop (SIGTERM or SIGINT). Engines go on running.
+/// Reads the fleet file and follows it, locks the state folder, listens, and serves until a signal to stop (SIGTERM or SIGINT). Engines go on running.
 ///
 /// # Errors
 /// When something needed is not there, or when another control has taken over.
-pub async fn serve(fleet: Fleet) -> Result<(), ServeError> {
+pub async fn serve(file: &Path) -> Result<(), ServeError> {
+    // Before the file is read: a change in between is seen later, and an early SIGHUP does not end us.
+    let watch = Watch::new(file).map_err(ServeError::Signals)?;
+    let fleet = config::load(file)?;
     let state = StateDir::lock(&fleet.state)?;
     let listeners = Listeners::bind(&fleet).await?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
@@ -112,7 +120,7 @@ pub async fn serve(fleet: Fleet) -> Result<(), ServeError> {
             _ = interrupt.recv() => {}
         }
     };
-    run(fleet, state, listeners, shutdown).await
+    run(watch, fleet, state, listeners, shutdown).await
 }
 
 /// Serves until `shutdown`: takes a term, makes engines known, then lets gates and operators in.
@@ -120,6 +128,7 @@ pub async fn serve(fleet: Fleet) -> Result<(), ServeError> {
 /// # Errors
 /// As [`serve`].
 pub async fn run(
+    watch: Watch,
     fleet: Fleet,
     state: StateDir,
     listeners: Listeners,
@@ -130,7 +139,7 @@ pub async fn run(
     let modules = Modules::load(state.root())?;
     let (inputs, incoming) = mpsc::channel(INPUTS);
     let (outcomes, events) = mpsc::channel(INPUTS);
-    let (gone, _gone) = mpsc::unbounded_channel();
+    let (gone, gone_models) = mpsc::unbounded_channel();
     let engines = Engines::new(Settings::of(&fleet), outcomes);
     let driver = Driver::new(Parts {
         fleet: FleetSpec {
@@ -168,6 +177,9 @@ pub async fn run(
     // Gates that attach meanwhile wait: a table that lacks a model would let its requests through to nowhere.
     let models = introduce(&fleet, &engines).await;
     let driver = tokio::spawn(driver.run(models, incoming, events));
+    let follower = Follower::new(&fleet, engines, inputs.clone(), gone_models);
+    follower.begin(&fleet).await;
+    let follower = tokio::spawn(async move { follower.run(watch, fleet).await });
 
     let mut driver = std::pin::pin!(driver);
     let result = tokio::select! {
@@ -179,6 +191,7 @@ pub async fn run(
             driver.await
         }
     };
+    follower.abort();
     drop(stop);
     let farewell = async { (gates.await, operators.await) };
     if tokio::time::timeout(FAREWELL, farewell).await.is_err() {

@@ -52,13 +52,16 @@ impl Clusters {
         }
     }
 
-    /// Gives Envoy the clusters of the fleet and of `extra` models (that still drain), and takes away all others. The file is replaced as
-    /// a whole. To be called when control starts, too: the file may have changed while it was away.
+    /// Gives Envoy the clusters of these models, and takes away all others. The file is replaced as a whole. To be called when control
+    /// starts, too: the file may have changed while it was away.
     ///
     /// # Errors
     /// The file cannot be written; Envoy goes on with the old one.
-    pub async fn write(&self, fleet: &Fleet, extra: &[Model]) -> Result<(), DeliveryError> {
-        let content = discovery(fleet.models.values().chain(extra)).to_string();
+    pub async fn write(
+        &self,
+        models: impl IntoIterator<Item = &Model>,
+    ) -> Result<(), DeliveryError> {
+        let content = discovery(models).to_string();
         let file = self.file.clone();
         let written =
             tokio::task::spawn_blocking(move || files::replace(&file, content.as_bytes())).await;
