@@ -3,6 +3,8 @@
 //! It is the only place that reads the clock, once per step. It never waits for anybody: queues of gates are tried, engines and
 //! the disk work in tasks of their own and answer as inputs, so a deadline is never late because of a slow peer.
 
+mod look;
+
 use std::{
     ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
@@ -13,22 +15,22 @@ use greenthread_core::{
     Core,
     effect::Effect,
     event::{Event, Operator},
-    ids::{GateId, Millis, ModelId, StreamId},
+    ids::{Millis, ModelId},
     model::{FleetSpec, ModelSpec},
 };
 use greenthread_proto::gate::Row;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::{
     config::{Hold, Model},
     engine::{Action, Engines},
+    input::{Input, Said, UnknownModel},
     journal::{Journal, unix_seconds},
-    overview::{self, Overview, Readiness},
     rows::Table,
     state::{StateDir, StateError},
-    streams::{Outbound, Streams},
-    totals::{RowTotals, Totals},
+    streams::Streams,
+    totals::Totals,
 };
 
 /// Inputs that wait for the driver; who sends more waits.
@@ -37,71 +39,6 @@ pub const INPUTS: usize = 1_024;
 const BURST: usize = 64;
 /// The core's clock starts here, so that ages from before the start still are moments (30 days).
 const START_OF_CLOCK: Millis = Millis(30 * 24 * 3_600 * 1_000);
-
-/// What a gate said, translated.
-#[derive(Debug)]
-pub struct Said {
-    /// Who.
-    pub gate: GateId,
-    /// On which stream.
-    pub stream: StreamId,
-    /// For the core.
-    pub event: Event,
-    /// For the counters.
-    pub totals: Vec<(ModelId, RowTotals)>,
-}
-
-/// An operator named a model that does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no model {name:?}; there is {known:?}")]
-pub struct UnknownModel {
-    /// The name.
-    pub name: String,
-    /// Names that exist.
-    pub known: Vec<String>,
-}
-
-/// What the driver can be told. Outcomes of engines come as events on a channel of their own.
-#[derive(Debug)]
-pub enum Input {
-    /// A gate opened a stream and said Hello.
-    Opened {
-        /// Name of its Envoy.
-        gateway: String,
-        /// Where it listens.
-        outbound: Outbound,
-        /// Its Hello.
-        hello: Said,
-    },
-    /// A gate said something, or its stream ended.
-    Said(Said),
-    /// A gate broke the rules of the stream, which is to be closed.
-    Violated {
-        /// Which.
-        stream: StreamId,
-        /// How.
-        why: Status,
-    },
-    /// Everything, for operators.
-    Ask(oneshot::Sender<Overview>),
-    /// An operator asks something of a model.
-    Operate {
-        /// Its name.
-        name: String,
-        /// What.
-        verb: Operator,
-        /// Whether the model exists.
-        reply: oneshot::Sender<Result<(), UnknownModel>>,
-    },
-    /// A model is new, or its settings changed. Engine and cluster exist.
-    SetModel(Box<Model>),
-    /// A model is to go.
-    RemoveModel(ModelId),
-    /// The answer of the disk to a larger term.
-    TermTaken(Result<u64, StateError>),
-    /// End: gates are let go, engines keep running.
-    Stop,
-}
 
 /// What a driver is made of.
 #[derive(Debug)]
@@ -450,89 +387,6 @@ impl Driver {
             // A driver that has ended needs no term.
             let _ = inputs.blocking_send(Input::TermTaken(taken));
         });
-    }
-
-    fn overview(&self) -> Overview {
-        let now = self.clock.now();
-        let gateways = self.streams.gateways();
-        let gates = self.core.gates();
-        let mut models: Vec<overview::Model> = self
-            .core
-            .view()
-            .into_iter()
-            .filter_map(|view| self.model_overview(view, now))
-            .collect();
-        models.sort_by(|a, b| (&a.name, &a.row).cmp(&(&b.name, &b.row)));
-        Overview {
-            term: self.streams.term(),
-            uptime_ms: now.since(START_OF_CLOCK).0,
-            readiness: Readiness::of(
-                gates.iter().map(|(_, version)| *version),
-                self.expected_gates,
-            ),
-            gpus: self
-                .core
-                .ledger()
-                .into_iter()
-                .map(|(reserved, capacity)| overview::Gpu {
-                    reserved_bytes: reserved.0,
-                    capacity_bytes: capacity.0,
-                })
-                .collect(),
-            gates: gates
-                .into_iter()
-                .map(|(id, table_version)| overview::Gate {
-                    gateway: gateways.get(&id).cloned().unwrap_or_default(),
-                    attached: gateways.contains_key(&id),
-                    id: id.0,
-                    table_version,
-                })
-                .collect(),
-            overflowed_streams: self.streams.overflowed(),
-            decisions: self.journal.recorded(),
-            models,
-        }
-    }
-
-    fn model_overview(
-        &self,
-        view: greenthread_core::ModelView,
-        now: Millis,
-    ) -> Option<overview::Model> {
-        let model = self.table.model(&view.id)?;
-        let totals = self.totals.of(&view.id);
-        let (admission, refused_because) = overview::admission_words(view.admission);
-        Some(overview::Model {
-            name: model.name.clone(),
-            row: view.id.0.clone(),
-            current: self.table.named(&model.name) == Some(&view.id),
-            served: model.served.clone(),
-            prefixes: model.prefixes.clone(),
-            engine: model.engine.address.to_string(),
-            state: view.state.as_str().to_owned(),
-            phase: view.phase.to_owned(),
-            admission: admission.to_owned(),
-            refused_because: refused_because.map(str::to_owned),
-            boot_ready: view.boot_ready,
-            barriered: view.barriered,
-            in_flight: view.in_flight,
-            held: view.held,
-            frozen: view.frozen,
-            reserved_bytes: view.reserved.0,
-            since_ms: now.since(view.since).0,
-            idle_ms: view.last_used.map(|last| now.since(last).0),
-            estimated_wait_ms: view.estimated_wait.map(|wait| wait.0),
-            last_error: view.last_error,
-            outcomes: totals.requests.outcomes,
-            wait_buckets: totals.requests.waits,
-            transitions: overview::Transitions {
-                wakes: totals.wakes.0,
-                failed_wakes: totals.wakes.1,
-                sleeps: totals.sleeps.0,
-                failed_sleeps: totals.sleeps.1,
-            },
-            decisions: self.journal.of(&view.id),
-        })
     }
 }
 

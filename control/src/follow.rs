@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     config::{Fleet, Model},
-    driver::Input,
     engine::Engines,
+    input::Input,
     standalone::{
         delivery::{Clusters, DeliveryError},
         reload::{Step, plan},

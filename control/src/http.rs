@@ -19,7 +19,7 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use crate::{
     auth::{Credentials, Guard, Refusal},
-    driver::{Input, UnknownModel},
+    input::{Input, UnknownModel},
     journal::Entry,
     metrics,
     modules::Modules,

@@ -9,6 +9,7 @@ pub mod engine;
 mod follow;
 pub mod gates;
 pub mod http;
+pub mod input;
 pub mod journal;
 pub mod metrics;
 pub mod modules;

@@ -13,8 +13,14 @@ const STATES: [&str; 5] = ["sleeping", "pending", "waking", "serving", "deactiva
 pub fn render(overview: &Overview) -> String {
     let mut page = Page::default();
     control(&mut page, overview);
-    models(&mut page, &overview.models);
-    waits(&mut page, &overview.models);
+    // A model that is being replaced has two rows; a series must not come twice.
+    let current: Vec<&Model> = overview
+        .models
+        .iter()
+        .filter(|model| model.current)
+        .collect();
+    models(&mut page, &current);
+    waits(&mut page, &current);
     page.text
 }
 
@@ -76,7 +82,7 @@ fn control(page: &mut Page, overview: &Overview) {
     }
 }
 
-fn models(page: &mut Page, models: &[Model]) {
+fn models(page: &mut Page, models: &[&Model]) {
     page.family(
         "model_state",
         "gauge",
@@ -167,7 +173,7 @@ fn models(page: &mut Page, models: &[Model]) {
 }
 
 /// Waits of released requests as a histogram. Gates count no sum of the waits, so there is none.
-fn waits(page: &mut Page, models: &[Model]) {
+fn waits(page: &mut Page, models: &[&Model]) {
     page.family(
         "request_wait_seconds",
         "histogram",
@@ -254,7 +260,13 @@ mod tests {
         };
         let page = render(&Overview {
             term: 9,
-            models: vec![model],
+            models: vec![
+                model.clone(),
+                Model {
+                    current: false,
+                    ..model
+                },
+            ],
             ..Overview::default()
         });
         for line in [

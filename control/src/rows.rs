@@ -92,29 +92,27 @@ impl Table {
         self.models.get(id).map(|entry| &entry.model)
     }
 
-    /// The row id that a name means: the one whose prefixes are in force, when several rows carry the name.
+    /// The row that a name means. Of several, while one replaces another, the one whose prefixes are in force; removed ones do not count.
     pub fn named(&self, name: &str) -> Option<&ModelId> {
-        let mut rows = self
-            .models
-            .iter()
-            .filter(|(_, entry)| entry.model.name == name);
-        let first = rows.next()?;
-        let live = std::iter::once(first)
-            .chain(rows)
-            .find(|(_, entry)| !entry.prefixes.is_empty());
-        Some(live.unwrap_or(first).0)
+        let rows = || self.live().filter(|(_, entry)| entry.model.name == name);
+        let in_force = rows().find(|(_, entry)| !entry.prefixes.is_empty());
+        in_force.or_else(|| rows().next()).map(|(id, _)| id)
     }
 
     /// Names of all models.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self
-            .models
-            .values()
-            .map(|entry| entry.model.name.clone())
+            .live()
+            .map(|(_, entry)| entry.model.name.clone())
             .collect();
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    fn live(&self) -> impl Iterator<Item = (&ModelId, &Entry)> {
+        let removed = |entry: &Entry| entry.published.as_ref().is_some_and(|row| row.removed);
+        self.models.iter().filter(move |(_, entry)| !removed(entry))
     }
 
     /// Takes the engine's own card of its model. Returns whether the row looks different now.
@@ -413,6 +411,13 @@ mod tests {
             ["m"]
         );
         assert_eq!(table.named("m"), Some(&new.id));
+
+        let removed = PublishedRow {
+            removed: true,
+            ..row(&new.id.0, Admission::Admit)
+        };
+        table.publish(removed).unwrap();
+        assert_eq!(table.named("m"), Some(&old.id));
     }
 
     #[test]

@@ -13,11 +13,12 @@ use tonic::transport::server::TcpIncoming;
 use crate::{
     auth::Guard,
     config::{self, ConfigError, Fleet, Model},
-    driver::{Driver, INPUTS, Input, Parts},
+    driver::{Driver, INPUTS, Parts},
     engine::{Engines, Settings},
     follow::Follower,
     gates::Gates,
     http::{self, Api},
+    input::Input,
     modules::{ModuleError, Modules},
     standalone::watch::Watch,
     state::{StateDir, StateError},

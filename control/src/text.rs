@@ -107,6 +107,9 @@ pub fn model(model: &Model) -> String {
 
 /// What an operator should know or do about a model; nothing when all is well.
 pub fn advice(model: &Model) -> Option<String> {
+    if !model.current {
+        return None;
+    }
     let name = &model.name;
     let error = model
         .last_error
@@ -138,7 +141,7 @@ pub fn advice(model: &Model) -> Option<String> {
 
 fn state(model: &Model) -> String {
     match (&model.refused_because, model.current) {
-        (_, false) => format!("{} (replaced)", model.state),
+        (_, false) => format!("{} (leaving)", model.state),
         (Some(reason), true) => format!("{} ({reason})", model.state),
         (None, true) => model.state.clone(),
     }
