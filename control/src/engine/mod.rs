@@ -10,6 +10,8 @@ mod proc;
 mod process;
 pub mod registry;
 pub mod reply;
+#[cfg(test)]
+mod tests;
 pub mod vllm;
 mod worker;
 

@@ -1,0 +1,304 @@
+//! Engines as processes: started, adopted, watched, ended.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use greenthread_core::{
+    event::{EngineState, Event, Outcome},
+    ids::{Attempt, Bytes},
+    model::SleepMode,
+};
+
+use super::{Bench, id, model};
+use crate::engine::{Action, Oracle, end_all, proc, registry::Registry};
+
+/// A vLLM as small as it gets, with a worker process in its group and its memory on the simulated GPU.
+const ENGINE: &str = r#"
+import http.server, json, os, subprocess, sys
+port, gpu = int(sys.argv[1]), sys.argv[2]
+worker = subprocess.Popen(["sleep", "1000"])
+asleep = False
+def hold(size):
+    start = int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19])
+    os.makedirs(gpu, exist_ok=True)
+    with open(f"{gpu}/{os.getpid()}.json.new", "w") as f:
+        json.dump({"pid": os.getpid(), "start": start, "gpu": 0, "bytes": size}, f)
+    os.rename(f"{gpu}/{os.getpid()}.json.new", f"{gpu}/{os.getpid()}.json")
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *a): pass
+    def reply(self, body):
+        body = json.dumps(body).encode()
+        self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def do_GET(self):
+        self.reply({"/version": {"version": "0.33.0"}, "/is_sleeping": {"is_sleeping": asleep}, "/is_paused": {"is_paused": asleep},
+            "/load": {"server_load": 0}, "/v1/models": {"data": [{"id": "tiny", "created": 1}]}}.get(self.path, {}))
+    def do_POST(self):
+        global asleep
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.path.startswith("/sleep"): asleep = True; hold(1 << 30); self.reply({"status": "sleeping"})
+        elif self.path == "/wake_up": asleep = False; hold(16 << 30); self.reply({"status": "awake"})
+        else: self.reply({"choices": [{"text": "a", "finish_reason": "length"}]})
+hold(16 << 30)
+print("serving", flush=True)
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"#;
+
+const ATTEMPT: Attempt = Attempt(3);
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address")
+}
+
+fn words(command: &[&str]) -> Option<Vec<String>> {
+    Some(command.iter().map(|word| (*word).to_owned()).collect())
+}
+
+fn engine(state: &Path, address: SocketAddr) -> crate::config::Model {
+    let gpu = state.join("gpu").display().to_string();
+    let flag = "--enable-server-load-tracking";
+    model(
+        address,
+        words(&[
+            "python3",
+            "-c",
+            ENGINE,
+            &address.port().to_string(),
+            &gpu,
+            flag,
+        ]),
+    )
+}
+
+fn simulated(bench: Bench) -> Bench {
+    let folder = bench.state.join("gpu");
+    Bench::on(bench.state, |settings| {
+        settings.oracle = Oracle::Simulated { folder }
+    })
+}
+
+async fn start(bench: &mut Bench) -> Outcome {
+    bench.engines.run(&id(), Action::Start(ATTEMPT));
+    bench.outcome().await
+}
+
+async fn gone(bench: &mut Bench) -> String {
+    bench
+        .next(|event| {
+            if let Event::EngineGone { cause, .. } = event {
+                Some(cause)
+            } else {
+                None
+            }
+        })
+        .await
+}
+
+/// The one recorded process.
+fn pid(bench: &Bench) -> u32 {
+    Registry::load(&bench.state)
+        .get(&id().0)
+        .expect("the engine is recorded")
+        .pid
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < super::PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn failure(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Failed(error) => {
+            assert_eq!(error.engine, EngineState::Gone);
+            error.cause
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn starts_sleeps_wakes_and_ends_an_engine() {
+    let mut bench = simulated(Bench::new("life"));
+    let spec = bench.engines.set(engine(&bench.state, free_port())).await;
+    assert!(spec.caps.counts && !spec.conditioned);
+    let memory = |outcome: Outcome| match outcome {
+        Outcome::Done { memory, .. } => memory,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(memory(start(&mut bench).await), Some(Bytes::gib(16)));
+    bench
+        .engines
+        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep));
+    assert_eq!(memory(bench.outcome().await), Some(Bytes::gib(1)));
+    bench.engines.run(&id(), Action::Wake(ATTEMPT));
+    assert_eq!(memory(bench.outcome().await), Some(Bytes::gib(16)));
+    bench.engines.save_footprint(&id()).expect("write");
+
+    let group = pid(&bench);
+    assert_eq!(proc::members(group).len(), 2);
+    bench.engines.run(&id(), Action::Kill("a test".into()));
+    assert_eq!(gone(&mut bench).await, "ended by control: a test");
+    assert!(proc::members(group).is_empty());
+    assert!(Registry::load(&bench.state).ids().is_empty());
+
+    let again = simulated(bench.again());
+    let spec = again.engines.set(engine(&bench.state, free_port())).await;
+    assert!(
+        !spec.conditioned,
+        "another port is another command: measured again"
+    );
+}
+
+#[tokio::test]
+async fn the_death_of_an_engine_is_told_with_its_last_words() {
+    let mut bench = Bench::new("death");
+    bench.engines.set(engine(&bench.state, free_port())).await;
+    start(&mut bench).await;
+    let group = pid(&bench);
+    let main = proc::members(group)
+        .into_iter()
+        .find(|member| *member == group)
+        .expect("the first process");
+    let main = rustix::process::Pid::from_raw(i32::try_from(main).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(main, rustix::process::Signal::KILL).expect("kill");
+    let cause = gone(&mut bench).await;
+    assert!(
+        cause.contains("signal 9") && cause.contains("serving"),
+        "{cause}"
+    );
+    assert!(proc::members(group).is_empty(), "its worker goes with it");
+}
+
+#[tokio::test]
+async fn a_failed_start_says_what_the_engine_said() {
+    let mut bench = Bench::new("boom");
+    bench
+        .engines
+        .set(model(
+            free_port(),
+            words(&["sh", "-c", "echo no such file; exit 3"]),
+        ))
+        .await;
+    let cause = failure(start(&mut bench).await);
+    assert!(
+        cause.contains("status 3") && cause.contains("no such file"),
+        "{cause}"
+    );
+    bench
+        .engines
+        .set(model(free_port(), words(&["/no/such/program"])))
+        .await;
+    let cause = failure(start(&mut bench).await);
+    assert!(
+        cause.contains("/no/such/program") && cause.contains("No such file"),
+        "{cause}"
+    );
+}
+
+#[tokio::test]
+async fn an_engine_that_never_serves_is_ended() {
+    let bench = Bench::new("never");
+    let mut bench = Bench::on(bench.state, |settings| {
+        settings.start = Duration::from_millis(300)
+    });
+    bench
+        .engines
+        .set(model(
+            free_port(),
+            words(&["sh", "-c", "echo loading; sleep 1000"]),
+        ))
+        .await;
+    let cause = failure(start(&mut bench).await);
+    assert!(
+        cause.contains("did not serve within 300ms") && cause.contains("loading"),
+        "{cause}"
+    );
+    until("its record goes", || {
+        Registry::load(&bench.state).ids().is_empty()
+    });
+}
+
+#[tokio::test]
+async fn a_port_that_is_in_use_is_named() {
+    let mut bench = Bench::new("port");
+    let stranger = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = stranger.local_addr().expect("an address");
+    bench.engines.set(engine(&bench.state, address)).await;
+    let cause = failure(start(&mut bench).await);
+    assert!(
+        cause.contains(&address.port().to_string()) && cause.contains("another port"),
+        "{cause}"
+    );
+    assert!(!bench.state.join("engines.json").exists());
+}
+
+#[tokio::test]
+async fn the_next_life_of_control_adopts_its_engines() {
+    let mut first = Bench::new("adopt");
+    let address = free_port();
+    first.engines.set(engine(&first.state, address)).await;
+    start(&mut first).await;
+    let group = pid(&first);
+
+    let mut second = first.again();
+    second.engines.set(engine(&first.state, address)).await;
+    assert!(matches!(start(&mut second).await, Outcome::Done { .. }));
+    assert_eq!(pid(&second), group, "the same process");
+    second.engines.run(&id(), Action::Kill("a test".into()));
+    gone(&mut second).await;
+    assert!(proc::members(group).is_empty());
+}
+
+#[tokio::test]
+async fn an_engine_with_another_command_is_ended() {
+    let mut first = Bench::new("other");
+    let address = free_port();
+    first.engines.set(engine(&first.state, address)).await;
+    start(&mut first).await;
+    let group = pid(&first);
+
+    let second = first.again();
+    let mut changed = engine(&first.state, address);
+    changed.engine.env.insert("CHANGED".into(), "1".into());
+    second.engines.set(changed).await;
+    assert!(proc::members(group).is_empty());
+}
+
+#[tokio::test]
+async fn an_engine_that_the_fleet_file_no_longer_names_is_ended() {
+    let mut first = Bench::new("unknown");
+    first.engines.set(engine(&first.state, free_port())).await;
+    start(&mut first).await;
+    let group = pid(&first);
+
+    let second = first.again();
+    second.engines.end_unknown().await;
+    assert!(proc::members(group).is_empty());
+    assert!(Registry::load(&first.state).ids().is_empty());
+}
+
+#[tokio::test]
+async fn the_supervisor_ends_what_control_left() {
+    let mut bench = Bench::new("reaper");
+    bench.engines.set(engine(&bench.state, free_port())).await;
+    start(&mut bench).await;
+    let group = pid(&bench);
+    // Marks find it without the file, too.
+    fs::remove_file(bench.state.join("engines.json")).expect("remove");
+    let state = bench.state.clone();
+    tokio::task::spawn_blocking(move || end_all(&state))
+        .await
+        .expect("ends");
+    assert!(proc::members(group).is_empty());
+}
