@@ -28,7 +28,7 @@ use greenthread_core::{
     ids::{Attempt, ModelId},
     model::{ModelSpec, SleepMode},
 };
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::config::{EngineKind, Fleet, Model, OracleKind};
 
@@ -36,7 +36,7 @@ pub use oracle::Oracle;
 use registry::Registry;
 pub use registry::end_all;
 pub use reply::ModelCard;
-use worker::{Job, Worker};
+use worker::{Job, Transition, Worker};
 
 /// Most actions that wait for one engine. The core has one under way at a time; more is a fault.
 const QUEUE: usize = 8;
@@ -175,19 +175,20 @@ impl Engines {
 
     /// Starts the action in the background. Needs a runtime.
     pub fn run(&self, model: &ModelId, action: Action) {
-        let Some(Entry { worker, queue }) = self.lock().get(model).cloned() else {
+        let Some(entry) = self.lock().get(model).cloned() else {
             tracing::error!(%model, ?action, "an action for a model that is not known");
             return;
         };
+        let worker = Arc::clone(&entry.worker);
         match action {
             Action::Observe(attempt) => {
                 drop(tokio::spawn(async move { worker.observe(attempt).await }))
             }
             Action::Kill(cause) => drop(tokio::spawn(async move { worker.kill(cause).await })),
-            Action::Start(_) | Action::Wake(_) | Action::Sleep(..) => {
-                if let Err(error) = queue.try_send(Job::new(action)) {
-                    tracing::error!(%model, %error, "too many actions wait for one engine");
-                }
+            Action::Start(attempt) => self.queue(&entry, Job::new(Transition::Start, attempt)),
+            Action::Wake(attempt) => self.queue(&entry, Job::new(Transition::Wake, attempt)),
+            Action::Sleep(attempt, mode) => {
+                self.queue(&entry, Job::new(Transition::Sleep(mode), attempt))
             }
         }
     }
@@ -204,6 +205,18 @@ impl Engines {
                 footprint::save(&self.settings.state, &model.0, entry.worker.footprint())
             }
             None => Ok(()),
+        }
+    }
+
+    fn queue(&self, entry: &Entry, job: Job) {
+        if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) = entry.queue.try_send(job)
+        {
+            let event = job.refused(
+                entry.worker.id().clone(),
+                "too many actions wait for this engine",
+            );
+            let events = self.events.clone();
+            tokio::spawn(async move { events.send(event).await });
         }
     }
 

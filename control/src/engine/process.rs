@@ -218,7 +218,7 @@ pub(super) fn with_load_tracking(mut command: Vec<String>) -> Vec<String> {
         .is_some_and(|argument| argument.starts_with('-') && argument.ends_with('c'));
     let takes_it = |argument: &String| {
         let name = argument.rsplit('/').next().unwrap_or_default();
-        name.contains("vllm") || name.contains("engine-sim")
+        !argument.starts_with('-') && (name.contains("vllm") || name.contains("engine-sim"))
     };
     let has_it = command.iter().any(|argument| argument == LOAD_TRACKING);
     if !is_shell && !has_it && command.iter().any(takes_it) {
@@ -290,4 +290,54 @@ fn timestamp() -> String {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     format!("[{} s since 1970]", since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_tracking_is_added_where_it_is_understood() {
+        let check = |command: &str, is_added: bool| {
+            let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+            let result = with_load_tracking(words.clone());
+            let expected = words
+                .into_iter()
+                .chain(is_added.then(|| LOAD_TRACKING.to_owned()));
+            assert_eq!(result, expected.collect::<Vec<_>>(), "{command}");
+        };
+        check("vllm serve m --port 1", true);
+        check("/opt/venv/bin/vllm serve m", true);
+        check("python3 -m vllm.entrypoints.openai.api_server", true);
+        check("docker run vllm/vllm-openai:v0.33.0 --model m", true);
+        check("target/debug/engine-sim --port 1", true);
+        check("vllm serve m --enable-server-load-tracking", false);
+        check("sh -c vllm", false);
+        check("bash -lc vllm", false);
+        check("my-server --config=/etc/vllm", false);
+    }
+
+    #[test]
+    fn logs_stay_below_the_state_folder() {
+        let check = |model, expected: &str| {
+            assert_eq!(log_path(Path::new("/s"), model), Path::new(expected))
+        };
+        check("llama-3-8b", "/s/logs/llama-3-8b.log");
+        check("team-a/whisper", "/s/logs/team-a/whisper.log");
+        check("../../etc/x", "/s/logs/etc/x.log");
+    }
+
+    #[test]
+    fn a_tail_is_of_the_last_start() {
+        let folder = super::super::test_folder("tail");
+        let log = folder.join("a.log");
+        assert!(tail(&log).is_empty());
+        fs::write(&log, "old\n--- [1] started\none\n\ntwo\n").expect("write");
+        assert_eq!(tail(&log), ["one", "two"]);
+        let many: String = (0..20).map(|n| format!("{n}\n")).collect();
+        fs::write(&log, many).expect("write");
+        assert_eq!(tail(&log).len(), TAIL.0);
+        assert_eq!(tail(&log).last().map(String::as_str), Some("19"));
+        fs::remove_dir_all(folder).expect("clean up");
+    }
 }

@@ -24,8 +24,11 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Between two looks while something settles.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Between two looks at engines that compute, and between two readings of an engine that contradicts itself.
+/// Between two looks at engines that compute.
 const SLOW_POLL: Duration = Duration::from_millis(200);
+
+/// Between two readings of an engine that contradicts itself.
+const SECOND_READING: Duration = Duration::from_millis(100);
 
 /// Longest of the small questions (version, models, openapi, metrics).
 const QUESTION: Duration = Duration::from_secs(5);
@@ -292,10 +295,10 @@ impl Vllm {
                 Err(fault) => return self.state_behind(&fault, limit).await,
             };
             // The two answers are not of one moment: during a transition they contradict each other for a while.
-            if state != EngineState::Broken || attempt >= 3 {
+            if state != EngineState::Broken || attempt >= 2 {
                 return state;
             }
-            sleep(SLOW_POLL).await;
+            sleep(SECOND_READING).await;
         }
         EngineState::Broken
     }

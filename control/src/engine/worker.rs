@@ -25,7 +25,7 @@ use crate::config::Model;
 
 mod transition;
 
-pub(super) use transition::Job;
+pub(super) use transition::{Job, Transition};
 
 /// Between two attempts to get to know an engine.
 const CONTACT_EVERY: Duration = Duration::from_secs(30);
@@ -37,7 +37,6 @@ pub(super) struct Worker {
     settings: Arc<Settings>,
     registry: Arc<Registry>,
     events: mpsc::Sender<Event>,
-    driver: Vllm,
     known: Mutex<Known>,
 }
 
@@ -45,12 +44,14 @@ pub(super) struct Worker {
 #[derive(Debug)]
 struct Known {
     model: Model,
+    driver: Vllm,
     running: Option<Running>,
     is_starting: bool,
     is_removed: bool,
     killed_for: Option<String>,
     counts_proven: bool,
-    contact_at: Option<Instant>,
+    next_contact: Instant,
+    next_proof: Instant,
     canary: Option<Canary>,
     card: Option<ModelCard>,
     footprint: Footprint,
@@ -63,18 +64,18 @@ impl Worker {
         events: mpsc::Sender<Event>,
         model: Model,
     ) -> Arc<Self> {
-        let http = Http::new(model.engine.address, settings.command);
         let id = model.spec.id.clone();
         let footprint = footprint::load(&settings.state, &id.0, &fingerprint(&settings, &model));
-        let driver = Vllm::new(http, model.served.clone(), settings.command);
         let known = Known {
+            driver: driver(&settings, &model),
             model,
             running: None,
             is_starting: false,
             is_removed: false,
             killed_for: None,
             counts_proven: false,
-            contact_at: None,
+            next_contact: Instant::now(),
+            next_proof: Instant::now(),
             canary: None,
             card: None,
             footprint,
@@ -84,7 +85,6 @@ impl Worker {
             settings,
             registry,
             events,
-            driver,
             known: Mutex::new(known),
         })
     }
@@ -94,6 +94,11 @@ impl Worker {
         while let Some(job) = jobs.recv().await {
             self.perform(job).await;
         }
+    }
+
+    /// Its row.
+    pub(super) fn id(&self) -> &ModelId {
+        &self.id
     }
 
     /// The spec for the core, with what was measured and proven.
@@ -121,12 +126,18 @@ impl Worker {
 
     /// Takes new settings; a process with another command is ended (and reported as gone).
     pub(super) async fn replace(self: &Arc<Self>, model: Model) {
+        let command = |model| launch(&self.settings, model).map(|launch| launch.fingerprint());
         let is_other_command = {
             let mut known = self.lock();
-            let before = launch(&self.settings, &known.model).map(|launch| launch.fingerprint());
+            let is_other_command = command(&known.model) != command(&model);
+            let settings = fingerprint(&self.settings, &model);
+            if settings != fingerprint(&self.settings, &known.model) {
+                known.footprint = footprint::load(&self.settings.state, &self.id.0, &settings);
+                known.driver = driver(&self.settings, &model);
+                known.canary = None;
+            }
             known.model = model;
-            before != launch(&self.settings, &known.model).map(|launch| launch.fingerprint())
-                && known.running.is_some()
+            is_other_command && known.running.is_some()
         };
         if is_other_command {
             self.kill("its command in the fleet file changed".to_owned())
@@ -154,8 +165,8 @@ impl Worker {
 
     /// Looks at the engine and reports it.
     pub(super) async fn observe(self: Arc<Self>, attempt: Attempt) {
-        let look = self.driver.observe(self.settings.observe).await;
-        let (state, count, memory) = {
+        let look = self.driver().observe(self.settings.observe).await;
+        let (state, count, memory, is_blind_now) = {
             let mut known = self.lock();
             let is_ours_and_dead = known.model.engine.command.is_some() && known.running.is_none();
             // Whoever answers at the port of an engine that control starts and that does not run is a stranger.
@@ -164,22 +175,22 @@ impl Worker {
             } else {
                 look.state
             };
-            if state == EngineState::Gone {
-                known.counts_proven = false;
-            }
+            let is_blind_now = state == EngineState::Gone && known.forget_life();
             let count = look.load.filter(|_| self.is_counted(&known));
-            (state, count, self.memory(&known))
+            (state, count, self.memory(&known), is_blind_now)
         };
-        if state == EngineState::Awake {
-            self.contact_in_background();
+        if is_blind_now {
+            self.send(Event::ModelSet(Box::new(self.spec()))).await;
         }
+        self.get_to_know(&state);
         let observation = Observation {
             state,
             count,
             memory,
         };
+        let model = self.id.clone();
         self.send(Event::Observed {
-            model: self.id.clone(),
+            model,
             attempt,
             observation,
         })
@@ -220,7 +231,7 @@ impl Worker {
     /// Gets to know the engine, which may be asleep: whether it can be driven, its model's card, its canary.
     async fn contact(&self) -> Result<(), String> {
         let preflight = self
-            .driver
+            .driver()
             .preflight()
             .await
             .map_err(|unfit| sentence(&unfit))?;
@@ -230,32 +241,39 @@ impl Worker {
         Ok(())
     }
 
-    /// Gets to know an engine that is awake, and proves its counts where they are not known to be right. Not an action:
-    /// it changes nothing, so that a sleep may overtake it.
-    fn contact_in_background(self: &Arc<Self>) {
+    /// Beside the actions: gets to know an engine that was never met, and proves its counts where they are not known to
+    /// be right. Not an action itself: it changes nothing, so that a sleep may overtake it.
+    fn get_to_know(self: &Arc<Self>, state: &EngineState) {
+        let now = Instant::now();
         let mut known = self.lock();
-        let is_known = known.canary.is_some() && self.is_counted(&known);
-        let is_early = known.contact_at.is_some_and(|at| Instant::now() < at);
-        if is_known || is_early {
+        let answers = matches!(state, EngineState::Awake | EngineState::Asleep);
+        let meets = answers && known.canary.is_none() && now >= known.next_contact;
+        let proves =
+            *state == EngineState::Awake && !self.is_counted(&known) && now >= known.next_proof;
+        if meets {
+            known.next_contact = now + CONTACT_EVERY;
+        }
+        if proves {
+            known.next_proof = now + CONTACT_EVERY;
+        }
+        drop(known);
+        if !meets && !proves {
             return;
         }
-        known.contact_at = Some(Instant::now() + CONTACT_EVERY);
-        drop(known);
         let worker = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(cause) = worker.contact().await {
+            if meets && let Err(cause) = worker.contact().await {
                 tracing::warn!(model = %worker.id, cause, "its engine cannot be driven");
                 return;
             }
-            worker.prove_counts().await;
+            if proves {
+                worker.prove_counts().await;
+            }
         });
     }
 
     async fn prove_counts(&self) {
-        if self.is_counted(&self.lock()) {
-            return;
-        }
-        match self.driver.proves_counts().await {
+        match self.driver().proves_counts().await {
             Ok(true) => {
                 self.lock().counts_proven = true;
                 self.send(Event::ModelSet(Box::new(self.spec()))).await;
@@ -285,7 +303,7 @@ impl Worker {
             let event = {
                 let mut known = worker.lock();
                 known.running = None;
-                known.counts_proven = false;
+                known.forget_life();
                 let killed_for = known.killed_for.take();
                 // While it starts, the outcome of the start tells.
                 let is_told = known.is_removed || (known.is_starting && killed_for.is_none());
@@ -318,6 +336,10 @@ impl Worker {
         self.lock().canary.unwrap_or(Canary::Completion)
     }
 
+    fn driver(&self) -> Vllm {
+        self.lock().driver.clone()
+    }
+
     async fn send(&self, event: Event) {
         // The receiver is gone only when control ends.
         let _ = self.events.send(event).await;
@@ -326,6 +348,21 @@ impl Worker {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Known {
+    /// The engine has ended: what was learned of this life of it holds no longer. Returns whether a proof was lost.
+    fn forget_life(&mut self) -> bool {
+        self.canary = None;
+        self.next_contact = Instant::now();
+        self.next_proof = Instant::now();
+        std::mem::take(&mut self.counts_proven)
+    }
+}
+
+fn driver(settings: &Settings, model: &Model) -> Vllm {
+    let http = Http::new(model.engine.address, settings.command);
+    Vllm::new(http, model.served.clone(), settings.command)
 }
 
 /// How control starts this engine; `None` when it only attaches.

@@ -109,32 +109,33 @@ fn pid(bench: &Bench) -> u32 {
         .pid
 }
 
-fn until(what: &str, is_so: impl Fn() -> bool) {
+async fn until(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < super::PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 fn failure(outcome: Outcome) -> String {
-    match outcome {
-        Outcome::Failed(error) => {
-            assert_eq!(error.engine, EngineState::Gone);
-            error.cause
-        }
-        other => panic!("{other:?}"),
-    }
+    let Outcome::Failed(error) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(error.engine, EngineState::Gone);
+    error.cause
 }
 
 #[tokio::test]
 async fn starts_sleeps_wakes_and_ends_an_engine() {
     let mut bench = simulated(Bench::new("life"));
-    let spec = bench.engines.set(engine(&bench.state, free_port())).await;
+    let address = free_port();
+    let spec = bench.engines.set(engine(&bench.state, address)).await;
     assert!(spec.caps.counts && !spec.conditioned);
-    let memory = |outcome: Outcome| match outcome {
-        Outcome::Done { memory, .. } => memory,
-        other => panic!("{other:?}"),
+    let memory = |outcome: Outcome| {
+        let Outcome::Done { memory, .. } = outcome else {
+            panic!("{outcome:?}")
+        };
+        memory
     };
     assert_eq!(memory(start(&mut bench).await), Some(Bytes::gib(16)));
     bench
@@ -153,11 +154,11 @@ async fn starts_sleeps_wakes_and_ends_an_engine() {
     assert!(Registry::load(&bench.state).ids().is_empty());
 
     let again = simulated(bench.again());
+    let spec = again.engines.set(engine(&bench.state, address)).await;
+    assert!(spec.conditioned);
+    assert_eq!((spec.awake, spec.asleep), (Bytes::gib(16), Bytes::gib(1)));
     let spec = again.engines.set(engine(&bench.state, free_port())).await;
-    assert!(
-        !spec.conditioned,
-        "another port is another command: measured again"
-    );
+    assert!(!spec.conditioned, "another command is measured again");
 }
 
 #[tokio::test]
@@ -226,7 +227,8 @@ async fn an_engine_that_never_serves_is_ended() {
     );
     until("its record goes", || {
         Registry::load(&bench.state).ids().is_empty()
-    });
+    })
+    .await;
 }
 
 #[tokio::test]

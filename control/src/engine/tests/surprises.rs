@@ -180,12 +180,12 @@ async fn an_old_engine_is_not_woken() {
 
 #[tokio::test]
 async fn asleep_and_not_paused_is_broken() {
-    let (mut bench, double) = (Bench::new("broken"), Double::start().await);
+    let double = Double::start().await;
     double.script().is_asleep = true;
     double.script().is_paused_asleep = false;
-    bench.engines.set(model(double.address, None)).await;
     // The two answers are asked for again before an engine is called broken: within a longer look.
-    let mut bench = Bench::on(bench.state, |settings| settings.observe = super::PATIENCE);
+    let state = crate::engine::test_folder("broken");
+    let mut bench = Bench::on(state, |settings| settings.observe = super::PATIENCE);
     bench.engines.set(model(double.address, None)).await;
     assert_eq!(observe(&mut bench).await.state, EngineState::Broken);
 }
@@ -201,19 +201,8 @@ async fn an_observation_does_not_wait_behind_a_wake() {
     bench.engines.run(&id(), Action::Observe(Attempt(3)));
     let mut seen = Vec::new();
     while seen.len() < 3 {
-        let event = bench.next(Some).await;
-        seen.push(match event {
-            Event::Observed { observation, .. } => format!("observed {:?}", observation.state),
-            Event::Woke {
-                outcome: Outcome::Failed(error),
-                ..
-            } => format!("not woken: {:?}", error.engine),
-            Event::Slept {
-                outcome: Outcome::Unknown { cause },
-                ..
-            } => cause,
-            other => panic!("{other:?}"),
-        });
+        let seen_now = bench.next(in_words).await;
+        seen.push(seen_now);
     }
     // And the sleep came too late to be sent: nobody checked for so long that control may command the engine.
     let late = "nothing was sent: the action before it took too long";
@@ -262,4 +251,24 @@ async fn an_engine_that_does_not_count_stays_blind() {
     // A sleep is answered after everything that the proof could have changed.
     assert_eq!(perform(&mut bench, &double, sleep()).await.0, Ok(()));
     assert_eq!(observe(&mut bench).await.count, None);
+}
+
+fn in_words(event: Event) -> Option<String> {
+    if let Event::Observed { observation, .. } = event {
+        Some(format!("observed {:?}", observation.state))
+    } else if let Event::Woke {
+        outcome: Outcome::Failed(error),
+        ..
+    } = event
+    {
+        Some(format!("not woken: {:?}", error.engine))
+    } else if let Event::Slept {
+        outcome: Outcome::Unknown { cause },
+        ..
+    } = event
+    {
+        Some(cause)
+    } else {
+        None
+    }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use greenthread_core::{
     event::{ActionError, EngineState, Event, Outcome},
-    ids::Bytes,
+    ids::{Attempt, Bytes, ModelId},
     model::{ModelSpec, SleepMode},
 };
 use tokio::{
@@ -14,7 +14,6 @@ use tokio::{
 
 use super::{Worker, launch};
 use crate::engine::{
-    Action,
     process::{self, Running},
     vllm::{Trouble, named, sentence},
 };
@@ -34,19 +33,59 @@ const START_POLL: Duration = Duration::from_millis(100);
 /// How often a start is reported.
 const PROGRESS: Duration = Duration::from_secs(10);
 
-/// A queued action and when it was asked for.
+/// What changes an engine, one at a time.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) enum Transition {
+    /// From nothing to serving.
+    Start,
+    /// From asleep to serving.
+    Wake,
+    /// From serving to asleep.
+    Sleep(SleepMode),
+}
+
+/// A queued transition, its number, and when it was asked for.
 #[derive(Debug)]
 pub(in crate::engine) struct Job {
-    action: Action,
+    action: Transition,
+    attempt: Attempt,
     asked: Instant,
 }
 
 impl Job {
     /// Asked for now.
-    pub(in crate::engine) fn new(action: Action) -> Self {
+    pub(in crate::engine) fn new(action: Transition, attempt: Attempt) -> Self {
+        let asked = Instant::now();
         Self {
             action,
-            asked: Instant::now(),
+            attempt,
+            asked,
+        }
+    }
+
+    /// The event for a job that was never begun.
+    pub(in crate::engine) fn refused(self, model: ModelId, why: &str) -> Event {
+        self.ended(model, unsent(why))
+    }
+
+    fn ended(self, model: ModelId, outcome: Outcome) -> Event {
+        let attempt = self.attempt;
+        match self.action {
+            Transition::Start => Event::Started {
+                model,
+                attempt,
+                outcome,
+            },
+            Transition::Wake => Event::Woke {
+                model,
+                attempt,
+                outcome,
+            },
+            Transition::Sleep(_) => Event::Slept {
+                model,
+                attempt,
+                outcome,
+            },
         }
     }
 }
@@ -55,48 +94,17 @@ impl Worker {
     /// Performs one action and reports how it ended.
     pub(super) async fn perform(self: &Arc<Self>, job: Job) {
         let began = Instant::now();
-        let model = self.id.clone();
         // The core made sure that it may command the engine when it asked, not for long after.
-        let is_late = job.asked.elapsed() > self.settings.command;
-        let late = || Outcome::Unknown {
-            cause: "nothing was sent: the action before it took too long".to_owned(),
+        let outcome = if job.asked.elapsed() > self.settings.command {
+            unsent("the action before it took too long")
+        } else {
+            match job.action {
+                Transition::Start => self.start(began).await,
+                Transition::Wake => self.wake(began).await,
+                Transition::Sleep(mode) => self.sleep(began, mode).await,
+            }
         };
-        let event = match job.action {
-            Action::Start(attempt) => {
-                let outcome = self.start(began).await;
-                Event::Started {
-                    model,
-                    attempt,
-                    outcome,
-                }
-            }
-            Action::Wake(attempt) => {
-                let outcome = if is_late {
-                    late()
-                } else {
-                    self.wake(began).await
-                };
-                Event::Woke {
-                    model,
-                    attempt,
-                    outcome,
-                }
-            }
-            Action::Sleep(attempt, mode) => {
-                let outcome = if is_late {
-                    late()
-                } else {
-                    self.sleep(began, mode).await
-                };
-                Event::Slept {
-                    model,
-                    attempt,
-                    outcome,
-                }
-            }
-            Action::Observe(_) | Action::Kill(_) => unreachable!("these are no queued actions"),
-        };
-        self.send(event).await;
+        self.send(job.ended(self.id.clone(), outcome)).await;
     }
 
     async fn start(self: &Arc<Self>, began: Instant) -> Outcome {
@@ -135,14 +143,14 @@ impl Worker {
         self.until_healthy(&running, end).await?;
         self.contact().await?;
         let left = || end.saturating_duration_since(Instant::now());
-        let look = self.driver.observe(self.settings.observe).await;
+        let look = self.driver().observe(self.settings.observe).await;
         if look.state == EngineState::Asleep {
-            self.driver
+            self.driver()
                 .wake(left())
                 .await
                 .map_err(|trouble| trouble.to_string())?;
         }
-        self.driver
+        self.driver()
             .canary(self.canary(), None, left())
             .await
             .map_err(|trouble| trouble.to_string())
@@ -183,7 +191,7 @@ impl Worker {
             if let Some(cause) = running.end() {
                 return Err(cause);
             }
-            if self.driver.is_healthy(self.settings.observe).await {
+            if self.driver().is_healthy(self.settings.observe).await {
                 return Ok(());
             }
             let last = || {
@@ -227,22 +235,22 @@ impl Worker {
         if self.lock().canary.is_none() {
             self.contact().await.map_err(Trouble::NotSent)?;
         }
-        let tokens = self.driver.generated_tokens().await;
+        let tokens = self.driver().generated_tokens().await;
         let left = || end.saturating_duration_since(Instant::now());
-        self.driver.wake(left()).await?;
+        self.driver().wake(left()).await?;
         let floor = self.awake_floor();
         self.memory_settles("its memory did not come back", |bytes| bytes >= floor)
             .await?;
-        self.driver.canary(self.canary(), tokens, left()).await
+        self.driver().canary(self.canary(), tokens, left()).await
     }
 
     /// A wake failed half-way: asleep again, its memory is known, unless the engine is past that.
     async fn lay_back(&self, trouble: Trouble) -> Outcome {
-        let state = self.driver.observe(self.settings.observe).await.state;
+        let state = self.driver().observe(self.settings.observe).await.state;
         let result = match state {
             EngineState::Gone | EngineState::Broken => Err(trouble.clone()),
             EngineState::Awake | EngineState::Asleep | EngineState::Silent => {
-                self.driver.sleep(SleepMode::Keep).await
+                self.driver().sleep(SleepMode::Keep).await
             }
         };
         match result {
@@ -266,7 +274,7 @@ impl Worker {
     }
 
     async fn sleep_verified(&self, mode: SleepMode) -> Result<(), Trouble> {
-        self.driver.sleep(mode).await?;
+        self.driver().sleep(mode).await?;
         let spec = self.spec();
         let ceiling = Bytes(total(spec.asleep, &spec).0 + TOLERANCE);
         self.memory_settles("it says that it sleeps and keeps its memory", |bytes| {
@@ -309,7 +317,7 @@ impl Worker {
 
     /// The outcome of a failure, with the engine's state looked at now.
     async fn failed(&self, trouble: Trouble) -> Outcome {
-        let engine = self.driver.observe(self.settings.observe).await.state;
+        let engine = self.driver().observe(self.settings.observe).await.state;
         let cause = format!("{trouble}; the engine is {}", named(&engine));
         match (trouble, &engine) {
             // A dead or broken engine does nothing late.
@@ -331,8 +339,14 @@ impl Worker {
             known.footprint.awake = memory.map(|bytes| bytes.0).or(known.footprint.awake);
             memory
         };
-        self.contact_in_background();
+        self.get_to_know(&EngineState::Awake);
         Outcome::Done { took, memory }
+    }
+}
+
+fn unsent(why: &str) -> Outcome {
+    Outcome::Unknown {
+        cause: format!("nothing was sent: {why}"),
     }
 }
 
