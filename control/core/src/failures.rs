@@ -1,0 +1,202 @@
+//! Failed wakes and starts, engines that die, engines that must be ended: who waits, who is told, and when it is tried again.
+
+use crate::{
+    Core,
+    effect::Effect,
+    event::{ActionError, EngineState},
+    ids::{Millis, ModelId},
+    phase::{Boot, Failure, Phase},
+    state::Resident,
+};
+
+/// First cool-down after a failed wake or start; doubles with each further failure.
+pub(crate) const COOL_DOWN: Millis = Millis(10_000);
+/// Longest cool-down.
+const COOL_DOWN_MOST: Millis = Millis(300_000);
+/// An engine may be restarted so often …
+const RESTARTS: usize = 5;
+/// … within this time.
+const RESTARTS_WITHIN: Millis = Millis(600_000);
+
+impl Core {
+    /// A wake or start failed: cool down, evict nobody meanwhile, tell the waiters once.
+    pub(crate) fn wake_failed(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        failure: Failure,
+        error: ActionError,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        state.failures += 1;
+        let cool_down = Millis((COOL_DOWN.0 << (state.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
+        state.operator_wants = false;
+        state.resident = match error.engine {
+            EngineState::Asleep => Resident::Asleep(state.spec.asleep),
+            EngineState::Gone => Resident::Stopped,
+            EngineState::Awake | EngineState::Broken | EngineState::Silent => Resident::Awake,
+        };
+        if state.resident == Resident::Awake && state.spec.caps.restartable {
+            effects.push(Effect::Kill {
+                model: id.clone(),
+                cause: "a wake failed and left it in an unknown state".into(),
+            });
+            state.ending = true;
+        }
+        let cause = format!(
+            "{}; the next try is in {cool_down} at the earliest",
+            error.cause
+        );
+        self.fail(now, id, failure, Some(now + cool_down), &cause, effects);
+    }
+
+    /// Out of service.
+    pub(crate) fn fail(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        failure: Failure,
+        retry_at: Option<Millis>,
+        cause: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.enter(now, id, Phase::Failed { failure, retry_at });
+        if let Some(state) = self.models.get_mut(id) {
+            state.last_error = Some(cause.to_owned());
+        }
+        let what = match failure {
+            Failure::Wake => "could not be woken",
+            Failure::Start => "could not be started",
+            Failure::Engine => "engine out of service",
+            Failure::NeverFits => "refused",
+        };
+        self.record(now, id, format!("{what}: {cause}"), effects);
+    }
+
+    /// The engine's process ended, or an attached engine refuses connections.
+    pub(crate) fn engine_gone(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        if matches!(state.phase, Phase::Removed { .. }) {
+            return;
+        }
+        let was_stopped = state.resident == Resident::Stopped && !state.phase.in_transition();
+        state.resident = Resident::Stopped;
+        (state.inside, state.frozen_since) = (0, None);
+        if std::mem::take(&mut state.ending) || was_stopped {
+            return;
+        }
+        match &state.phase {
+            Phase::Booting(Boot::Observing { .. } | Boot::Waiting) => {}
+            // A failed model keeps its cool-down; only what it holds is known better now.
+            Phase::Failed { .. } => {}
+            Phase::Booting(
+                Boot::Starting(_)
+                | Boot::Started
+                | Boot::Sleeping(_)
+                | Boot::Slept
+                | Boot::Waking(_),
+            )
+            | Phase::Waking { .. } => {
+                let error = ActionError {
+                    cause: format!("the engine died: {cause}"),
+                    engine: EngineState::Gone,
+                };
+                self.wake_failed(now, id, Failure::Start, error, effects);
+            }
+            Phase::Asleep
+            | Phase::Queued
+            | Phase::Serving
+            | Phase::Draining { .. }
+            | Phase::Sleeping { .. } => {
+                self.died_in_service(now, id, cause, effects);
+            }
+            Phase::Removed { .. } => {}
+        }
+    }
+
+    fn died_in_service(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        let message = format!("the engine died: {cause}");
+        state.last_error = Some(message.clone());
+        if !state.spec.caps.restartable {
+            self.fail(
+                now,
+                id,
+                Failure::Engine,
+                None,
+                &format!("{message}; start it again"),
+                effects,
+            );
+            return;
+        }
+        state.restarts.retain(|at| now.since(*at) < RESTARTS_WITHIN);
+        state.restarts.push(now);
+        if state.restarts.len() > RESTARTS {
+            let cause = format!(
+                "{message}; {RESTARTS} restarts in {RESTARTS_WITHIN} were not enough. See its log, then wake it by hand"
+            );
+            self.fail(now, id, Failure::Engine, None, &cause, effects);
+            return;
+        }
+        self.enter(now, id, Phase::Asleep);
+        self.record(
+            now,
+            id,
+            format!("{message}; it is started again when somebody asks for it"),
+            effects,
+        );
+    }
+
+    /// Ends an engine that contradicts itself, where control may; otherwise takes it out of service.
+    pub(crate) fn end_engine(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        state.resident = Resident::Awake;
+        if state.spec.caps.restartable {
+            effects.push(Effect::Kill {
+                model: id.clone(),
+                cause: cause.to_owned(),
+            });
+            self.died_in_service(now, id, cause, effects);
+            if let Some(state) = self.models.get_mut(id) {
+                // Its memory counts as held until it is gone.
+                (state.resident, state.ending) = (Resident::Awake, true);
+            }
+        } else {
+            self.fail(
+                now,
+                id,
+                Failure::Engine,
+                None,
+                &format!("{cause}; restart it"),
+                effects,
+            );
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! What is seen of engines without touching them: the first look of a life, and the look of every second (rule 8 and S7).
+
+use crate::{
+    Core,
+    effect::Effect,
+    event::{EngineState, Observation},
+    ids::{Attempt, Millis, ModelId},
+    phase::{Boot, Count, Failure, Phase},
+    state::Resident,
+};
+
+/// Looks without an answer before an engine that control may restart is ended.
+const SILENT_LOOKS: u32 = 5;
+
+impl Core {
+    /// A look at an engine.
+    pub(crate) fn observed(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        attempt: Attempt,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        if state.ending {
+            return;
+        }
+        if let Phase::Booting(Boot::Observing {
+            asked: Some((asked, _)),
+        }) = state.phase
+        {
+            if asked == attempt {
+                self.first_look(now, id, seen, effects);
+            }
+            return;
+        }
+        if let Phase::Draining {
+            count: Count::Asked { attempt: asked, .. },
+            ..
+        } = state.phase
+            && asked == attempt
+        {
+            self.counted(now, id, seen, effects);
+            return;
+        }
+        if state.observing.is_none_or(|(asked, _)| asked != attempt) {
+            return;
+        }
+        (state.observing, state.observe_at) = (None, now + crate::OBSERVE_EVERY);
+        state.silent = if seen.state == EngineState::Silent {
+            state.silent + 1
+        } else {
+            0
+        };
+        match &state.phase {
+            Phase::Serving | Phase::Draining { .. } => {
+                self.observed_in_service(now, id, seen, effects)
+            }
+            Phase::Asleep | Phase::Queued => self.observed_asleep(now, id, seen, effects),
+            Phase::Failed { failure, .. } => {
+                let failure = *failure;
+                self.observed_failed(now, id, failure, seen, effects);
+            }
+            Phase::Booting(_)
+            | Phase::Waking { .. }
+            | Phase::Sleeping { .. }
+            | Phase::Removed { .. } => {}
+        }
+    }
+
+    /// The first look of this life decides where the model starts.
+    fn first_look(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        let restartable = state.spec.caps.restartable;
+        match seen.state {
+            EngineState::Awake => {
+                state.resident = Resident::Awake;
+                self.enter(now, id, Phase::Serving);
+                self.record(now, id, "found awake, serving", effects);
+            }
+            EngineState::Asleep => {
+                let left = seen.memory.unwrap_or(state.spec.asleep);
+                state.resident = Resident::Asleep(left);
+                state.inside = seen.count.unwrap_or(0);
+                self.enter(now, id, Phase::Asleep);
+                self.record(now, id, "found asleep", effects);
+            }
+            EngineState::Gone if restartable => {
+                state.resident = Resident::Stopped;
+                self.enter(now, id, Phase::Booting(Boot::Waiting));
+            }
+            EngineState::Broken | EngineState::Silent if restartable => {
+                effects.push(Effect::Kill {
+                    model: id.clone(),
+                    cause: format!("found {:?} at first contact", seen.state),
+                });
+                (state.resident, state.ending) = (Resident::Awake, true);
+                self.enter(now, id, Phase::Booting(Boot::Waiting));
+            }
+            EngineState::Gone | EngineState::Broken | EngineState::Silent => {
+                let gone = seen.state == EngineState::Gone;
+                state.resident = if gone {
+                    Resident::Stopped
+                } else {
+                    Resident::Awake
+                };
+                let cause = if gone {
+                    "the attached engine refuses connections; start it"
+                } else {
+                    "the attached engine does not answer as it should; restart it"
+                };
+                self.fail(now, id, Failure::Engine, None, cause, effects);
+            }
+        }
+    }
+
+    /// The first look got no answer.
+    pub(crate) fn first_look_timed_out(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let seen = Observation {
+            state: EngineState::Silent,
+            count: None,
+            memory: None,
+        };
+        self.first_look(now, id, &seen, effects);
+    }
+
+    fn observed_in_service(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        match seen.state {
+            EngineState::Awake => {}
+            EngineState::Asleep => {
+                // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
+                state.resident = Resident::Asleep(seen.memory.unwrap_or(state.spec.asleep));
+                let inside = seen.count.unwrap_or(0).max(self.gates.in_flight(id));
+                self.note_inside(now, id, inside);
+                self.enter(now, id, Phase::Asleep);
+                self.record(
+                    now,
+                    id,
+                    "found asleep while in service (a late command, or somebody else's); its requests wait and it is woken the normal way",
+                    effects,
+                );
+            }
+            EngineState::Gone => self.engine_gone(now, id, "it refuses connections", effects),
+            EngineState::Broken => self.end_engine(
+                now,
+                id,
+                "it says that it sleeps and is not paused: its memory is undefined",
+                effects,
+            ),
+            EngineState::Silent if state.silent >= SILENT_LOOKS && state.spec.caps.restartable => {
+                self.end_engine(now, id, "it has not answered for several looks", effects);
+            }
+            EngineState::Silent => {}
+        }
+    }
+
+    fn observed_asleep(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        match seen.state {
+            EngineState::Asleep => {
+                if let Some(memory) = seen.memory {
+                    state.resident = Resident::Asleep(memory);
+                }
+                // S7: what is inside a sleeping engine is demand.
+                let inside = seen.count.unwrap_or(state.inside);
+                self.note_inside(now, id, inside);
+            }
+            EngineState::Awake => {
+                state.resident = Resident::Awake;
+                self.enter(now, id, Phase::Serving);
+                self.record(
+                    now,
+                    id,
+                    "found awake though it should sleep (somebody woke it); it serves, and makes room the normal way",
+                    effects,
+                );
+            }
+            EngineState::Gone if matches!(state.resident, Resident::Stopped) => {}
+            EngineState::Gone => self.engine_gone(now, id, "it refuses connections", effects),
+            EngineState::Broken => self.end_engine(
+                now,
+                id,
+                "it says that it sleeps and is not paused: its memory is undefined",
+                effects,
+            ),
+            EngineState::Silent if state.silent >= SILENT_LOOKS && state.spec.caps.restartable => {
+                self.end_engine(now, id, "it has not answered for several looks", effects);
+            }
+            EngineState::Silent => {}
+        }
+    }
+
+    fn observed_failed(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        failure: Failure,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        match seen.state {
+            EngineState::Awake => state.resident = Resident::Awake,
+            EngineState::Asleep => {
+                state.resident = Resident::Asleep(seen.memory.unwrap_or(state.spec.asleep))
+            }
+            EngineState::Gone => state.resident = Resident::Stopped,
+            EngineState::Broken | EngineState::Silent => return,
+        }
+        // A failed wake cools down whatever the engine says; an engine that was away is taken back when it answers.
+        match (failure, seen.state) {
+            (Failure::Engine, EngineState::Awake) => {
+                self.enter(now, id, Phase::Serving);
+                self.record(now, id, "the engine answers again, serving", effects);
+            }
+            (Failure::Engine, EngineState::Asleep) => {
+                self.enter(now, id, Phase::Asleep);
+                self.record(now, id, "the engine answers again, asleep", effects);
+            }
+            (
+                Failure::Engine | Failure::Wake | Failure::Start | Failure::NeverFits,
+                EngineState::Awake
+                | EngineState::Asleep
+                | EngineState::Gone
+                | EngineState::Broken
+                | EngineState::Silent,
+            ) => {}
+        }
+    }
+}
