@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -27,15 +28,18 @@ GIB = 1 << 30
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports that nobody uses now, all different; below those that the kernel gives to clients, so that no connection takes one later."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
 
 
 def wait_until(condition: typing.Callable[[], typing.Any], what: str, timeout: float = 30.0, every: float = 0.05):
@@ -88,9 +92,9 @@ FAIRNESS = {"minRuntime": "300ms", "maxWait": "300ms"}
 class Stack:
     """One running product."""
 
-    def __init__(self, folder: pathlib.Path, models: list[Model], *, gpu: int = 40, oracle: str = "simulated", top: str = "",
+    def __init__(self, folder: pathlib.Path, models: list[Model], *, gpu: int = 40, gpus: int = 1, oracle: str = "simulated", top: str = "",
                  times: dict | None = None, sleep: dict | None = None, fairness: dict | None = None, concurrency: int = 2):
-        self.folder, self.models, self.gpu, self.oracle, self.top = folder, models, gpu, oracle, top
+        self.folder, self.models, self.gpu, self.gpus, self.oracle, self.top = folder, models, gpu, gpus, oracle, top
         self.times = {**TIMES, **(times or {})}
         self.sleep = {**SLEEP, **(sleep or {})}
         self.fairness = {**FAIRNESS, **(fairness or {})}
@@ -117,7 +121,7 @@ class Stack:
             f"control: {{grpc: '127.0.0.1:{self.grpc_port}', http: '127.0.0.1:{self.http_port}'}}",
             f"state: {self.state}",
             f"oracle: {self.oracle}",
-            f"gpus: [{{memory: {self.gpu}GiB}}]",
+            f"gpus: [{', '.join([f'{{memory: {self.gpu}GiB}}'] * self.gpus)}]",
             f"times: {flow(self.times)}",
             f"defaults: {{sleep: {flow(self.sleep)}, fairness: {flow(self.fairness)}}}",
             self.top,
@@ -206,6 +210,21 @@ class Stack:
         """The models as the operator's API shows them."""
         return self.client.get(f"{self.control}/api/v1/models").raise_for_status().json()["models"]
 
+    def figures(self, name: str) -> dict:
+        """One model as the operator's API shows it."""
+        return self.client.get(f"{self.control}/api/v1/models/{name}").raise_for_status().json()
+
+    def wait_idle(self, timeout: float = 30) -> None:
+        """Nothing is held or in flight: as control sees it, as the gates count it, and as Envoy does."""
+        def counts():
+            return {model["name"]: (model["held"], model["inFlight"], model["frozen"], self.status_of(model)) for model in self.fleet()}
+        wait_until(lambda: all(count == (0, 0, 0, 0) for count in counts().values()), f"idle: {counts()}", timeout)
+
+    def status_of(self, figures: dict) -> int:
+        """Requests in flight, as the public document says."""
+        path = figures["prefixes"][0]
+        return self.client.get(f"{self.gateway}/{path}/status").raise_for_status().json()["queue"]["inFlight"]
+
     def status(self, name: str) -> dict:
         """The public document of a model, through the gateway."""
         return self.client.get(f"{self.gateway}/{name}/status").raise_for_status().json()
@@ -225,6 +244,9 @@ class Stack:
 
     def faults(self, name: str, **faults) -> None:
         self.client.post(f"http://127.0.0.1:{self.model(name).port}/sim/faults", json=faults).raise_for_status()
+
+    def clear_faults(self, name: str) -> None:
+        self.client.delete(f"http://127.0.0.1:{self.model(name).port}/sim/faults").raise_for_status()
 
     def envoy_stats(self, pattern: str) -> dict[str, int]:
         text = self.client.get(f"{self.admin}/stats", params={"filter": pattern}).text

@@ -25,5 +25,5 @@ def test_200_requests_at_once_cause_one_wake(stack):
     assert statuses(replies) == {200: 200}
     after = stack.sim("beta")
     assert after["wakes"] - before["wakes"] == 1
-    assert after["received_asleep"] == before["received_asleep"], "a request reached a sleeping engine"
+    assert after["requests_asleep"] == before["requests_asleep"], "a request reached a sleeping engine"
     wait_until(lambda: stack.status("beta")["queue"]["inFlight"] == 0, "nothing is counted in flight")
