@@ -4,6 +4,7 @@
 //! [`Core::step`] takes an event and appends effects; [`Core::next_deadline`] says when it wants a tick.
 //! The same core drives production, simulation and replay.
 
+mod advance;
 pub mod decision;
 mod drain;
 pub mod effect;
@@ -16,6 +17,7 @@ pub mod model;
 mod outcomes;
 pub mod phase;
 pub mod policy;
+mod publish;
 mod schedule;
 mod state;
 #[cfg(test)]
@@ -30,7 +32,7 @@ use decision::Decision;
 use effect::Effect;
 use event::{Event, Operator};
 use gates::Gates;
-use ids::{Attempt, Epoch, GateId, Millis, ModelId};
+use ids::{Attempt, GateId, Millis, ModelId};
 use model::{FleetSpec, ModelSpec};
 use phase::{Boot, Cause, Failure, Phase};
 use state::ModelState;
@@ -407,56 +409,6 @@ impl Core {
             && !self.models.values().any(observing)
         {
             self.open = true;
-        }
-    }
-
-    /// Sends every row that differs from what was last published.
-    fn publish(&mut self, effects: &mut Vec<Effect>) {
-        for state in self.models.values_mut() {
-            let mut row = state.row();
-            if state.published.as_ref() == Some(&row) {
-                continue;
-            }
-            if state.needs_epoch(&row) {
-                self.counter += 1;
-                state.epoch = Epoch {
-                    term: self.fleet.term,
-                    counter: self.counter,
-                };
-                row.epoch = state.epoch;
-                if let Phase::Draining { epoch, .. } = &mut state.phase {
-                    *epoch = state.epoch;
-                }
-            }
-            state.published = Some(row.clone());
-            if self.open {
-                effects.push(Effect::Publish(row));
-            }
-        }
-    }
-
-    fn serve_snapshots(&mut self, effects: &mut Vec<Effect>) {
-        if !self.open {
-            return;
-        }
-        for (gate, stream, sequence) in self.gates.take_unserved() {
-            let rows = self
-                .models
-                .values()
-                .filter_map(|state| state.published.clone())
-                .collect();
-            let elsewhere = self.gates.elsewhere(&gate);
-            effects.push(Effect::SendSnapshot {
-                gate: gate.clone(),
-                stream,
-                rows,
-            });
-            effects.push(Effect::Heartbeat {
-                gate,
-                stream,
-                echoed: sequence,
-                elsewhere,
-            });
         }
     }
 

@@ -1,0 +1,214 @@
+//! What one model does as time passes, in every phase but the drain (see `drain`).
+
+use crate::{
+    Core,
+    effect::Effect,
+    ids::{Millis, ModelId},
+    model::SleepMode,
+    phase::{Boot, Cause, Phase},
+};
+
+impl Core {
+    /// Lets one model do what its phase and the time allow.
+    pub(crate) fn advance(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        match state.phase.clone() {
+            Phase::Booting(boot) => self.advance_boot(now, id, boot, effects),
+            Phase::Asleep => self.advance_asleep(now, id, effects),
+            Phase::Queued => self.advance_queued(now, id, effects),
+            Phase::Serving => self.advance_serving(now, id, effects),
+            Phase::Draining {
+                cause,
+                deadline,
+                epoch,
+                count,
+            } => self.advance_drain(now, id, cause, deadline, epoch, count, effects),
+            Phase::Sleeping {
+                cause,
+                mode,
+                again_at: Some(at),
+                repeats,
+                ..
+            } => {
+                if now >= at {
+                    self.send_sleep(now, id, cause, mode, repeats, effects);
+                } else {
+                    self.wake_at(Some(at));
+                }
+            }
+            Phase::Failed { retry_at, .. } => self.advance_failed(now, id, retry_at, effects),
+            Phase::Removed { until } => {
+                if now >= until {
+                    self.models.remove(id);
+                    self.gates.forget_model(id);
+                    effects.push(Effect::Dropped(id.clone()));
+                } else {
+                    self.wake_at(Some(until));
+                }
+            }
+            Phase::Waking { .. } | Phase::Sleeping { again_at: None, .. } => {}
+        }
+    }
+
+    fn advance_boot(&mut self, now: Millis, id: &ModelId, boot: Boot, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        match boot {
+            Boot::Started => {
+                if state.removing {
+                    self.begin_removal(now, id, effects);
+                } else if state.spec.conditioned && self.wanted(now, state) {
+                    self.enter(now, id, Phase::Serving);
+                    self.record(now, id, "ready and wanted: serving", effects);
+                } else if self.gpus_in_transition(id) {
+                    // Its turn comes when the other action ends.
+                } else if now >= self.sleeps_from() {
+                    let attempt = self.next_attempt();
+                    effects.push(Effect::Sleep {
+                        model: id.clone(),
+                        attempt,
+                        mode: SleepMode::Keep,
+                    });
+                    self.enter(now, id, Phase::Booting(Boot::Sleeping(attempt)));
+                } else {
+                    self.wake_at(Some(self.sleeps_from()));
+                }
+            }
+            Boot::Waiting if state.removing => self.begin_removal(now, id, effects),
+            Boot::Observing { .. }
+            | Boot::Waiting
+            | Boot::Starting(_)
+            | Boot::Sleeping(_)
+            | Boot::Slept
+            | Boot::Waking(_) => {}
+        }
+    }
+
+    fn advance_asleep(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        if state.ending {
+            return;
+        }
+        if state.removing && state.inside == 0 {
+            self.begin_removal(now, id, effects);
+        } else if self.wanted(now, state) {
+            self.enter(now, id, Phase::Queued);
+        } else if let Some(at) = state.last_refused {
+            self.wake_at(Some(at + crate::REFUSED_IS_DEMAND).filter(|at| *at > now));
+        }
+    }
+
+    fn advance_queued(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        if !self.wanted(now, state) {
+            // Nobody waits any more: the demand is withdrawn before anything was done for it.
+            self.enter(now, id, Phase::Asleep);
+            self.record(now, id, "nobody waits for it any more", effects);
+        } else if state.last_refused.is_some() && self.gates.held(id) == 0 {
+            self.wake_at(
+                state
+                    .last_refused
+                    .map(|at| at + crate::REFUSED_IS_DEMAND)
+                    .filter(|at| *at > now),
+            );
+        }
+    }
+
+    fn advance_serving(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        let cause = if state.removing {
+            Some((
+                Cause::Remove,
+                "it was removed from the fleet: draining".to_owned(),
+            ))
+        } else if state.disabled && now >= state.spare_until {
+            Some((Cause::Disable, "taken out of service: draining".to_owned()))
+        } else if state.operator_sleeps {
+            Some((
+                Cause::Operator,
+                "an operator put it to sleep: draining".to_owned(),
+            ))
+        } else {
+            self.idle_since(now, id).map(|idle| {
+                (
+                    Cause::Idle,
+                    format!("nobody asked for it for {idle}: going to sleep"),
+                )
+            })
+        };
+        if let Some((cause, sentence)) = cause {
+            self.begin_drain(now, id, cause, sentence, effects);
+        }
+    }
+
+    /// How long a model has been idle, when that is longer than its time-out. Needs positive evidence: a live gate, nothing in
+    /// flight or held anywhere, no other wish.
+    fn idle_since(&mut self, now: Millis, id: &ModelId) -> Option<Millis> {
+        let state = self.models.get(id)?;
+        let timeout = state.spec.idle_timeout?;
+        let quiet =
+            self.gates.any_alive() && self.gates.in_flight(id) == 0 && !self.wanted(now, state);
+        if !quiet || !self.open {
+            return None;
+        }
+        let since = state
+            .last_used
+            .max(state.served_at)
+            .unwrap_or(state.since)
+            .max(state.spare_until);
+        if now.since(since) >= timeout && now >= since {
+            return Some(now.since(since));
+        }
+        let at = since + timeout;
+        self.wake_at(Some(at));
+        None
+    }
+
+    fn advance_failed(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        retry_at: Option<Millis>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        if state.removing {
+            self.begin_removal(now, id, effects);
+            return;
+        }
+        let Some(at) = retry_at else { return };
+        if now < at {
+            self.wake_at(Some(at));
+        } else if state.ending {
+        } else if state.boot_ready {
+            // Whatever the engine is now, the next wish wakes and verifies it again.
+            self.enter(now, id, Phase::Asleep);
+        } else if state.spec.caps.restartable {
+            self.enter(now, id, Phase::Booting(Boot::Waiting));
+        } else {
+            self.enter(now, id, Phase::Booting(Boot::Observing { asked: None }));
+        }
+    }
+
+    /// A removed model refuses and drains whatever it was doing; gates count its requests to zero.
+    fn begin_removal(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        self.begin_drain(
+            now,
+            id,
+            Cause::Remove,
+            "it was removed from the fleet: draining".to_owned(),
+            effects,
+        );
+    }
+}
