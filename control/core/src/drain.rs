@@ -282,7 +282,7 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let Phase::Draining { cause, epoch, .. } = state.phase.clone() else {
+        let Phase::Draining { cause, .. } = state.phase.clone() else {
             return;
         };
         // An operator's own wish never truncates either; a removed model is waited for.
@@ -291,8 +291,6 @@ impl Core {
         }
         if !all_acknowledged {
             // A gate that has not seen the barrier may still admit: it answers or is fenced, within lease + margin.
-            let missing = self.gates.missing(id, epoch);
-            debug_assert!(missing > 0 || !all_acknowledged);
             return;
         }
         let in_flight = self.gates.in_flight(id);

@@ -242,19 +242,6 @@ impl Gates {
         waiting
     }
 
-    /// Names of gates that have not acknowledged `epoch` and block (for sentences).
-    pub(crate) fn missing(&self, model: &ModelId, epoch: Epoch) -> usize {
-        let has = |gate: &&Gate| {
-            gate.acknowledged
-                .get(model)
-                .is_some_and(|acknowledged| acknowledged.epoch == epoch)
-        };
-        self.gates
-            .values()
-            .filter(|gate| !gate.fenced && !has(gate))
-            .count()
-    }
-
     /// Requests held for a model, over gates that are not fenced.
     pub(crate) fn held(&self, model: &ModelId) -> u64 {
         self.live()
