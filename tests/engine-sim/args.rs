@@ -23,7 +23,8 @@ Faults, switched at run time:
 Counts, for tests:
   GET    /sim/stats    sleeps, wakes, requests, requests_asleep (arrived while not serving), tokens_asleep (computed without memory:
                        on a GPU an illegal access), max_concurrent, completed, aborted, disconnected, body_bytes, operations
-  DELETE /sim/stats    counts from zero";
+  DELETE /sim/stats    counts from zero
+  GET    /sim/requests the last requests: method, target, headers";
 
 /// A vLLM-shaped engine for machines without a GPU.
 #[derive(Clone, Debug, Parser)]

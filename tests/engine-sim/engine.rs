@@ -5,6 +5,7 @@
 //! while memory moves, `/is_sleeping` does not answer. `/health`, `/load` and `/metrics` always do.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,6 +19,7 @@ use crate::{
     args::Args,
     faults::{Faults, Operation, Stats},
     gpu::{Gpu, GpuError},
+    http::seen::{SEEN_MAX, Seen},
     state::{Part, PauseMode, State, WakePlan},
     text::Words,
 };
@@ -44,6 +46,7 @@ pub(crate) struct Engine {
     state: watch::Sender<State>,
     faults: watch::Sender<Faults>,
     stats: Mutex<Stats>,
+    seen: Mutex<VecDeque<Seen>>,
     load: AtomicU64,
     /// Held while memory moves: one operation at a time, in order of arrival.
     core: tokio::sync::Mutex<()>,
@@ -59,6 +62,7 @@ impl Engine {
             state: watch::Sender::new(State::awake()),
             faults: watch::Sender::new(Faults::default()),
             stats: Mutex::new(Stats::default()),
+            seen: Mutex::default(),
             load: AtomicU64::new(0),
             core: tokio::sync::Mutex::new(()),
         })
@@ -83,6 +87,21 @@ impl Engine {
     /// The counts, to read or change.
     pub(crate) fn stats(&self) -> MutexGuard<'_, Stats> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a request, and forgets the oldest when there are too many.
+    pub(crate) fn saw(&self, request: Seen) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() == SEEN_MAX {
+            seen.pop_front();
+        }
+        seen.push_back(request);
+    }
+
+    /// The requests that are remembered, oldest first.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().cloned().collect()
     }
 
     /// The faults that are switched on.

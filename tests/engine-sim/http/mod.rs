@@ -9,6 +9,7 @@ mod openai;
 mod pooling;
 mod request;
 mod responses;
+pub(crate) mod seen;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -90,6 +91,7 @@ fn router(engine: Arc<Engine>) -> Router {
                 Json(json!({"detail": "Method Not Allowed"})),
             )
         })
+        .layer(from_fn_with_state(engine.clone(), seen::note))
         .layer(DefaultBodyLimit::disable())
         .with_state(engine)
 }

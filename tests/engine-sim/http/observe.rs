@@ -12,6 +12,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
+use super::seen;
 use crate::{
     engine::{Engine, crash},
     faults::{Faults, Stats},
@@ -44,6 +45,7 @@ pub(crate) fn sim_routes() -> Router<Arc<Engine>> {
             get(faults).post(change_faults).delete(clear_faults),
         )
         .route("/sim/stats", get(stats).delete(clear_stats))
+        .route("/sim/requests", get(seen::list))
 }
 
 async fn load(State(engine): State<Arc<Engine>>) -> Json<Value> {
