@@ -460,10 +460,8 @@ impl Generation {
                 Stage::Running => state.running -= 1,
                 Stage::Over => return false,
             }
-            // While the scheduler stands still nobody looks, and the gauges keep their last figure.
-            if state.may_go_on() {
-                state.stepped();
-            }
+            // Even asleep: a request that arrives is not seen then, but one that leaves makes the scheduler look.
+            state.stepped();
             stage == Stage::Running && state.is_drained()
         });
     }

@@ -200,10 +200,15 @@ impl State {
         awake
     }
 
-    /// The scheduler took a step: only now do the gauges move.
+    /// The scheduler took a step: only now do the gauges move. Frozen requests whose cache is gone count as waiting.
     pub(crate) fn stepped(&mut self) {
-        self.gauge_running = self.running;
-        self.gauge_queued = self.queued;
+        let frozen = !self.away.is_empty() && !self.may_go_on();
+        self.gauge_running = if frozen { 0 } else { self.running };
+        self.gauge_queued = if frozen {
+            self.queued + self.running
+        } else {
+            self.queued
+        };
     }
 }
 

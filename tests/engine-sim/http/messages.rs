@@ -67,13 +67,15 @@ impl Framing for Messages {
 
     fn whole(&self, answers: &[Answer]) -> Value {
         let text: String = answers.iter().map(|answer| answer.text.as_str()).collect();
-        // vLLM calls a truncated answer finished: an abort cannot be told from an end.
-        let stop_reason = finish(answers).and_then(stop_reason).unwrap_or("end_turn");
-        json!({
+        let mut body = json!({
             "id": format!("chatcmpl-{}", self.wish.id), "type": "message", "role": "assistant",
-            "content": [{"type": "text", "text": text}], "model": self.wish.model, "stop_reason": stop_reason,
-            "usage": self.usage(total_tokens(answers)),
-        })
+            "content": [{"type": "text", "text": text}], "model": self.wish.model, "usage": self.usage(total_tokens(answers)),
+        });
+        // vLLM leaves the reason out when there is no word for it: a truncated answer looks almost whole.
+        if let Some(reason) = finish(answers).and_then(stop_reason) {
+            body["stop_reason"] = reason.into();
+        }
+        body
     }
 
     fn opening(&mut self) -> String {
