@@ -64,6 +64,7 @@ class Model:
     awake: int = 17
     asleep: int = 1
     port: int = 0
+    gpu: int = 0
     sim: tuple[str, ...] = ()
     extra: str = ""
     url: str = ""
@@ -71,13 +72,15 @@ class Model:
     def yaml(self) -> str:
         served = self.served or f"org/{self.name}"
         lines = [f"- name: {self.name}", f"  model: {served}", f"  memory: {{awake: {self.awake}GiB, asleep: {self.asleep}GiB}}"]
+        if self.gpu:
+            lines.append(f"  gpus: [{self.gpu}]")
         if self.prefixes:
             lines.append(f"  prefixes: [{', '.join(self.prefixes)}]")
         if self.url:
             lines.append(f"  engine: {{type: vllm, url: '{self.url}'}}")
         else:
             command = ["engine-sim", "--port", '"{port}"', "--model", f'"{served}"', "--weights", f"{self.awake - self.asleep}GiB"]
-            command += ["--residual", f"{self.asleep}GiB", "--gpu-dir", '"{state}/gpu"', "--gpu", "0", "--gpu-memory", '"{gpu-memory}"']
+            command += ["--residual", f"{self.asleep}GiB", "--gpu-dir", '"{state}/gpu"', "--gpu", str(self.gpu), "--gpu-memory", '"{gpu-memory}"']
             command += ["--cold-start", "300ms", "--sleep-time", "50ms", "--wake-time", "200ms", "--token-time", "5ms", *self.sim]
             lines.append(f"  engine: {{type: vllm, port: {self.port}, command: [{', '.join(command)}]}}")
         return "\n".join(lines) + ("\n" + self.extra if self.extra else "")
