@@ -96,12 +96,12 @@ class Stack:
     """One running product."""
 
     def __init__(self, folder: pathlib.Path, models: list[Model], *, gpu: int = 40, gpus: int = 1, oracle: str = "simulated", top: str = "",
-                 times: dict | None = None, sleep: dict | None = None, fairness: dict | None = None, concurrency: int = 2):
+                 times: dict | None = None, sleep: dict | None = None, fairness: dict | None = None, concurrency: int = 2, token: str = ""):
         self.folder, self.models, self.gpu, self.gpus, self.oracle, self.top = folder, models, gpu, gpus, oracle, top
         self.times = {**TIMES, **(times or {})}
         self.sleep = {**SLEEP, **(sleep or {})}
         self.fairness = {**FAIRNESS, **(fairness or {})}
-        self.concurrency = concurrency
+        self.concurrency, self.token = concurrency, token
         ports = free_ports(4 + len(models))
         self.port, self.admin_port, self.grpc_port, self.http_port = ports[:4]
         for model, port in zip(models, ports[4:]):
@@ -113,7 +113,11 @@ class Stack:
         self.state = folder / "state"
         self.output = folder / "up.log"
         self.process: subprocess.Popen | None = None
-        self.client = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=1000))
+        self.client = self.new_client()
+
+    def new_client(self) -> httpx.Client:
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        return httpx.Client(timeout=60, limits=httpx.Limits(max_connections=1000), headers=headers)
 
     # -- life
 
@@ -121,7 +125,7 @@ class Stack:
         flow = lambda table: "{" + ", ".join(f"{key}: {value}" for key, value in table.items()) + "}"
         self.file.write_text("\n".join([
             f"gateway: {{address: '127.0.0.1:{self.port}', admin: '127.0.0.1:{self.admin_port}', concurrency: {self.concurrency}, root: true}}",
-            f"control: {{grpc: '127.0.0.1:{self.grpc_port}', http: '127.0.0.1:{self.http_port}'}}",
+            f"control: {{grpc: '127.0.0.1:{self.grpc_port}', http: '127.0.0.1:{self.http_port}'{f', token: {self.token}' if self.token else ''}}}",
             f"state: {self.state}",
             f"oracle: {self.oracle}",
             f"gpus: [{', '.join([f'{{memory: {self.gpu}GiB}}'] * self.gpus)}]",
@@ -153,6 +157,22 @@ class Stack:
             return self.client.get(f"{self.control}/readyz").status_code == 200
         except httpx.TransportError:
             return False
+
+    def wait_gateway(self, timeout: float = 30) -> None:
+        """Every gate of the running Envoy has a table, whatever became of the gates of an earlier one."""
+        def look():
+            try:
+                gates = self.client.get(f"{self.control}/api/v1/status").raise_for_status().json()["gates"]
+                self.client.get(f"{self.admin}/ready").raise_for_status()
+            except httpx.HTTPError:
+                return False
+            return len([gate for gate in gates if gate["attached"] and gate["tableVersion"] > 0]) == self.concurrency + 1
+        wait_until(look, f"the gates have a table\n{self.tail()}", timeout)
+
+    def drop_connections(self) -> None:
+        """Forgets connections whose other end was killed."""
+        self.client.close()
+        self.client = self.new_client()
 
     def stop(self) -> None:
         """Ends everything; fails when something stayed behind."""
@@ -247,6 +267,12 @@ class Stack:
 
     def faults(self, name: str, **faults) -> None:
         self.client.post(f"http://127.0.0.1:{self.model(name).port}/sim/faults", json=faults).raise_for_status()
+
+    def engine_answers(self, name: str) -> bool:
+        try:
+            return bool(self.sim(name))
+        except httpx.TransportError:
+            return False
 
     def clear_faults(self, name: str) -> None:
         self.client.delete(f"http://127.0.0.1:{self.model(name).port}/sim/faults").raise_for_status()
