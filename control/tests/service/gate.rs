@@ -1,0 +1,120 @@
+//! A gate as the filter plays it, by hand: every message is said and taken one by one.
+
+use std::time::Duration;
+
+use greenthread_proto::gate::{
+    ControlMessage, GateMessage, Heartbeat, Hello, Report, Row, RowFigures, Snapshot, control_message::Body,
+    gate_control_client::GateControlClient, gate_message,
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+
+use crate::{place::{PATIENCE, Place}, rows};
+
+/// One stream of one gate.
+pub(crate) struct Gate {
+    outgoing: mpsc::Sender<GateMessage>,
+    incoming: Streaming<ControlMessage>,
+    sequence: u64,
+}
+
+/// An ordinary first message.
+pub(crate) fn hello(gate: &str) -> gate_message::Body {
+    gate_message::Body::Hello(Hello { gate: gate.into(), gateway: "test".into(), protocol_min: 1, protocol_max: 1, ..Hello::default() })
+}
+
+impl Gate {
+    /// Opens a stream with `first` as its first message; an error is control's refusal.
+    pub(crate) async fn attach(place: &Place, token: Option<&str>, first: gate_message::Body) -> Result<Self, Status> {
+        let mut client = GateControlClient::connect(format!("http://{}", place.grpc)).await.expect("control listens");
+        let (outgoing, messages) = mpsc::channel(64);
+        outgoing.send(GateMessage { sequence: 1, body: Some(first) }).await.expect("an open channel");
+        let mut request = Request::new(ReceiverStream::new(messages));
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("ASCII"));
+        }
+        let incoming = timeout(PATIENCE, client.attach(request)).await.expect("an answer in time")?.into_inner();
+        Ok(Self { outgoing, incoming, sequence: 1 })
+    }
+
+    /// The next message, or the status that ended the stream.
+    pub(crate) async fn next(&mut self) -> Result<ControlMessage, Status> {
+        let next = timeout(PATIENCE, self.incoming.message()).await.expect("a message in time");
+        next.and_then(|message| message.ok_or_else(|| Status::ok("the stream ended")))
+    }
+
+    /// The term and the whole table, from its chunks.
+    pub(crate) async fn snapshot(&mut self) -> (u64, Snapshot) {
+        let mut all = Vec::new();
+        loop {
+            let message = self.next().await.expect("a snapshot");
+            let Some(Body::Snapshot(mut chunk)) = message.body else { panic!("{message:?} before the snapshot") };
+            all.append(&mut chunk.rows);
+            if chunk.last {
+                return (message.term, Snapshot { rows: all, ..chunk });
+            }
+        }
+    }
+
+    /// The first row that comes and is as wanted.
+    pub(crate) async fn row_that(&mut self, wanted: impl Fn(&Row) -> bool) -> Row {
+        loop {
+            let body = self.next().await.expect("a row").body.expect("a body");
+            if let Some(row) = rows(body).into_iter().find(|row| wanted(row)) {
+                return row;
+            }
+        }
+    }
+
+    /// The number that the next heartbeat echoes.
+    pub(crate) async fn echo_of_hello(&mut self) -> u64 {
+        loop {
+            if let Some(Body::Heartbeat(Heartbeat { echoed_sequence, .. })) = self.next().await.expect("a heartbeat").body {
+                return echoed_sequence;
+            }
+        }
+    }
+
+    /// Waits for the heartbeat that echoes `sequence`.
+    pub(crate) async fn heartbeat_of(&mut self, sequence: u64) {
+        while self.echo_of_hello().await < sequence {}
+    }
+
+    /// Reports one row; returns the message's number.
+    pub(crate) async fn report(&mut self, row: RowFigures) -> u64 {
+        self.say(gate_message::Body::Report(Report { rows: vec![row], table_version: 1 })).await
+    }
+
+    /// Reports which table is in force.
+    pub(crate) async fn applied(&mut self, version: u64) {
+        self.say(gate_message::Body::Report(Report { rows: Vec::new(), table_version: version })).await;
+    }
+
+    /// Reports nothing; false when the stream takes no more.
+    pub(crate) async fn try_report(&mut self) -> bool {
+        self.sequence += 1;
+        let message = GateMessage { sequence: self.sequence, body: Some(gate_message::Body::Report(Report::default())) };
+        self.outgoing.send_timeout(message, Duration::from_secs(1)).await.is_ok()
+    }
+
+    async fn say(&mut self, body: gate_message::Body) -> u64 {
+        self.sequence += 1;
+        self.say_as(self.sequence, body).await;
+        self.sequence
+    }
+
+    /// Says something under any number.
+    pub(crate) async fn say_as(&mut self, sequence: u64, body: gate_message::Body) {
+        self.outgoing.send(GateMessage { sequence, body: Some(body) }).await.expect("an open stream");
+    }
+
+    /// Reads to the end of the stream; its status.
+    pub(crate) async fn end(&mut self) -> Status {
+        loop {
+            if let Err(status) = self.next().await {
+                return status;
+            }
+        }
+    }
+}
