@@ -88,6 +88,8 @@ pub struct Model {
     pub state: String,
     /// The state in the core's own words.
     pub phase: String,
+    /// Where its weights are when they are not on the GPU: "ram" or "stopped".
+    pub tier: String,
     /// What gates do with its requests: "admit", "hold" or "refuse".
     pub admission: String,
     /// Why, when they refuse.
@@ -148,8 +150,8 @@ pub struct Problem {
 }
 
 impl Readiness {
-    /// Judges the table versions that gates reported.
-    pub fn of(table_versions: impl Iterator<Item = u64>, expected: usize) -> Self {
+    /// Judges the table versions that gates reported; `open`: control gives out tables.
+    pub fn of(open: bool, table_versions: impl Iterator<Item = u64>, expected: usize) -> Self {
         let (mut gates, mut waiting) = (0, 0);
         for version in table_versions {
             if version > 0 {
@@ -158,13 +160,16 @@ impl Readiness {
                 waiting += 1
             }
         }
-        let reason = match (gates >= expected, waiting) {
-            (true, _) => None,
-            (false, 0) => Some(format!(
+        let reason = match (gates >= expected, open, waiting) {
+            (true, _, _) => None,
+            (false, false, _) => {
+                Some("engines are being looked at; gates get the table after that".to_owned())
+            }
+            (false, true, 0) => Some(format!(
                 "{gates} of {expected} gates have the table; no other is attached"
             )),
-            (false, _) => Some(format!(
-                "{gates} of {expected} gates have the table; {waiting} wait for it, until every engine was looked at"
+            (false, true, _) => Some(format!(
+                "{gates} of {expected} gates have the table; {waiting} have yet to apply it"
             )),
         };
         Self {
@@ -205,7 +210,7 @@ mod tests {
     fn ready_means_that_every_expected_gate_has_a_table() {
         let check = |versions: &[u64], ready| {
             assert_eq!(
-                Readiness::of(versions.iter().copied(), 3).ready,
+                Readiness::of(true, versions.iter().copied(), 3).ready,
                 ready,
                 "{versions:?}"
             )

@@ -83,6 +83,17 @@ pub fn model(model: &Model) -> String {
             .join(", "),
     );
     line("engine", model.engine.clone());
+    if model.state == "sleeping" {
+        line(
+            "weights",
+            if model.tier == "ram" {
+                "in host memory"
+            } else {
+                "on disk, its engine is stopped"
+            }
+            .to_owned(),
+        );
+    }
     if let Some(wait) = model.estimated_wait_ms {
         line("expected wait", Millis(wait).to_string());
     }
@@ -216,7 +227,7 @@ mod tests {
                 reserved_bytes: 17 << 30,
                 capacity_bytes: 40 << 30,
             }],
-            readiness: Readiness::of([1, 2, 3].into_iter(), 3),
+            readiness: Readiness::of(true, [1, 2, 3].into_iter(), 3),
             models: vec![serving, failed],
             ..Overview::default()
         };

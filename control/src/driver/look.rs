@@ -1,6 +1,6 @@
 //! What the driver shows of itself: one overview, all of one moment.
 
-use greenthread_core::{ModelView, ids::Millis};
+use greenthread_core::{ModelView, ids::Millis, phase::Tier};
 
 use super::{Driver, START_OF_CLOCK};
 use crate::overview::{self, Overview, Readiness};
@@ -22,6 +22,7 @@ impl Driver {
             term: self.streams.term(),
             uptime_ms: now.since(START_OF_CLOCK).0,
             readiness: Readiness::of(
+                self.core.is_open(),
                 gates.iter().map(|(_, version)| *version),
                 self.expected_gates,
             ),
@@ -62,6 +63,11 @@ impl Driver {
             engine: model.engine.address.to_string(),
             state: view.state.as_str().to_owned(),
             phase: view.phase.to_owned(),
+            tier: match view.tier {
+                Tier::Ram => "ram",
+                Tier::Stopped => "stopped",
+            }
+            .to_owned(),
             admission: admission.to_owned(),
             refused_because: refused_because.map(str::to_owned),
             boot_ready: view.boot_ready,

@@ -37,12 +37,31 @@ impl Engine {
         let app = Router::new()
             .route("/health", get(async || ""))
             .route("/version", get(async || Json(json!({"version": "0.33.0"}))))
-            .route("/openapi.json", get(async || Json(json!({"paths": {"/v1/completions": {}}}))))
+            .route(
+                "/openapi.json",
+                get(async || Json(json!({"paths": {"/v1/completions": {}}}))),
+            )
             .route("/load", get(async || Json(json!({"server_load": 0}))))
-            .route("/v1/models", get(async || Json(json!({"data": [{"id": "org/tiny", "created": 5, "max_model_len": 512}]}))))
-            .route("/v1/completions", post(async || Json(json!({"choices": [{"text": "b"}], "usage": {"completion_tokens": 1}}))))
-            .route("/is_sleeping", get(async |shared| asleep(shared, "is_sleeping")))
-            .route("/is_paused", get(async |shared| asleep(shared, "is_paused")))
+            .route(
+                "/v1/models",
+                get(async || {
+                    Json(json!({"data": [{"id": "org/tiny", "created": 5, "max_model_len": 512}]}))
+                }),
+            )
+            .route(
+                "/v1/completions",
+                post(async || {
+                    Json(json!({"choices": [{"text": "b"}], "usage": {"completion_tokens": 1}}))
+                }),
+            )
+            .route(
+                "/is_sleeping",
+                get(async |shared| asleep(shared, "is_sleeping")),
+            )
+            .route(
+                "/is_paused",
+                get(async |shared| asleep(shared, "is_paused")),
+            )
             .route("/sleep", post(async |shared| change(shared, false)))
             .route("/wake_up", post(async |shared| change(shared, true)))
             .with_state(state.clone());

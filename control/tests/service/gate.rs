@@ -3,45 +3,94 @@
 use std::time::Duration;
 
 use greenthread_proto::gate::{
-    ControlMessage, GateMessage, Heartbeat, Hello, Report, Row, RowFigures, Snapshot, control_message::Body,
-    gate_control_client::GateControlClient, gate_message,
+    ControlMessage, GateMessage, Heartbeat, Hello, Report, Row, RowFigures, Snapshot,
+    control_message::Body, gate_control_client::GateControlClient, gate_message,
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status, Streaming, transport::Endpoint};
 
-use crate::{place::{PATIENCE, Place}, rows};
+use crate::{
+    place::{PATIENCE, Place},
+    rows,
+};
+
+/// Bytes that control can send to a gate that does not read.
+const WINDOW: u32 = 65_535;
 
 /// One stream of one gate.
 pub(crate) struct Gate {
     outgoing: mpsc::Sender<GateMessage>,
     incoming: Streaming<ControlMessage>,
     sequence: u64,
+    /// The newest number that a heartbeat echoed.
+    echoed: u64,
 }
 
 /// An ordinary first message.
 pub(crate) fn hello(gate: &str) -> gate_message::Body {
-    gate_message::Body::Hello(Hello { gate: gate.into(), gateway: "test".into(), protocol_min: 1, protocol_max: 1, ..Hello::default() })
+    gate_message::Body::Hello(Hello {
+        gate: gate.into(),
+        gateway: "test".into(),
+        protocol_min: 1,
+        protocol_max: 1,
+        ..Hello::default()
+    })
 }
 
 impl Gate {
     /// Opens a stream with `first` as its first message; an error is control's refusal.
-    pub(crate) async fn attach(place: &Place, token: Option<&str>, first: gate_message::Body) -> Result<Self, Status> {
-        let mut client = GateControlClient::connect(format!("http://{}", place.grpc)).await.expect("control listens");
+    pub(crate) async fn attach(
+        place: &Place,
+        token: Option<&str>,
+        first: gate_message::Body,
+    ) -> Result<Self, Status> {
+        // A small window: who does not read is noticed after a few thousand messages.
+        let endpoint = Endpoint::from_shared(format!("http://{}", place.grpc)).expect("an address");
+        let endpoint = endpoint
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW);
+        let mut client = GateControlClient::new(endpoint.connect().await.expect("control listens"));
         let (outgoing, messages) = mpsc::channel(64);
-        outgoing.send(GateMessage { sequence: 1, body: Some(first) }).await.expect("an open channel");
+        outgoing
+            .send(GateMessage {
+                sequence: 1,
+                body: Some(first),
+            })
+            .await
+            .expect("an open channel");
         let mut request = Request::new(ReceiverStream::new(messages));
         if let Some(token) = token {
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("ASCII"));
+            request.metadata_mut().insert(
+                "authorization",
+                format!("Bearer {token}").parse().expect("ASCII"),
+            );
         }
-        let incoming = timeout(PATIENCE, client.attach(request)).await.expect("an answer in time")?.into_inner();
-        Ok(Self { outgoing, incoming, sequence: 1 })
+        let incoming = timeout(PATIENCE, client.attach(request))
+            .await
+            .expect("an answer in time")?
+            .into_inner();
+        Ok(Self {
+            outgoing,
+            incoming,
+            sequence: 1,
+            echoed: 0,
+        })
     }
 
     /// The next message, or the status that ended the stream.
     pub(crate) async fn next(&mut self) -> Result<ControlMessage, Status> {
-        let next = timeout(PATIENCE, self.incoming.message()).await.expect("a message in time");
-        next.and_then(|message| message.ok_or_else(|| Status::ok("the stream ended")))
+        let next = timeout(PATIENCE, self.incoming.message())
+            .await
+            .expect("a message in time");
+        let message = next?.ok_or_else(|| Status::ok("the stream ended"))?;
+        if let Some(Body::Heartbeat(Heartbeat {
+            echoed_sequence, ..
+        })) = &message.body
+        {
+            self.echoed = *echoed_sequence;
+        }
+        Ok(message)
     }
 
     /// The term and the whole table, from its chunks.
@@ -49,7 +98,9 @@ impl Gate {
         let mut all = Vec::new();
         loop {
             let message = self.next().await.expect("a snapshot");
-            let Some(Body::Snapshot(mut chunk)) = message.body else { panic!("{message:?} before the snapshot") };
+            let Some(Body::Snapshot(mut chunk)) = message.body else {
+                panic!("{message:?} before the snapshot")
+            };
             all.append(&mut chunk.rows);
             if chunk.last {
                 return (message.term, Snapshot { rows: all, ..chunk });
@@ -67,35 +118,42 @@ impl Gate {
         }
     }
 
-    /// The number that the next heartbeat echoes.
-    pub(crate) async fn echo_of_hello(&mut self) -> u64 {
-        loop {
-            if let Some(Body::Heartbeat(Heartbeat { echoed_sequence, .. })) = self.next().await.expect("a heartbeat").body {
-                return echoed_sequence;
-            }
-        }
-    }
-
-    /// Waits for the heartbeat that echoes `sequence`.
+    /// Reads until a heartbeat has echoed `sequence`.
     pub(crate) async fn heartbeat_of(&mut self, sequence: u64) {
-        while self.echo_of_hello().await < sequence {}
+        while self.echoed < sequence {
+            self.next().await.expect("a heartbeat");
+        }
     }
 
     /// Reports one row; returns the message's number.
     pub(crate) async fn report(&mut self, row: RowFigures) -> u64 {
-        self.say(gate_message::Body::Report(Report { rows: vec![row], table_version: 1 })).await
+        self.say(gate_message::Body::Report(Report {
+            rows: vec![row],
+            table_version: 1,
+        }))
+        .await
     }
 
     /// Reports which table is in force.
     pub(crate) async fn applied(&mut self, version: u64) {
-        self.say(gate_message::Body::Report(Report { rows: Vec::new(), table_version: version })).await;
+        self.say(gate_message::Body::Report(Report {
+            rows: Vec::new(),
+            table_version: version,
+        }))
+        .await;
     }
 
     /// Reports nothing; false when the stream takes no more.
     pub(crate) async fn try_report(&mut self) -> bool {
         self.sequence += 1;
-        let message = GateMessage { sequence: self.sequence, body: Some(gate_message::Body::Report(Report::default())) };
-        self.outgoing.send_timeout(message, Duration::from_secs(1)).await.is_ok()
+        let message = GateMessage {
+            sequence: self.sequence,
+            body: Some(gate_message::Body::Report(Report::default())),
+        };
+        self.outgoing
+            .send_timeout(message, Duration::from_secs(1))
+            .await
+            .is_ok()
     }
 
     async fn say(&mut self, body: gate_message::Body) -> u64 {
@@ -106,7 +164,13 @@ impl Gate {
 
     /// Says something under any number.
     pub(crate) async fn say_as(&mut self, sequence: u64, body: gate_message::Body) {
-        self.outgoing.send(GateMessage { sequence, body: Some(body) }).await.expect("an open stream");
+        self.outgoing
+            .send(GateMessage {
+                sequence,
+                body: Some(body),
+            })
+            .await
+            .expect("an open stream");
     }
 
     /// Reads to the end of the stream; its status.

@@ -1,6 +1,7 @@
 //! The control service as a whole, from outside: a gate's stream, the HTTP API and an engine's HTTP server, all real; only the gate
 //! and the engine are played by the test.
 
+mod command;
 mod engine;
 mod gate;
 mod place;
@@ -20,46 +21,107 @@ async fn a_held_request_wakes_its_model_and_the_row_admits_under_a_larger_epoch(
     let place = Place::new("wakes", "").await;
     let mut gate = Gate::attach(&place, None, hello("gate-1")).await.unwrap();
 
-    let (term, Snapshot { rows, version, times, .. }) = gate.snapshot().await;
+    let (
+        term,
+        Snapshot {
+            rows,
+            version,
+            times,
+            ..
+        },
+    ) = gate.snapshot().await;
     assert_eq!((term, version, rows.len()), (1, 1, 1));
     assert_eq!(times.expect("times").lease_ms, 5_000);
     let row = &rows[0];
-    assert_eq!((row.model.as_str(), row.prefixes.as_slice()), ("tiny", &["tiny".to_owned()][..]));
+    assert_eq!(
+        (row.model.as_str(), row.prefixes.as_slice()),
+        ("tiny", &["tiny".to_owned()][..])
+    );
     assert!(matches!(row.admission, Some(Admission::Hold(_))), "{row:?}");
     assert!(row.control_paths.iter().any(|path| path == "/sleep"));
-    assert_eq!(gate.echo_of_hello().await, 1);
+    gate.heartbeat_of(1).await;
 
-    let sequence = gate.report(RowFigures { row: row.id.clone(), held: 1, ..RowFigures::default() }).await;
-    let admitted = gate.row_that(|row| matches!(row.admission, Some(Admission::Admit(_)))).await;
-    let (before, after) = (row.epoch.expect("an epoch"), admitted.epoch.expect("an epoch"));
-    assert!((after.term, after.counter) > (before.term, before.counter), "{before:?} {after:?}");
+    let sequence = gate
+        .report(RowFigures {
+            row: row.id.clone(),
+            held: 1,
+            ..RowFigures::default()
+        })
+        .await;
+    let admitted = gate
+        .row_that(|row| matches!(row.admission, Some(Admission::Admit(_))))
+        .await;
+    let (before, after) = (
+        row.epoch.expect("an epoch"),
+        admitted.epoch.expect("an epoch"),
+    );
+    assert!(
+        (after.term, after.counter) > (before.term, before.counter),
+        "{before:?} {after:?}"
+    );
     assert_eq!(place.engine.wakes(), 1);
 
     gate.heartbeat_of(sequence).await;
     let status: serde_json::Value = place.get("/api/v1/models/tiny").await.json().await.unwrap();
-    assert_eq!((&status["state"], &status["held"]), (&"serving".into(), &1.into()));
-    assert!(status["decisions"].as_array().is_some_and(|decisions| !decisions.is_empty()));
+    assert_eq!(
+        (&status["state"], &status["held"]),
+        (&"serving".into(), &1.into())
+    );
+    assert!(
+        status["decisions"]
+            .as_array()
+            .is_some_and(|decisions| !decisions.is_empty())
+    );
     place.end().await;
 }
 
 #[tokio::test]
 async fn what_is_no_gate_is_refused_with_the_reason() {
-    let place = Place::new("refuses", "token: s3cret").await;
-    let refused = async |token, first| Gate::attach(&place, token, first).await.map(|_| ()).unwrap_err();
+    let place = Place::new("refuses", "token: s3cret-token").await;
+    let refused = async |token, first| {
+        Gate::attach(&place, token, first)
+            .await
+            .map(|_| ())
+            .unwrap_err()
+    };
 
-    assert_eq!(refused(None, hello("g")).await.code(), Code::Unauthenticated);
-    assert_eq!(refused(Some("guessed"), hello("g")).await.code(), Code::Unauthenticated);
-    let token = Some("s3cret");
-    assert_eq!(refused(token, gate_message::Body::Bye(Bye {})).await.code(), Code::InvalidArgument);
-    let stranger = Hello { gate: "g".into(), protocol_min: 8, protocol_max: 9, ..Hello::default() };
+    assert_eq!(
+        refused(None, hello("g")).await.code(),
+        Code::Unauthenticated
+    );
+    assert_eq!(
+        refused(Some("guessed"), hello("g")).await.code(),
+        Code::Unauthenticated
+    );
+    let token = Some("s3cret-token");
+    assert_eq!(
+        refused(token, gate_message::Body::Bye(Bye {})).await.code(),
+        Code::InvalidArgument
+    );
+    let stranger = Hello {
+        gate: "g".into(),
+        protocol_min: 8,
+        protocol_max: 9,
+        ..Hello::default()
+    };
     let status = refused(token, gate_message::Body::Hello(stranger)).await;
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("8 to 9"), "{}", status.message());
-    Gate::attach(&place, token, hello("g")).await.unwrap().snapshot().await;
+    Gate::attach(&place, token, hello("g"))
+        .await
+        .unwrap()
+        .snapshot()
+        .await;
 
     assert_eq!(place.get_as(None, "/api/v1/status").await.status(), 401);
     assert_eq!(place.get_as(None, "/healthz").await.status(), 200);
-    assert_eq!(place.get_as(Some("s3cret"), "/api/v1/status").await.status(), 200);
+    assert_eq!(
+        place
+            .get_as(Some("s3cret-token"), "/api/v1/status")
+            .await
+            .status(),
+        200
+    );
     place.end().await;
 }
 
@@ -68,7 +130,8 @@ async fn a_sequence_that_does_not_grow_closes_the_stream() {
     let place = Place::new("sequence", "").await;
     let mut gate = Gate::attach(&place, None, hello("gate-1")).await.unwrap();
     gate.snapshot().await;
-    gate.say_as(1, gate_message::Body::Report(Report::default())).await;
+    gate.say_as(1, gate_message::Body::Report(Report::default()))
+        .await;
     assert_eq!(gate.end().await.code(), Code::InvalidArgument);
     place.end().await;
 }
@@ -101,14 +164,31 @@ async fn a_gate_that_does_not_read_loses_its_stream_and_no_other_does() {
 #[tokio::test]
 async fn a_larger_term_is_taken_over_and_kept() {
     let place = Place::new("term", "").await;
-    let gate_message::Body::Hello(greeting) = hello("gate-1") else { unreachable!("hello() is a Hello") };
-    let from_the_future = Hello { largest_term: 1_000, ..greeting };
-    let mut gate = Gate::attach(&place, None, gate_message::Body::Hello(from_the_future.clone())).await.unwrap();
+    let gate_message::Body::Hello(greeting) = hello("gate-1") else {
+        unreachable!("hello() is a Hello")
+    };
+    let from_the_future = Hello {
+        largest_term: 1_000,
+        ..greeting
+    };
+    let mut gate = Gate::attach(
+        &place,
+        None,
+        gate_message::Body::Hello(from_the_future.clone()),
+    )
+    .await
+    .unwrap();
     assert_eq!(gate.end().await.code(), Code::Aborted);
 
     let term = place
         .until("a term above the gate's is in use", async || {
-            let mut gate = Gate::attach(&place, None, gate_message::Body::Hello(from_the_future.clone())).await.ok()?;
+            let mut gate = Gate::attach(
+                &place,
+                None,
+                gate_message::Body::Hello(from_the_future.clone()),
+            )
+            .await
+            .ok()?;
             match gate.next().await {
                 Ok(message) => Some(message.term),
                 Err(_) => None,
@@ -117,7 +197,9 @@ async fn a_larger_term_is_taken_over_and_kept() {
         .await;
     assert_eq!(term, 1_001);
     let restarted = place.restart().await;
-    let mut gate = Gate::attach(&restarted, None, hello("gate-1")).await.unwrap();
+    let mut gate = Gate::attach(&restarted, None, hello("gate-1"))
+        .await
+        .unwrap();
     assert_eq!(gate.snapshot().await.0, 1_002);
     restarted.end().await;
 }
@@ -127,11 +209,20 @@ async fn stopping_closes_streams_and_leaves_engines_as_they_are() {
     let place = Place::new("stops", "").await;
     let mut gate = Gate::attach(&place, None, hello("gate-1")).await.unwrap();
     let (_, snapshot) = gate.snapshot().await;
-    gate.report(RowFigures { row: snapshot.rows[0].id.clone(), held: 1, ..RowFigures::default() }).await;
-    gate.row_that(|row| matches!(row.admission, Some(Admission::Admit(_)))).await;
+    gate.report(RowFigures {
+        row: snapshot.rows[0].id.clone(),
+        held: 1,
+        ..RowFigures::default()
+    })
+    .await;
+    gate.row_that(|row| matches!(row.admission, Some(Admission::Admit(_))))
+        .await;
     let engine = place.engine.clone();
     place.end().await;
-    assert!(matches!(gate.end().await.code(), Code::Unavailable | Code::Aborted));
+    assert!(matches!(
+        gate.end().await.code(),
+        Code::Unavailable | Code::Aborted
+    ));
     assert!(engine.is_awake());
 }
 
@@ -142,19 +233,29 @@ async fn operators_wake_and_are_told_what_is_wrong() {
     let unknown = place.post("/api/v1/models/nobody/wake").await;
     assert_eq!(unknown.status(), 404);
     assert!(unknown.text().await.unwrap().contains("known models: tiny"));
-    assert_eq!(place.post("/api/v1/models/tiny/explode").await.status(), 404);
+    assert_eq!(
+        place.post("/api/v1/models/tiny/explode").await.status(),
+        404
+    );
     assert_eq!(place.get("/filter/00.wasm").await.status(), 404);
 
     assert_eq!(place.post("/api/v1/models/tiny/wake").await.status(), 202);
     place
         .until("the model serves", async || {
-            let model: serde_json::Value = place.get("/api/v1/models/tiny").await.json().await.unwrap();
+            let model: serde_json::Value =
+                place.get("/api/v1/models/tiny").await.json().await.unwrap();
             model["state"] == "serving"
         })
         .await;
     let metrics = place.get("/metrics").await.text().await.unwrap();
-    assert!(metrics.contains("greenthread_model_state{model=\"tiny\",state=\"serving\"} 1"), "{metrics}");
-    assert!(metrics.contains("greenthread_wakes_total{model=\"tiny\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("greenthread_model_state{model=\"tiny\",state=\"serving\"} 1"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("greenthread_wakes_total{model=\"tiny\"} 1"),
+        "{metrics}"
+    );
 
     // Three gates are expected: two workers and the main thread.
     let mut gates = Vec::new();
@@ -164,16 +265,22 @@ async fn operators_wake_and_are_told_what_is_wrong() {
         gate.applied(snapshot.version).await;
         gates.push(gate);
     }
-    place.until("ready", async || place.get("/readyz").await.status() == 200).await;
+    place
+        .until("ready", async || place.get("/readyz").await.status() == 200)
+        .await;
     place.end().await;
 }
 
 #[tokio::test]
 async fn web_pages_are_kept_out_of_loopback() {
     let place = Place::new("pages", "").await;
-    let request = place.request("/api/v1/status").header("origin", "http://evil.example");
+    let request = place
+        .request("/api/v1/status")
+        .header("origin", "http://evil.example");
     assert_eq!(request.send().await.unwrap().status(), 403);
-    let request = place.request("/api/v1/status").header("host", "evil.example");
+    let request = place
+        .request("/api/v1/status")
+        .header("host", "evil.example");
     assert_eq!(request.send().await.unwrap().status(), 403);
     place.end().await;
 }

@@ -23,6 +23,7 @@ pub(crate) struct Place {
     token: Option<String>,
     folder: PathBuf,
     text: String,
+    file: String,
     client: reqwest::Client,
     stop: oneshot::Sender<()>,
     service: JoinHandle<Result<(), ServeError>>,
@@ -31,11 +32,16 @@ pub(crate) struct Place {
 impl Place {
     /// Starts one; `control` is what the fleet file says under `control`.
     pub(crate) async fn new(name: &str, control: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("greenthread-service-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("greenthread-service-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).expect("a folder");
         let engine = Engine::start().await;
-        let control = if control.is_empty() { String::new() } else { format!("control:\n  {control}\n") };
+        let control = if control.is_empty() {
+            String::new()
+        } else {
+            format!("control:\n  {control}\n")
+        };
         let text = format!(
             "{control}state: {}\noracle: declared\ngpus: [{{memory: 40GiB}}]\ntimes: {{command: 500ms}}\nmodels:\n\
              - name: tiny\n  model: org/tiny\n  memory: {{awake: 16GiB, asleep: 1GiB}}\n  engine: {{url: \"http://{}\"}}\n",
@@ -48,31 +54,74 @@ impl Place {
     async fn start(folder: PathBuf, text: String, engine: Engine) -> Self {
         let file = folder.join("fleet.yaml");
         std::fs::write(&file, &text).expect("a fleet file");
-        let fleet = parse(&text, &file, Surroundings::default()).unwrap_or_else(|error| panic!("{error}"));
+        let fleet =
+            parse(&text, &file, Surroundings::default()).unwrap_or_else(|error| panic!("{error}"));
         let state = StateDir::lock(&fleet.state).expect("nobody else uses the folder");
         let token = fleet.control.token.clone();
         let free = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let listeners = Listeners { grpc: free().await, http: free().await };
+        let listeners = Listeners {
+            grpc: free().await,
+            http: free().await,
+        };
         let grpc = listeners.grpc.local_addr().expect("its address");
-        let http = format!("http://{}", listeners.http.local_addr().expect("its address"));
+        let http = format!(
+            "http://{}",
+            listeners.http.local_addr().expect("its address")
+        );
         let watch = Watch::new(&file).expect("signals can be caught");
         let (stop, stopped) = oneshot::channel();
-        let service = tokio::spawn(run(watch, fleet, state, listeners, async { drop(stopped.await) }));
-        Self { grpc, engine, http, token, folder, text, client: reqwest::Client::new(), stop, service }
+        let service = tokio::spawn(run(watch, fleet, state, listeners, async {
+            drop(stopped.await)
+        }));
+        let file = file.display().to_string();
+        Self {
+            grpc,
+            engine,
+            http,
+            token,
+            folder,
+            text,
+            file,
+            client: reqwest::Client::new(),
+            stop,
+            service,
+        }
     }
 
     /// Stops control and starts it again on the same state and with the same engine.
     pub(crate) async fn restart(self) -> Self {
-        let Self { engine, folder, text, stop, service, .. } = self;
+        let Self {
+            engine,
+            folder,
+            text,
+            stop,
+            service,
+            ..
+        } = self;
         finish(stop, service).await;
         Self::start(folder, text, engine).await
     }
 
     /// Stops control in good order and cleans up.
     pub(crate) async fn end(self) {
-        let Self { stop, service, folder, .. } = self;
+        let Self {
+            stop,
+            service,
+            folder,
+            ..
+        } = self;
         finish(stop, service).await;
         std::fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    /// Address of the HTTP API.
+    pub(crate) fn address(&self) -> &str {
+        &self.http
+    }
+
+    /// The fleet file.
+    pub(crate) fn file(&self) -> &str {
+        &self.file
     }
 
     pub(crate) fn request(&self, path: &str) -> reqwest::RequestBuilder {
@@ -93,11 +142,19 @@ impl Place {
     }
 
     pub(crate) async fn post(&self, path: &str) -> reqwest::Response {
-        self.client.post(format!("{}{path}", self.http)).send().await.expect("control answers")
+        self.client
+            .post(format!("{}{path}", self.http))
+            .send()
+            .await
+            .expect("control answers")
     }
 
     /// Asks until the answer is there.
-    pub(crate) async fn until<T: Answer>(&self, what: &str, mut ask: impl AsyncFnMut() -> T) -> T::Value {
+    pub(crate) async fn until<T: Answer>(
+        &self,
+        what: &str,
+        mut ask: impl AsyncFnMut() -> T,
+    ) -> T::Value {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Some(value) = ask().await.value() {
@@ -131,6 +188,8 @@ impl<T> Answer for Option<T> {
 
 async fn finish(stop: oneshot::Sender<()>, service: JoinHandle<Result<(), ServeError>>) {
     stop.send(()).expect("control still runs");
-    let ended = tokio::time::timeout(PATIENCE, service).await.expect("control stops in time");
+    let ended = tokio::time::timeout(PATIENCE, service)
+        .await
+        .expect("control stops in time");
     ended.expect("no panic").expect("no error");
 }
