@@ -207,7 +207,7 @@ impl Subject {
         }
     }
 
-    /// A stream of which something has arrived already.
+    /// A stream in the middle of which the engine is surprised.
     async fn open_stream(&self) -> Stream {
         let mut body = self.body(TOKENS);
         body["stream"] = json!(true);
@@ -222,7 +222,9 @@ impl Subject {
             bytes,
             text: String::new(),
         };
-        stream.next_text().await;
+        while stream.tokens() < TOKENS / 15 {
+            stream.next_text().await;
+        }
         stream
     }
 

@@ -155,19 +155,16 @@ impl Engines {
     /// Ends recorded processes of models that nobody made known: of a fleet file that has changed since. Call it once,
     /// after the first `set` of every model.
     pub async fn end_unknown(&self) {
-        let known: Vec<String> = self.lock().keys().map(|id| id.0.clone()).collect();
-        for id in self
-            .registry
-            .ids()
-            .into_iter()
-            .filter(|id| !known.contains(id))
-        {
+        for (id, record) in self.registry.all() {
+            if self.lock().contains_key(&ModelId(id.clone())) {
+                continue;
+            }
             tracing::info!(
                 model = id,
                 "ends an engine that the fleet file does not name any more"
             );
             process::end(self.registry.groups(&id)).await;
-            if let Err(error) = self.registry.remove(&id) {
+            if let Err(error) = self.registry.remove(&id, record.pid) {
                 tracing::error!(%error, "cannot write engines.json");
             }
         }

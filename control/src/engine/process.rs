@@ -267,7 +267,8 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-fn with_tail(cause: &str, log: &Path) -> String {
+/// A cause with the last lines of the log.
+pub(super) fn with_tail(cause: &str, log: &Path) -> String {
     match tail(log).as_slice() {
         [] => format!("{cause}; its log {} is empty", log.display()),
         lines => format!(

@@ -68,9 +68,9 @@ impl Registry {
         self.lock().get(id).cloned()
     }
 
-    /// Every recorded row id.
-    pub fn ids(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
+    /// Every record, by row id.
+    pub fn all(&self) -> BTreeMap<String, Record> {
+        self.lock().clone()
     }
 
     /// Keeps a record; on disk when this returns.
@@ -80,9 +80,12 @@ impl Registry {
         self.write(&records)
     }
 
-    /// Forgets a record.
-    pub fn remove(&self, id: &str) -> io::Result<()> {
+    /// Forgets the record of this process; the record of a later one stays.
+    pub fn remove(&self, id: &str, pid: u32) -> io::Result<()> {
         let mut records = self.lock();
+        if records.get(id).is_none_or(|record| record.pid != pid) {
+            return Ok(());
+        }
         records.remove(id);
         self.write(&records)
     }
@@ -170,12 +173,12 @@ mod tests {
         let registry = Registry::load(&state);
         registry.put("a.1", record(1)).expect("write");
         registry.put("b.2", record(2)).expect("write");
-        registry.remove("a.1").expect("write");
+        registry.remove("a.1", 1).expect("write");
+        registry.remove("b.2", 1).expect("another process");
         let again = Registry::load(&state);
-        assert_eq!(again.ids(), ["b.2"]);
-        assert_eq!(again.get("b.2"), Some(record(2)));
+        assert_eq!(again.all(), BTreeMap::from([("b.2".into(), record(2))]));
         fs::write(state.join(FILE), "{ half").expect("write");
-        assert!(Registry::load(&state).ids().is_empty());
+        assert!(Registry::load(&state).all().is_empty());
         fs::remove_dir_all(state).expect("clean up");
     }
 

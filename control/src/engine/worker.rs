@@ -49,6 +49,8 @@ struct Known {
     is_starting: bool,
     is_removed: bool,
     killed_for: Option<String>,
+    /// The process whose end an outcome has told.
+    told: Option<u32>,
     counts_proven: bool,
     next_contact: Instant,
     next_proof: Instant,
@@ -73,6 +75,7 @@ impl Worker {
             is_starting: false,
             is_removed: false,
             killed_for: None,
+            told: None,
             counts_proven: false,
             next_contact: Instant::now(),
             next_proof: Instant::now(),
@@ -160,7 +163,7 @@ impl Worker {
         }
         tracing::info!(model = %self.id, pid = record.pid, "ends what an earlier life left: it has ended, or its command changed");
         process::end(self.registry.groups(&self.id.0)).await;
-        self.forget_record();
+        self.forget_record(record.pid);
     }
 
     /// Looks at the engine and reports it.
@@ -224,8 +227,11 @@ impl Worker {
     /// Ends the process for good, without an event.
     pub(super) async fn remove(&self) {
         self.lock().is_removed = true;
+        let record = self.registry.get(&self.id.0);
         process::end(self.registry.groups(&self.id.0)).await;
-        self.forget_record();
+        if let Some(record) = record {
+            self.forget_record(record.pid);
+        }
     }
 
     /// Gets to know the engine, which may be asleep: whether it can be driven, its model's card, its canary.
@@ -299,29 +305,37 @@ impl Worker {
         let worker = Arc::clone(self);
         tokio::spawn(async move {
             let cause = running.ended().await;
-            worker.forget_record();
-            let event = {
-                let mut known = worker.lock();
-                known.running = None;
-                known.forget_life();
-                let killed_for = known.killed_for.take();
-                // While it starts, the outcome of the start tells.
-                let is_told = known.is_removed || (known.is_starting && killed_for.is_none());
-                let cause =
-                    killed_for.map_or(cause, |reason| format!("ended by control: {reason}"));
-                (!is_told).then(|| Event::EngineGone {
-                    model: worker.id.clone(),
-                    cause,
-                })
-            };
-            if let Some(event) = event {
+            worker.forget_record(running.pid);
+            if let Some(event) = worker.process_ended(running.pid, cause) {
                 worker.send(event).await;
             }
         });
     }
 
-    fn forget_record(&self) {
-        if let Err(error) = self.registry.remove(&self.id.0) {
+    /// Forgets the process; the event for it, unless something else tells of it.
+    fn process_ended(&self, pid: u32, cause: String) -> Option<Event> {
+        let mut known = self.lock();
+        // The next process may have been started already.
+        if known
+            .running
+            .as_ref()
+            .is_some_and(|running| running.pid == pid)
+        {
+            known.running = None;
+            known.forget_life();
+        }
+        let killed_for = known.killed_for.take();
+        let is_told_by_start = known.is_starting || known.told == Some(pid);
+        if known.is_removed || (is_told_by_start && killed_for.is_none()) {
+            return None;
+        }
+        let cause = killed_for.map_or(cause, |reason| format!("ended by control: {reason}"));
+        let model = self.id.clone();
+        Some(Event::EngineGone { model, cause })
+    }
+
+    fn forget_record(&self, pid: u32) {
+        if let Err(error) = self.registry.remove(&self.id.0, pid) {
             tracing::error!(%error, "cannot write engines.json");
         }
     }

@@ -113,7 +113,11 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, request: Request) -> R
     if path == "/v1/completions" && wants_stream {
         script.streams += 1;
         let first = futures_util::stream::iter([Ok::<_, std::io::Error>("data: {}\n\n")]);
-        return Body::from_stream(first.chain(futures_util::stream::pending())).into_response();
+        // Without counts there is nothing to see in a stream that stays open.
+        return match script.counts {
+            true => Body::from_stream(first.chain(futures_util::stream::pending())).into_response(),
+            false => Body::from_stream(first).into_response(),
+        };
     }
     match reply(&mut script, &path) {
         Some(body) => body.to_string().into_response(),

@@ -151,7 +151,7 @@ async fn starts_sleeps_wakes_and_ends_an_engine() {
     bench.engines.run(&id(), Action::Kill("a test".into()));
     assert_eq!(gone(&mut bench).await, "ended by control: a test");
     assert!(proc::members(group).is_empty());
-    assert!(Registry::load(&bench.state).ids().is_empty());
+    assert!(Registry::load(&bench.state).all().is_empty());
 
     let again = simulated(bench.again());
     let spec = again.engines.set(engine(&bench.state, address)).await;
@@ -196,6 +196,10 @@ async fn a_failed_start_says_what_the_engine_said() {
         cause.contains("status 3") && cause.contains("no such file"),
         "{cause}"
     );
+    // Told once: no event of the process's end follows.
+    bench.engines.run(&id(), Action::Observe(ATTEMPT));
+    let next = bench.next(Some).await;
+    assert!(matches!(next, Event::Observed { .. }), "{next:?}");
     bench
         .engines
         .set(model(free_port(), words(&["/no/such/program"])))
@@ -226,7 +230,7 @@ async fn an_engine_that_never_serves_is_ended() {
         "{cause}"
     );
     until("its record goes", || {
-        Registry::load(&bench.state).ids().is_empty()
+        Registry::load(&bench.state).all().is_empty()
     })
     .await;
 }
@@ -287,7 +291,7 @@ async fn an_engine_that_the_fleet_file_no_longer_names_is_ended() {
     let second = first.again();
     second.engines.end_unknown().await;
     assert!(proc::members(group).is_empty());
-    assert!(Registry::load(&first.state).ids().is_empty());
+    assert!(Registry::load(&first.state).all().is_empty());
 }
 
 #[tokio::test]

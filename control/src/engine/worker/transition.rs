@@ -30,6 +30,9 @@ const TOLERANCE: u64 = 64 << 20;
 /// Between two looks at an engine that starts.
 const START_POLL: Duration = Duration::from_millis(100);
 
+/// How long the process of a start that failed may take to end by itself before it is ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How often a start is reported.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -110,22 +113,48 @@ impl Worker {
     async fn start(self: &Arc<Self>, began: Instant) -> Outcome {
         self.lock().is_starting = true;
         let result = self.boot(began).await;
-        if result.is_err() {
-            // Half an engine is of no use, and it holds memory.
-            process::end(self.registry.groups(&self.id.0)).await;
-        }
-        self.lock().is_starting = false;
-        match result {
+        let outcome = match result {
             Ok(()) => {
                 let took = elapsed(began);
                 self.lock().footprint.start_ms = Some(took);
                 self.awake(took)
             }
             Err(cause) => Outcome::Failed(ActionError {
-                cause,
+                cause: self.end_half_started(cause).await,
                 engine: EngineState::Gone,
             }),
+        };
+        self.lock().is_starting = false;
+        outcome
+    }
+
+    /// Half an engine is of no use, and it holds memory. Returns the cause with the engine's last words.
+    async fn end_half_started(&self, cause: String) -> String {
+        let Some(running) = self.lock().running.clone() else {
+            return cause;
+        };
+        // A call that breaks is the first sign of a process that ends by itself; its own end says more.
+        if let Ok(end) = timeout(LAST_WORDS, running.ended()).await {
+            self.lock().told = Some(running.pid);
+            return if cause == end {
+                end
+            } else {
+                format!("{cause}; {end}")
+            };
         }
+        let cause = self.with_log(cause);
+        process::end(self.registry.groups(&self.id.0)).await;
+        running.ended().await;
+        self.lock().told = Some(running.pid);
+        cause
+    }
+
+    /// The cause with the last lines of the engine's log, where control has one.
+    fn with_log(&self, cause: String) -> String {
+        let launch = launch(&self.settings, &self.lock().model);
+        launch.map_or(cause.clone(), |launch| {
+            process::with_tail(&cause, &launch.log)
+        })
     }
 
     /// From nothing, or from a process that was adopted while it started, to an engine that has generated a token.
@@ -194,17 +223,8 @@ impl Worker {
             if self.driver().is_healthy(self.settings.observe).await {
                 return Ok(());
             }
-            let last = || {
-                process::tail(&log)
-                    .pop()
-                    .unwrap_or_else(|| "(nothing)".to_owned())
-            };
             if Instant::now() >= end {
-                return Err(format!(
-                    "it did not serve within {:?}; last log line: {}",
-                    self.settings.start,
-                    last()
-                ));
+                return Err(format!("it did not serve within {:?}", self.settings.start));
             }
             if Instant::now() >= report {
                 report += PROGRESS;
@@ -212,7 +232,9 @@ impl Worker {
                     "{}: starting, {} s, last log line: {}",
                     self.id,
                     began.elapsed().as_secs(),
-                    last()
+                    process::tail(&log)
+                        .pop()
+                        .unwrap_or_else(|| "(none)".to_owned())
                 );
             }
             sleep(START_POLL).await;
@@ -220,14 +242,24 @@ impl Worker {
     }
 
     async fn wake(self: &Arc<Self>, began: Instant) -> Outcome {
-        match self.wake_verified(began + self.settings.wake).await {
+        let outcome = match self.wake_verified(began + self.settings.wake).await {
             Ok(()) => {
                 let took = elapsed(began);
                 self.lock().footprint.wake_ms = Some(took);
-                self.awake(took)
+                return self.awake(took);
             }
             Err(trouble @ Trouble::NotSent(_)) => self.failed(trouble).await,
             Err(trouble) => self.lay_back(trouble).await,
+        };
+        match outcome {
+            Outcome::Failed(ActionError { cause, engine }) => {
+                let cause = self.with_log(cause);
+                Outcome::Failed(ActionError { cause, engine })
+            }
+            Outcome::Unknown { cause } => Outcome::Unknown {
+                cause: self.with_log(cause),
+            },
+            done @ Outcome::Done { .. } => done,
         }
     }
 
