@@ -6,7 +6,7 @@ from harness import Model, Stack
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory):
+def shared(tmp_path_factory):
     """Four models on one simulated GPU on which two fit."""
     models = [Model("alpha"), Model("beta"), Model("gamma"), Model("whisper", prefixes=("team-a/whisper",))]
     running = Stack(tmp_path_factory.mktemp("stack"), models)
@@ -14,6 +14,13 @@ def stack(tmp_path_factory):
         yield running.start()
     finally:
         running.stop()
+
+
+@pytest.fixture
+def stack(shared):
+    """The shared product, with engines that behave."""
+    yield shared
+    shared.no_faults()
 
 
 @pytest.fixture

@@ -65,9 +65,14 @@ class Model:
     asleep: int = 1
     port: int = 0
     gpu: int = 0
-    sim: tuple[str, ...] = ()
+    sim: tuple[str, ...] = ()  # options and their values, in turn; they replace the ones below
     extra: str = ""
     url: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """Where clients find it."""
+        return self.prefixes[0] if self.prefixes else self.name
 
     def yaml(self) -> str:
         served = self.served or f"org/{self.name}"
@@ -79,9 +84,10 @@ class Model:
         if self.url:
             lines.append(f"  engine: {{type: vllm, url: '{self.url}'}}")
         else:
-            command = ["engine-sim", "--port", '"{port}"', "--model", f'"{served}"', "--weights", f"{self.awake - self.asleep}GiB"]
-            command += ["--residual", f"{self.asleep}GiB", "--gpu-dir", '"{state}/gpu"', "--gpu", str(self.gpu), "--gpu-memory", '"{gpu-memory}"']
-            command += ["--cold-start", "300ms", "--sleep-time", "50ms", "--wake-time", "200ms", "--token-time", "5ms", *self.sim]
+            options = {"--port": '"{port}"', "--model": f'"{served}"', "--weights": f"{self.awake - self.asleep}GiB", "--residual": f"{self.asleep}GiB"}
+            options |= {"--gpu-dir": '"{state}/gpu"', "--gpu": '"{gpu}"', "--gpu-memory": '"{gpu-memory}"', "--cold-start": "300ms"}
+            options |= {"--sleep-time": "50ms", "--wake-time": "200ms", "--token-time": "5ms", **dict(zip(self.sim[::2], self.sim[1::2]))}
+            command = ["engine-sim", *(part for option in options.items() for part in option)]
             lines.append(f"  engine: {{type: vllm, port: {self.port}, command: [{', '.join(command)}]}}")
         return "\n".join(lines) + ("\n" + self.extra if self.extra else "")
 
@@ -250,7 +256,7 @@ class Stack:
 
     def status(self, name: str) -> dict:
         """The public document of a model, through the gateway."""
-        return self.client.get(f"{self.gateway}/{name}/status").raise_for_status().json()
+        return self.client.get(f"{self.gateway}/{self.model(name).prefix}/status").raise_for_status().json()
 
     def wait_state(self, name: str, state: str, timeout: float = 30) -> dict:
         def look():
@@ -264,6 +270,19 @@ class Stack:
     def sim(self, name: str) -> dict:
         """What the engine itself counted."""
         return self.client.get(f"http://127.0.0.1:{self.model(name).port}/sim/stats").raise_for_status().json()
+
+    def seen(self, name: str, mark: str) -> list[dict]:
+        """The requests with the header `x-mark: <mark>` that reached the engine: method, target and headers as they came."""
+        requests = self.client.get(f"http://127.0.0.1:{self.model(name).port}/sim/requests").raise_for_status().json()
+        return [request for request in requests if request["headers"].get("x-mark") == mark]
+
+    def no_faults(self) -> None:
+        """Engines behave again; one that is gone has no faults."""
+        for model in self.models:
+            try:
+                self.client.delete(f"http://127.0.0.1:{model.port}/sim/faults")
+            except httpx.TransportError:
+                pass
 
     def faults(self, name: str, **faults) -> None:
         self.client.post(f"http://127.0.0.1:{self.model(name).port}/sim/faults", json=faults).raise_for_status()
@@ -292,7 +311,11 @@ class Stack:
 
     def chat(self, name: str, text: str = "hello", **fields) -> httpx.Response:
         body = {"model": self.model(name).served or f"org/{name}", "messages": [{"role": "user", "content": text}], "max_tokens": 8, **fields}
-        return self.client.post(f"{self.gateway}/{name}/v1/chat/completions", json=body)
+        return self.client.post(f"{self.gateway}/{self.model(name).prefix}/v1/chat/completions", json=body)
+
+    def raw(self, method: str, path: str, body: bytes = b"", headers: dict | None = None) -> "Reply":
+        """One request, its path and headers sent as they are written here."""
+        return Wave(self, 1, path, body, method, headers, timeout=60).run()[0]
 
     def sleep_now(self, name: str) -> None:
         """Has an operator put the model to sleep, and waits for it."""

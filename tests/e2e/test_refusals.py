@@ -1,0 +1,156 @@
+"""Every refusal that a client can meet: status, reason, Retry-After, and a body in the shape of the API that it called."""
+
+import json
+import os
+import signal
+import time
+
+from harness import Model, Wave, statuses, wait_until
+from traffic import Streams, chat_body
+
+# One request of each API: path and body.
+APIS = {
+    "openai": ("/v1/chat/completions", lambda name: chat_body(name)),
+    "anthropic": ("/v1/messages", lambda name: json.dumps({"model": f"org/{name}", "max_tokens": 8, "messages": [{"role": "user", "content": "x"}]}).encode()),
+    "plain": ("/own/endpoint", lambda name: b"{}"),
+}
+KINDS = {"openai": {503: "server_error", 502: "server_error", 429: "rate_limit_error"}, "anthropic": {503: "overloaded_error", 502: "api_error", 429: "rate_limit_error"}}
+
+
+def ask(stack, name, api="openai", **headers):
+    path, body = APIS[api]
+    return stack.raw("POST", f"/{name}{path}", body(name), headers)
+
+
+def check(reply, api, status, reason, retry_after=range(1, 61)):
+    """One refusal, in the shape of its API."""
+    assert (reply.status, reply.headers.get("x-greenthread-reason"), reply.error) == (status, reason, ""), reply
+    assert int(reply.headers["retry-after"]) in retry_after
+    if api == "plain":
+        assert reply.headers["content-type"].startswith("text/plain")
+        assert reply.body.endswith(b".\n")
+        return
+    assert reply.headers["content-type"] == "application/json"
+    body = json.loads(reply.body)
+    assert body["error"]["type"] == KINDS[api][status]
+    assert body["error"]["message"]
+    if api == "openai":
+        assert (body["error"]["code"], body["error"]["param"]) == (reason, None)
+    else:
+        assert body["type"] == "error"
+
+
+def check_all(stack, name, status, reason, **headers):
+    for api in APIS:
+        check(ask(stack, name, api, **headers), api, status, reason)
+
+
+def test_draining(stack):
+    stack.wake_now("alpha")
+    streams = Streams(stack, "alpha", count=1, tokens=300)
+    wait_until(lambda: stack.status("alpha")["queue"]["inFlight"] == 1, "the stream is on its way")
+    stack.operator("alpha", "sleep").raise_for_status()
+    wait_until(lambda: stack.status("alpha")["queue"]["barriered"], "the barrier is up")
+    check_all(stack, "alpha", 503, "draining")
+    streams.check()
+    wait_until(lambda: ask(stack, "alpha").status == 200, "a retry succeeds")
+
+
+def test_who_does_not_want_to_wait_is_told_at_once(stack):
+    """`Prefer: wait=0`: not held, and no demand is left behind when it is the only request."""
+    stack.sleep_now("alpha")
+    for api in APIS:
+        began = time.monotonic()
+        reply = ask(stack, "alpha", api, prefer="wait=0")
+        assert time.monotonic() - began < 1
+        check(reply, api, 503, "hold_expired")
+    wait_until(lambda: ask(stack, "alpha").status == 200, "a request that waits is answered")
+
+
+def test_who_waits_a_second_is_told_after_a_second(stack):
+    stack.wake_now("beta")
+    stack.sleep_now("beta")
+    stack.faults("beta", slow_wake_ms=4000)
+    began = time.monotonic()
+    replies = {api: Wave(stack, 1, f"/beta{path}", body("beta"), headers={"prefer": "wait=1"}).start() for api, (path, body) in APIS.items()}
+    patient = Wave(stack, 1, "/beta/v1/chat/completions", chat_body("beta")).start()
+    for api, reply in replies.items():
+        (reply,) = reply.result(30)
+        # By what was learned of earlier wakes a second can be too short from the start.
+        check(reply, api, 503, "hold_expired" if reply.headers.get("x-greenthread-reason") != "too_long" else "too_long")
+    assert time.monotonic() - began < 3
+    assert patient.result(30)[0].status == 200
+
+
+def test_a_wait_that_cannot_be_enough_is_refused_at_once(make_stack):
+    """The estimate is learned from wakes; a request that would wait longer than it may is told so, and counts as demand."""
+    stack = make_stack([Model("late", sim=("--wake-time", "3s"))])
+    stack.sleep_now("late")
+    wait_until(lambda: stack.status("late").get("estimatedWaitMs", 0) > 1000, "the wait is estimated")
+    for api in APIS:
+        began = time.monotonic()
+        check(ask(stack, "late", api, prefer="wait=1"), api, 503, "too_long")
+        assert time.monotonic() - began < 0.9
+    stack.wait_state("late", "serving")
+    assert ask(stack, "late", prefer="wait=1").status == 200
+
+
+def test_a_failed_wake_is_told_and_an_operator_can_try_again(stack):
+    stack.sleep_now("alpha")
+    stack.faults("alpha", wake_500=True)
+    held = Wave(stack, 5, "/alpha/v1/chat/completions", chat_body("alpha")).run()
+    for reply in held:
+        check(reply, "openai", 503, "wake_failed")
+    check_all(stack, "alpha", 503, "wake_failed")
+    status = stack.status("alpha")
+    assert (status["state"], status["lastError"]) == ("sleeping", "wake_failed")
+    assert "fault" not in json.dumps(status), "an engine's own words are for operators"
+    assert stack.client.get(f"{stack.gateway}/alpha/health").status_code == 503
+    attempts = stack.sim("alpha")["wake_failures"]
+    assert ask(stack, "alpha").status == 503
+    assert stack.sim("alpha")["wake_failures"] == attempts, "nothing is tried while it cools down"
+    stack.faults("alpha", wake_500=False)
+    stack.wake_now("alpha")
+    assert ask(stack, "alpha").status == 200
+
+
+def test_a_failed_wake_is_tried_again_by_itself_after_its_cool_down(stack):
+    stack.sleep_now("beta")
+    stack.faults("beta", wake_500=True)
+    refused = ask(stack, "beta")
+    check(refused, "openai", 503, "wake_failed")
+    stack.faults("beta", wake_500=False)
+    wait_until(lambda: ask(stack, "beta").status == 200, "the next wake succeeds", timeout=int(refused.headers["retry-after"]) + 15, every=0.5)
+
+
+def test_an_engine_that_dies_under_requests_is_a_502_and_comes_back(stack):
+    stack.wake_now("gamma")
+    replies = {api: Wave(stack, 1, f"/gamma{path}", body("gamma").replace(b'"max_tokens": 8', b'"max_tokens": 2000')).start()
+               for api, (path, body) in APIS.items() if api != "plain"}
+    wait_until(lambda: stack.status("gamma")["queue"]["inFlight"] == 2, "both are in the engine")
+    os.kill(stack.engine_pid("gamma"), signal.SIGKILL)
+    for api, reply in replies.items():
+        check(reply.result(30)[0], api, 502, "engine_failed", retry_after=[5])
+    wait_until(lambda: ask(stack, "gamma").status == 200, "it is started again for who asks", 60)
+
+
+def test_full_holds_and_a_model_that_never_fits(make_stack):
+    """Two models of which only one can ever be awake, beside what the other leaves behind; and at most three may wait for one."""
+    stack = make_stack([Model("first", asleep=4), Model("second", asleep=4)], gpu=20, top="hold: {limit: 4, perModel: 3}", start=False)
+    stack.start(wait=False)
+    wait_until(stack.is_ready, "gates have a table", 60)
+    wait_until(lambda: stack.status("first")["bootReady"], "the first has booted", 60)
+    wait_until(lambda: stack.client.get(f"{stack.gateway}/second/health").json()["status"] == "never_fits", "the second never fits", 60)
+    refused = ask(stack, "second")
+    assert (refused.status, refused.headers["x-greenthread-reason"], refused.headers["x-should-retry"]) == (503, "never_fits", "false")
+    assert "retry-after" not in refused.headers
+
+    stack.sleep_now("first")
+    stack.faults("first", slow_wake_ms=4000)
+    held = Wave(stack, 3, "/first/v1/chat/completions", chat_body("first")).start()
+    figure = lambda: next(model["held"] for model in stack.fleet() if model["name"] == "first")
+    wait_until(lambda: figure() == 3, "three are held")
+    for api in APIS:
+        check(ask(stack, "first", api), api, 429, "hold_full")
+    assert statuses(held.result(30)) == {200: 3}
+    assert ask(stack, "first").status == 200
