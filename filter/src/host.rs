@@ -47,7 +47,7 @@ proxy_wasm::main! {{
 
 fn log(level: LogLevel, text: &str) {
     // A line that cannot be logged is lost; there is nobody to tell.
-    let _ = hostcalls::log(level, &format!("greenthread: {text}"));
+    let _ = hostcalls::log(level, text);
 }
 
 /// Request headers and shared data as Envoy has them now.
