@@ -8,7 +8,7 @@ mod look;
 use std::{
     ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use greenthread_core::{
@@ -39,6 +39,9 @@ pub const INPUTS: usize = 1_024;
 const BURST: usize = 64;
 /// The core's clock starts here, so that ages from before the start still are moments (30 days).
 const START_OF_CLOCK: Millis = Millis(30 * 24 * 3_600 * 1_000);
+
+/// Clocks that jump apart by more were stopped, or set (rule 17).
+const CLOCK_JUMP: Duration = Duration::from_secs(1);
 
 /// What a driver is made of.
 #[derive(Debug)]
@@ -73,6 +76,8 @@ pub struct Driver {
     state: Arc<StateDir>,
     inputs: mpsc::Sender<Input>,
     gone: mpsc::UnboundedSender<ModelId>,
+    /// [`Clock::apart`] when it was last looked at.
+    apart: i128,
     /// The disk is asked for a larger term.
     taking_term: bool,
     /// The turn to write footprints.
@@ -87,9 +92,18 @@ pub struct Driver {
 #[derive(Clone, Copy, Debug)]
 struct Clock {
     started: Instant,
+    /// The wall clock at the same moment. Only its distance from the monotonic one counts.
+    wall: SystemTime,
 }
 
 impl Clock {
+    fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
     fn now(self) -> Millis {
         START_OF_CLOCK
             + Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
@@ -101,6 +115,16 @@ impl Clock {
         self.started
             .checked_add(ahead)
             .unwrap_or_else(|| self.started + Duration::from_secs(86_400))
+    }
+
+    /// How far the wall clock has gone ahead of the monotonic one (or, negative, behind it), in milliseconds.
+    fn apart(self) -> i128 {
+        let millis = |length: Duration| i128::try_from(length.as_millis()).unwrap_or(i128::MAX);
+        let wall = self
+            .wall
+            .elapsed()
+            .map_or_else(|backwards| -millis(backwards.duration()), millis);
+        wall - millis(self.started.elapsed())
     }
 }
 
@@ -116,9 +140,7 @@ impl Driver {
             inputs,
             gone,
         } = parts;
-        let clock = Clock {
-            started: Instant::now(),
-        };
+        let clock = Clock::start();
         let streams = Streams::new(fleet.times, fleet.term);
         Self {
             core: Core::new(fleet, clock.now()),
@@ -132,6 +154,7 @@ impl Driver {
             state,
             inputs,
             gone,
+            apart: 0,
             taking_term: false,
             footprints: Arc::default(),
             effects: Vec::new(),
@@ -182,6 +205,7 @@ impl Driver {
                     .close_all(&Status::unavailable("control is stopping"));
                 return end;
             }
+            self.mind_the_clocks();
             if self
                 .core
                 .next_deadline()
@@ -219,6 +243,17 @@ impl Driver {
             Input::Stop => return ControlFlow::Break(Ok(())),
         }
         ControlFlow::Continue(())
+    }
+
+    /// Rule 17: a machine that was suspended slept through leases. A new term makes every gate attach again, and every drain wait as long
+    /// as after a start.
+    fn mind_the_clocks(&mut self) {
+        let apart = self.clock.apart();
+        let jump = apart - std::mem::replace(&mut self.apart, apart);
+        if jump.unsigned_abs() > CLOCK_JUMP.as_millis() {
+            tracing::warn!(jump_ms = %jump, "wall and monotonic clock jumped apart: was this machine suspended? Leases count as lost");
+            self.take_term(self.streams.term());
+        }
     }
 
     fn gate_said(&mut self, said: Said) {

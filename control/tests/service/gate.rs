@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use greenthread_proto::gate::{
-    ControlMessage, GateMessage, Heartbeat, Hello, Report, Row, RowFigures, Snapshot,
-    control_message::Body, gate_control_client::GateControlClient, gate_message,
+    BarrierAck, ControlMessage, GateMessage, Hello, RefuseReason, Report, Row, RowFigures,
+    Snapshot, control_message::Body, gate_control_client::GateControlClient, gate_message,
+    row::Admission,
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Endpoint};
 
@@ -18,6 +22,9 @@ use crate::{
 /// Bytes that control can send to a gate that does not read.
 const WINDOW: u32 = 65_535;
 
+/// How often a gate reports.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
 /// One stream of one gate.
 pub(crate) struct Gate {
     outgoing: mpsc::Sender<GateMessage>,
@@ -25,6 +32,10 @@ pub(crate) struct Gate {
     sequence: u64,
     /// The newest number that a heartbeat echoed.
     echoed: u64,
+}
+
+fn is_draining(row: &Row) -> bool {
+    matches!(&row.admission, Some(Admission::Refuse(refuse)) if refuse.reason() == RefuseReason::Draining)
 }
 
 /// An ordinary first message.
@@ -78,17 +89,29 @@ impl Gate {
         })
     }
 
-    /// The next message, or the status that ended the stream.
+    /// The next message, or the status that ended the stream. Meanwhile the gate does what every gate does: it reports every second and
+    /// acknowledges barriers.
     pub(crate) async fn next(&mut self) -> Result<ControlMessage, Status> {
-        let next = timeout(PATIENCE, self.incoming.message())
-            .await
-            .expect("a message in time");
-        let message = next?.ok_or_else(|| Status::ok("the stream ended"))?;
-        if let Some(Body::Heartbeat(Heartbeat {
-            echoed_sequence, ..
-        })) = &message.body
-        {
-            self.echoed = *echoed_sequence;
+        let end = Instant::now() + PATIENCE;
+        let message = loop {
+            match timeout(HEARTBEAT, self.incoming.message()).await {
+                Ok(message) => break message?.ok_or_else(|| Status::ok("the stream ended"))?,
+                Err(_) => assert!(Instant::now() < end, "no message within {PATIENCE:?}"),
+            }
+            self.try_report().await;
+        };
+        match message.body.clone().expect("a body") {
+            Body::Heartbeat(heartbeat) => self.echoed = heartbeat.echoed_sequence,
+            body @ (Body::Snapshot(_) | Body::Delta(_)) => {
+                for row in rows(body).into_iter().filter(is_draining) {
+                    let ack = BarrierAck {
+                        row: row.id,
+                        epoch: row.epoch,
+                        in_flight: 0,
+                    };
+                    self.say(gate_message::Body::BarrierAck(ack)).await;
+                }
+            }
         }
         Ok(message)
     }

@@ -272,6 +272,36 @@ async fn operators_wake_and_are_told_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn a_changed_fleet_file_is_taken_over_in_the_safe_order() {
+    let place = Place::new("reload", "").await;
+    let mut gate = Gate::attach(&place, None, hello("gate-1")).await.unwrap();
+    gate.snapshot().await;
+    let other = engine::Engine::start().await;
+
+    place.write(&place.with_model("other", other.address));
+    let added = gate.row_that(|row| row.model == "other").await;
+    assert_eq!(added.prefixes, ["other"]);
+    place
+        .until("the clusters are Envoy's", async || {
+            place.clusters().contains(&added.cluster)
+        })
+        .await;
+
+    place.write(&place.with_model("third", other.address));
+    gate.row_that(|row| row.model == "other" && row.removed)
+        .await;
+    gate.row_that(|row| row.model == "third" && !row.removed)
+        .await;
+    place
+        .until("the old cluster went", async || {
+            !place.clusters().contains(&added.cluster)
+        })
+        .await;
+    assert_eq!(place.get("/api/v1/models/other").await.status(), 404);
+    place.end().await;
+}
+
+#[tokio::test]
 async fn web_pages_are_kept_out_of_loopback() {
     let place = Place::new("pages", "").await;
     let request = place

@@ -43,10 +43,9 @@ impl Place {
             format!("control:\n  {control}\n")
         };
         let text = format!(
-            "{control}state: {}\noracle: declared\ngpus: [{{memory: 40GiB}}]\ntimes: {{command: 500ms}}\nmodels:\n\
-             - name: tiny\n  model: org/tiny\n  memory: {{awake: 16GiB, asleep: 1GiB}}\n  engine: {{url: \"http://{}\"}}\n",
+            "{control}state: {}\noracle: declared\ngpus: [{{memory: 40GiB}}]\ntimes: {{command: 500ms}}\nmodels:\n{}",
             folder.display(),
-            engine.address
+            model("tiny", engine.address)
         );
         Self::start(folder, text, engine).await
     }
@@ -114,6 +113,21 @@ impl Place {
         std::fs::remove_dir_all(folder).expect("the folder goes");
     }
 
+    /// Replaces the fleet file.
+    pub(crate) fn write(&self, text: &str) {
+        std::fs::write(&self.file, text).expect("the fleet file can be written");
+    }
+
+    /// The fleet file that it started with, and one more model.
+    pub(crate) fn with_model(&self, name: &str, engine: SocketAddr) -> String {
+        format!("{}{}", self.text, model(name, engine))
+    }
+
+    /// What Envoy's cluster discovery reads.
+    pub(crate) fn clusters(&self) -> String {
+        std::fs::read_to_string(self.folder.join("envoy/cds.json")).unwrap_or_default()
+    }
+
     /// Address of the HTTP API.
     pub(crate) fn address(&self) -> &str {
         &self.http
@@ -164,6 +178,13 @@ impl Place {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// One model of the fleet file.
+fn model(name: &str, engine: SocketAddr) -> String {
+    format!(
+        "- name: {name}\n  model: org/tiny\n  memory: {{awake: 16GiB, asleep: 1GiB}}\n  engine: {{url: \"http://{engine}\"}}\n"
+    )
 }
 
 /// What can be waited for.
