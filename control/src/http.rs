@@ -32,7 +32,7 @@ pub struct Api {
     /// The driver.
     pub inputs: mpsc::Sender<Input>,
     /// Decisions as they are made.
-    pub feed: broadcast::Sender<Entry>,
+    pub feed: broadcast::WeakSender<Entry>,
     /// Modules to serve.
     pub modules: Modules,
     /// Who may.
@@ -257,7 +257,10 @@ async fn operate(
 
 /// Decisions as lines of JSON, from now on; a listener that is too slow is told how many it missed.
 async fn events(State(api): State<Api>) -> Response {
-    let lines = BroadcastStream::new(api.feed.subscribe()).map(|entry| {
+    let Some(feed) = api.feed.upgrade() else {
+        return stopping();
+    };
+    let lines = BroadcastStream::new(feed.subscribe()).map(|entry| {
         let line = match entry {
             Ok(entry) => json!(entry),
             Err(tokio_stream::wrappers::errors::BroadcastStreamRecvError::Lagged(missed)) => {

@@ -117,9 +117,9 @@ impl Journal {
         self.by_model.remove(model);
     }
 
-    /// Where decisions can be listened to as they are made.
-    pub fn feed(&self) -> broadcast::Sender<Entry> {
-        self.feed.clone()
+    /// Where decisions can be listened to as they are made. It ends with the journal, and its listeners with it.
+    pub fn feed(&self) -> broadcast::WeakSender<Entry> {
+        self.feed.downgrade()
     }
 }
 
