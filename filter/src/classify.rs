@@ -1,6 +1,6 @@
 //! What a request of a model asks for, by its path and method alone: a local document, something forbidden, or work.
 
-use crate::{path, table::Row};
+use crate::{path, row::Row};
 
 /// Documents of engines that never wake and are no use of the model.
 const ENGINE_DOCUMENTS: [&[u8]; 6] = [

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::{
     answers::{Answer, Api, Reply},
     classify::LocalDocument,
-    table::{Row, Table},
+    row::Row,
+    table::Table,
 };
 
 /// A document of one model. `in_flight` is the number for `/status`.

@@ -7,7 +7,7 @@ use greenthread_proto::{
     gate::{OutcomeCount, RowFigures},
 };
 
-use crate::{table::RowId, time::Millis};
+use crate::{row::RowId, time::Millis};
 
 const WAIT_BUCKETS: usize = WAIT_BUCKET_BOUNDS_MS.len() + 1;
 

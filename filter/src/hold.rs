@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{answers::Api, table::RowId, time::Millis};
+use crate::{answers::Api, row::RowId, time::Millis};
 
 /// Id of a request within its gate: the id of its stream context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -26,6 +26,7 @@ pub mod hold;
 pub mod lease;
 pub mod link;
 pub mod path;
+pub mod row;
 pub mod shared;
 pub mod table;
 pub mod time;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{gate::Effect, hold::Hold, table::RowId, time::Millis};
+use crate::{gate::Effect, hold::Hold, row::RowId, time::Millis};
 
 /// Where the rows for a gate that starts are kept.
 pub const TABLE_KEY: &str = "greenthread.table";

@@ -13,7 +13,7 @@ use greenthread_proto::{
 use prost::Message;
 
 use super::{Effect, Gate};
-use crate::{shared::TABLE_KEY, table::Applied, table::RowId, time::Millis};
+use crate::{row::RowId, shared::TABLE_KEY, table::Applied, time::Millis};
 
 impl Gate {
     /// Bytes arrived on the stream with this number.

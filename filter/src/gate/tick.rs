@@ -8,8 +8,8 @@ use super::{Arrival, Effect, Gate, InFlight, Leaving, NEXT_BATCH, Verdict};
 use crate::{
     answers::{Answer, Api},
     hold::{Held, RequestId, Waiting},
+    row::{Admission, Row, RowId},
     shared::Surroundings,
-    table::{Admission, Row, RowId},
     time::Millis,
 };
 
