@@ -24,6 +24,7 @@ struct Bench {
     engines: Engines,
     events: mpsc::Receiver<Event>,
     state: PathBuf,
+    oracle: Oracle,
 }
 
 impl Bench {
@@ -34,7 +35,8 @@ impl Bench {
 
     /// Another life of control on the same state folder.
     fn again(&self) -> Self {
-        Self::on(self.state.clone(), |_| {})
+        let oracle = self.oracle.clone();
+        Self::on(self.state.clone(), |settings| settings.oracle = oracle)
     }
 
     fn on(state: PathBuf, change: impl FnOnce(&mut Settings)) -> Self {
@@ -48,11 +50,23 @@ impl Bench {
             wake: Duration::from_secs(2),
         };
         change(&mut settings);
+        let oracle = settings.oracle.clone();
+        let engines = Engines::new(settings, sender);
         Self {
-            engines: Engines::new(settings, sender),
+            engines,
             events,
             state,
+            oracle,
         }
+    }
+
+    /// A bench that measures memory on the simulated GPU.
+    fn simulated(name: &str) -> Self {
+        let state = super::test_folder(name);
+        let folder = state.join("gpu");
+        Self::on(state, |settings| {
+            settings.oracle = Oracle::Simulated { folder }
+        })
     }
 
     /// The next event that `pick` takes; others are passed over.
@@ -82,6 +96,14 @@ impl Bench {
             }
         })
         .await
+    }
+}
+
+impl Drop for Bench {
+    /// A test that fails leaves nothing behind either.
+    fn drop(&mut self) {
+        super::end_all(&self.state);
+        let _ = std::fs::remove_dir_all(&self.state);
     }
 }
 

@@ -14,7 +14,7 @@ use greenthread_core::{
 };
 
 use super::{Bench, id, model};
-use crate::engine::{Action, Oracle, end_all, proc, registry::Registry};
+use crate::engine::{Action, end_all, proc, registry::Registry};
 
 /// A vLLM as small as it gets, with a worker process in its group and its memory on the simulated GPU.
 const ENGINE: &str = r#"
@@ -40,9 +40,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         global asleep
         self.rfile.read(int(self.headers.get("content-length") or 0))
-        if self.path.startswith("/sleep"): asleep = True; hold(1 << 30); self.reply({"status": "sleeping"})
-        elif self.path == "/wake_up": asleep = False; hold(16 << 30); self.reply({"status": "awake"})
+        if self.path.startswith("/sleep"): asleep = True; hold((16 if leak else 1) << 30); self.reply({"status": "sleeping"})
+        elif self.path == "/wake_up": asleep = False; hold((8 if thin else 16) << 30); self.reply({"status": "awake"})
         else: self.reply({"choices": [{"text": "a", "finish_reason": "length"}]})
+leak, thin = os.environ.get("LEAK"), os.environ.get("THIN")
 hold(16 << 30)
 print("serving", flush=True)
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
@@ -75,13 +76,6 @@ fn engine(state: &Path, address: SocketAddr) -> crate::config::Model {
             flag,
         ]),
     )
-}
-
-fn simulated(bench: Bench) -> Bench {
-    let folder = bench.state.join("gpu");
-    Bench::on(bench.state, |settings| {
-        settings.oracle = Oracle::Simulated { folder }
-    })
 }
 
 async fn start(bench: &mut Bench) -> Outcome {
@@ -127,7 +121,7 @@ fn failure(outcome: Outcome) -> String {
 
 #[tokio::test]
 async fn starts_sleeps_wakes_and_ends_an_engine() {
-    let mut bench = simulated(Bench::new("life"));
+    let mut bench = Bench::simulated("life");
     let address = free_port();
     let spec = bench.engines.set(engine(&bench.state, address)).await;
     assert!(spec.caps.counts && !spec.conditioned);
@@ -153,12 +147,42 @@ async fn starts_sleeps_wakes_and_ends_an_engine() {
     assert!(proc::members(group).is_empty());
     assert!(Registry::load(&bench.state).all().is_empty());
 
-    let again = simulated(bench.again());
+    let again = bench.again();
     let spec = again.engines.set(engine(&bench.state, address)).await;
     assert!(spec.conditioned);
     assert_eq!((spec.awake, spec.asleep), (Bytes::gib(16), Bytes::gib(1)));
     let spec = again.engines.set(engine(&bench.state, free_port())).await;
     assert!(!spec.conditioned, "another command is measured again");
+}
+
+#[tokio::test]
+async fn memory_has_the_last_word() {
+    let complaints = [
+        (
+            "LEAK",
+            Action::Sleep(ATTEMPT, SleepMode::Keep),
+            "keeps its memory: 16.0 GiB",
+        ),
+        (
+            "THIN",
+            Action::Wake(ATTEMPT),
+            "memory did not come back: 8.0 GiB",
+        ),
+    ];
+    for (switch, action, complaint) in complaints {
+        let mut bench = Bench::simulated(switch);
+        let mut model = engine(&bench.state, free_port());
+        model.engine.env.insert(switch.into(), "1".into());
+        bench.engines.set(model).await;
+        start(&mut bench).await;
+        bench.engines.run(&id(), action);
+        let Outcome::Failed(error) = bench.outcome().await else {
+            panic!("{switch} is believed");
+        };
+        assert!(error.cause.contains(complaint), "{}", error.cause);
+        assert_eq!(error.engine, EngineState::Asleep);
+        bench.engines.remove(&id()).await;
+    }
 }
 
 #[tokio::test]
@@ -213,8 +237,8 @@ async fn a_failed_start_says_what_the_engine_said() {
 
 #[tokio::test]
 async fn an_engine_that_never_serves_is_ended() {
-    let bench = Bench::new("never");
-    let mut bench = Bench::on(bench.state, |settings| {
+    let state = crate::engine::test_folder("never");
+    let mut bench = Bench::on(state, |settings| {
         settings.start = Duration::from_millis(300)
     });
     bench
