@@ -171,13 +171,7 @@ impl Worker {
         let look = self.driver().observe(self.settings.observe).await;
         let (state, count, memory, is_blind_now) = {
             let mut known = self.lock();
-            let is_ours_and_dead = known.model.engine.command.is_some() && known.running.is_none();
-            // Whoever answers at the port of an engine that control starts and that does not run is a stranger.
-            let state = if is_ours_and_dead {
-                EngineState::Gone
-            } else {
-                look.state
-            };
+            let state = known.judge(look.state);
             let is_blind_now = state == EngineState::Gone && known.forget_life();
             let count = look.load.filter(|_| self.is_counted(&known));
             (state, count, self.memory(&known), is_blind_now)
@@ -365,6 +359,17 @@ impl Worker {
 }
 
 impl Known {
+    /// What an engine's answers mean beside what is known of its process.
+    fn judge(&self, answered: EngineState) -> EngineState {
+        match (&self.running, answered) {
+            // Whoever answers at the port of an engine that control starts and that does not run is a stranger.
+            (None, _) if self.model.engine.command.is_some() => EngineState::Gone,
+            // It served and its port is closed: it is ending, and holds its memory until its process has ended.
+            (Some(_), EngineState::Gone) if self.canary.is_some() => EngineState::Silent,
+            (None | Some(_), answered) => answered,
+        }
+    }
+
     /// The engine has ended: what was learned of this life of it holds no longer. Returns whether a proof was lost.
     fn forget_life(&mut self) -> bool {
         self.canary = None;

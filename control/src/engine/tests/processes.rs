@@ -18,7 +18,7 @@ use crate::engine::{Action, end_all, proc, registry::Registry};
 
 /// A vLLM as small as it gets, with a worker process in its group and its memory on the simulated GPU.
 const ENGINE: &str = r#"
-import http.server, json, os, subprocess, sys
+import http.server, json, os, subprocess, sys, threading, time
 port, gpu = int(sys.argv[1]), sys.argv[2]
 worker = subprocess.Popen(["sleep", "1000"])
 asleep = False
@@ -29,7 +29,7 @@ def hold(size):
         json.dump({"pid": os.getpid(), "start": start, "gpu": 0, "bytes": size}, f)
     os.rename(f"{gpu}/{os.getpid()}.json.new", f"{gpu}/{os.getpid()}.json")
 class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.0" if os.environ.get("DEAF") else "HTTP/1.1"
     def log_message(self, *a): pass
     def reply(self, body):
         body = json.dumps(body).encode()
@@ -40,13 +40,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         global asleep
         self.rfile.read(int(self.headers.get("content-length") or 0))
-        if self.path.startswith("/sleep"): asleep = True; hold((16 if leak else 1) << 30); self.reply({"status": "sleeping"})
+        if os.environ.get("DEAF") and self.path.startswith("/sleep"):
+            threading.Thread(target=lambda: (server.shutdown(), server.server_close())).start(); time.sleep(1); os.close(self.connection.detach())
+        elif self.path.startswith("/sleep"): asleep = True; hold((16 if leak else 1) << 30); self.reply({"status": "sleeping"})
         elif self.path == "/wake_up": asleep = False; hold((8 if thin else 16) << 30); self.reply({"status": "awake"})
         else: self.reply({"choices": [{"text": "a", "finish_reason": "length"}]})
 leak, thin = os.environ.get("LEAK"), os.environ.get("THIN")
 hold(16 << 30)
 print("serving", flush=True)
-http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+server.daemon_threads = True
+server.block_on_close = False
+server.serve_forever()
+time.sleep(1000)
 "#;
 
 const ATTEMPT: Attempt = Attempt(3);
@@ -183,6 +189,31 @@ async fn memory_has_the_last_word() {
         assert_eq!(error.engine, EngineState::Asleep);
         bench.engines.remove(&id()).await;
     }
+}
+
+#[tokio::test]
+async fn a_process_with_a_closed_port_still_holds_its_memory() {
+    let mut bench = Bench::new("deaf");
+    let mut model = engine(&bench.state, free_port());
+    model.engine.env.insert("DEAF".into(), "1".into());
+    bench.engines.set(model).await;
+    start(&mut bench).await;
+    bench
+        .engines
+        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep));
+    let outcome = bench.outcome().await;
+    assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
+    bench.engines.run(&id(), Action::Observe(ATTEMPT));
+    let state = bench
+        .next(|event| {
+            if let Event::Observed { observation, .. } = event {
+                Some(observation.state)
+            } else {
+                None
+            }
+        })
+        .await;
+    assert_eq!(state, EngineState::Silent);
 }
 
 #[tokio::test]

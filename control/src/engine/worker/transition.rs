@@ -33,6 +33,9 @@ const START_POLL: Duration = Duration::from_millis(100);
 /// How long the process of a start that failed may take to end by itself before it is ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long a process may take to end after its port is closed; vLLM's server outlives its engine by 4 s.
+const ENDING: Duration = Duration::from_secs(6);
+
 /// How often a start is reported.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -278,7 +281,7 @@ impl Worker {
 
     /// A wake failed half-way: asleep again, its memory is known, unless the engine is past that.
     async fn lay_back(&self, trouble: Trouble) -> Outcome {
-        let state = self.driver().observe(self.settings.observe).await.state;
+        let state = self.state_now().await;
         let result = match state {
             EngineState::Gone | EngineState::Broken => Err(trouble.clone()),
             EngineState::Awake | EngineState::Asleep | EngineState::Silent => {
@@ -349,7 +352,7 @@ impl Worker {
 
     /// The outcome of a failure, with the engine's state looked at now.
     async fn failed(&self, trouble: Trouble) -> Outcome {
-        let engine = self.driver().observe(self.settings.observe).await.state;
+        let engine = self.state_now().await;
         let cause = format!("{trouble}; the engine is {}", named(&engine));
         match (trouble, &engine) {
             // A dead or broken engine does nothing late.
@@ -362,6 +365,19 @@ impl Worker {
                 EngineState::Awake | EngineState::Asleep,
             ) => Outcome::Failed(ActionError { cause, engine }),
         }
+    }
+
+    /// The engine's state; one that is ending gets time to have ended.
+    async fn state_now(&self) -> EngineState {
+        let answered = self.driver().observe(self.settings.observe).await.state;
+        let running = self.lock().running.clone();
+        if answered == EngineState::Gone
+            && let Some(running) = running
+            && timeout(ENDING, running.ended()).await.is_ok()
+        {
+            return EngineState::Gone;
+        }
+        self.lock().judge(answered)
     }
 
     fn awake(self: &Arc<Self>, took: u64) -> Outcome {
