@@ -7,7 +7,9 @@ use greenthread_core::event::Operator;
 
 use crate::{
     client::{Client, word},
-    serve, text,
+    serve,
+    standalone::{reaper::reap, up::up},
+    text,
 };
 
 const EXIT_CODES: &str = "\
@@ -24,6 +26,19 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run everything of a fleet file on this machine, Envoy included, until Ctrl-C; nothing stays behind
+    Up {
+        /// The fleet file
+        file: PathBuf,
+    },
+    /// End what `up` started, when it has ended. Started by `up`
+    #[command(hide = true)]
+    Reaper {
+        /// What the processes of that `up` carry in their environment
+        mark: String,
+        /// Its state folder
+        state: PathBuf,
+    },
     /// Run the control service of a fleet file until SIGTERM; engines go on running
     Serve {
         /// The fleet file
@@ -97,6 +112,11 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     let done = runtime.block_on(async {
         match cli.command {
+            Command::Up { file } => Ok(up(&file).await?),
+            Command::Reaper { mark, state } => {
+                reap(&mark, &state);
+                Ok(())
+            }
             Command::Serve { file } => serve(file).await,
             Command::Status { model, control } => status(model, control).await,
             Command::Wake(verb) => operate(verb, Operator::Wake).await,

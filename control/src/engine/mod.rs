@@ -6,7 +6,7 @@ mod footprint;
 pub mod http;
 pub mod oracle;
 mod paths;
-mod proc;
+pub(crate) mod proc;
 mod process;
 pub mod registry;
 pub mod reply;

@@ -9,15 +9,15 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 /// One living process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Process {
+pub(crate) struct Process {
     /// Its group.
     pub(super) group: u32,
     /// Start in clock ticks since the machine booted: with the pid, it names a process for one boot.
-    pub(super) start: u64,
+    pub(crate) start: u64,
 }
 
 /// The process with this number; `None` when there is none or it is a zombie, which holds nothing any more.
-pub(super) fn look(pid: u32) -> Option<Process> {
+pub(crate) fn look(pid: u32) -> Option<Process> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
@@ -37,7 +37,7 @@ pub(super) fn members(group: u32) -> Vec<u32> {
 
 /// Groups of living processes that carry a variable of their environment for which `is_ours` holds. A mark outlives
 /// the process that was started with it: it is inherited by workers whose parent has died.
-pub(super) fn marked_groups(is_ours: impl Fn(&[u8]) -> bool) -> Vec<u32> {
+pub(crate) fn marked_groups(is_ours: impl Fn(&[u8]) -> bool) -> Vec<u32> {
     let marked = |pid: &u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(&is_ours)
@@ -64,7 +64,7 @@ pub(super) fn signal(group: u32, signal: Signal) {
 }
 
 /// Ends groups: terminates, waits up to `patience` for all, kills what is left and waits for it as long again. Blocks.
-pub(super) fn end_groups(groups: &[u32], patience: Duration) {
+pub(crate) fn end_groups(groups: &[u32], patience: Duration) {
     for step in [Signal::TERM, Signal::KILL] {
         for group in groups.iter().filter(|group| !members(**group).is_empty()) {
             signal(*group, step);
