@@ -4,6 +4,8 @@
 //! the disk work in tasks of their own and answer as inputs, so a deadline is never late because of a slow peer.
 
 mod look;
+#[cfg(test)]
+mod tests;
 
 use std::{
     ops::ControlFlow,

@@ -18,14 +18,15 @@ impl Driver {
             .filter_map(|view| self.model_overview(view, now))
             .collect();
         models.sort_by(|a, b| (&a.name, &a.row).cmp(&(&b.name, &b.row)));
+        // A gate that is only waited for serves nobody any more.
+        let attached = gates
+            .iter()
+            .filter(|(id, _)| gateways.contains_key(id))
+            .map(|(_, version)| *version);
         Overview {
             term: self.streams.term(),
             uptime_ms: now.since(START_OF_CLOCK).0,
-            readiness: Readiness::of(
-                self.core.is_open(),
-                gates.iter().map(|(_, version)| *version),
-                self.expected_gates,
-            ),
+            readiness: Readiness::of(self.core.is_open(), attached, self.expected_gates),
             gpus: self
                 .core
                 .ledger()
