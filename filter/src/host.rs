@@ -75,6 +75,8 @@ struct Driver {
     authorization: Option<Vec<u8>>,
     /// Envoy's token of the open stream, and the gate's number of it.
     stream: Cell<Option<(u32, u64)>>,
+    /// Streams to reset in the next tick: not in a callback of the stream, whose other messages Envoy may still be delivering.
+    doomed: Cell<Vec<u32>>,
     period: Cell<Millis>,
     next_tick: Cell<Millis>,
 }
@@ -99,6 +101,7 @@ impl Driver {
             service,
             authorization,
             stream: Cell::new(None),
+            doomed: Cell::default(),
             period: Cell::new(Millis(0)),
             next_tick: Cell::new(Millis(u64::MAX)),
         }
@@ -135,9 +138,9 @@ impl Driver {
                 }
             }
             Effect::Close => {
-                if let Some((token, _)) = self.stream.take() {
-                    let _ = hostcalls::cancel_grpc_stream(token);
-                }
+                let mut doomed = self.doomed.take();
+                doomed.extend(self.stream.take().map(|(token, _)| token));
+                self.doomed.set(doomed);
             }
             Effect::Finish => {
                 if let Some((token, _)) = self.stream.get() {
@@ -202,6 +205,9 @@ impl Driver {
     }
 
     fn after_tick(&self) {
+        for token in self.doomed.take() {
+            let _ = hostcalls::cancel_grpc_stream(token);
+        }
         let now = raw::now();
         let Some(next) = self.call(|gate, _| gate.next_tick(now)) else {
             return;
