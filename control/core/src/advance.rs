@@ -79,6 +79,7 @@ impl Core {
             }
             Boot::Waiting if state.removing => self.begin_removal(now, id, effects),
             Boot::Observing { .. }
+            | Boot::Unanswered
             | Boot::Waiting
             | Boot::Starting(_)
             | Boot::Sleeping(_)

@@ -98,6 +98,9 @@ impl Core {
         }
         match &state.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Waiting) => {}
+            Phase::Booting(Boot::Unanswered) => {
+                self.enter(now, id, Phase::Booting(Boot::Observing { asked: None }))
+            }
             // A failed model keeps its cool-down; only what it holds is known better now.
             Phase::Failed { .. } => {}
             Phase::Booting(

@@ -284,7 +284,9 @@ impl Core {
                 self.record(now, id, "an operator asked for it to wake", effects);
             }
             Operator::Sleep => {
-                (state.operator_wants, state.operator_sleeps) = (false, true);
+                // Where it sleeps already the wish is fulfilled; it must not meet the next request for the model.
+                let sleeps = matches!(state.phase, Phase::Asleep | Phase::Queued);
+                (state.operator_wants, state.operator_sleeps) = (false, !sleeps);
                 self.record(now, id, "an operator asked for it to sleep", effects);
             }
             Operator::Disable => {
@@ -370,7 +372,8 @@ impl Core {
                     self.wake_at(Some(until))
                 }
             }
-            Phase::Asleep
+            Phase::Booting(Boot::Unanswered)
+            | Phase::Asleep
             | Phase::Queued
             | Phase::Serving
             | Phase::Draining { .. }

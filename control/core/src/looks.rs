@@ -11,6 +11,8 @@ use crate::{
 
 /// Looks without an answer before an engine that control may restart is ended.
 const SILENT_LOOKS: u32 = 5;
+/// An engine that an earlier life left without an answer may take so long to end what it was told: the longest wake by default.
+const UNANSWERED_FOR: Millis = Millis(120_000);
 
 impl Core {
     /// A look at an engine.
@@ -60,6 +62,7 @@ impl Core {
                 self.observed_in_service(now, id, seen, effects)
             }
             Phase::Asleep | Phase::Queued => self.observed_asleep(now, id, seen, effects),
+            Phase::Booting(Boot::Unanswered) => self.first_look(now, id, seen, effects),
             Phase::Failed { failure, .. } => {
                 let failure = *failure;
                 self.observed_failed(now, id, failure, seen, effects);
@@ -84,6 +87,18 @@ impl Core {
         };
         let restartable = state.spec.caps.restartable;
         match seen.state {
+            EngineState::Silent if now.since(self.leader_since) < UNANSWERED_FOR => {
+                if state.phase != Phase::Booting(Boot::Unanswered) {
+                    state.resident = Resident::Awake;
+                    self.enter(now, id, Phase::Booting(Boot::Unanswered));
+                    self.record(
+                        now,
+                        id,
+                        "does not answer yet: it may still do what it was told before this control started",
+                        effects,
+                    );
+                }
+            }
             EngineState::Awake => {
                 state.resident = Resident::Awake;
                 self.enter(now, id, Phase::Serving);

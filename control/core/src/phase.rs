@@ -23,6 +23,8 @@ pub enum Boot {
         /// Attempt of the look that is under way, and when it was asked for.
         asked: Option<(Attempt, Millis)>,
     },
+    /// It did not answer at the first look: an action of an earlier life may still be under way in it, so nothing is sent until it does.
+    Unanswered,
     /// Waits for room on its GPUs.
     Waiting,
     /// Its process starts.
@@ -177,7 +179,13 @@ impl Phase {
             Self::Booting(Boot::Starting(_) | Boot::Sleeping(_) | Boot::Waking(_))
             | Self::Waking { .. }
             | Self::Sleeping { .. } => true,
-            Self::Booting(Boot::Observing { .. } | Boot::Waiting | Boot::Started | Boot::Slept)
+            Self::Booting(
+                Boot::Observing { .. }
+                | Boot::Unanswered
+                | Boot::Waiting
+                | Boot::Started
+                | Boot::Slept,
+            )
             | Self::Asleep
             | Self::Queued
             | Self::Serving
@@ -194,6 +202,10 @@ impl Phase {
             retry_after: wait.retry_after(),
         };
         match self {
+            // Its engine runs, so this is no first start: requests wait as they would for a wake.
+            Self::Booting(Boot::Unanswered) => Admission::Hold {
+                estimated_wait: wait.0,
+            },
             Self::Booting(_) => refuse(RefuseReason::Booting),
             Self::Serving => Admission::Admit,
             Self::Draining { .. } => refuse(RefuseReason::Draining),

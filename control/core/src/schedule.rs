@@ -322,7 +322,7 @@ impl Core {
             Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Slept | Boot::Waking(_)) => {
                 round_trip
             }
-            Phase::Waking { .. } | Phase::Asleep => wake,
+            Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } | Phase::Asleep => wake,
             Phase::Queued => {
                 let ahead = self.models.values().filter(|other| {
                     matches!(other.phase, Phase::Queued | Phase::Waking { .. })

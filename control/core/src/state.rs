@@ -108,7 +108,9 @@ impl ModelState {
             | Phase::Waking { .. }
             | Phase::Serving
             | Phase::Sleeping { .. } => true,
-            Phase::Booting(Boot::Observing { .. } | Boot::Waiting | Boot::Slept)
+            Phase::Booting(
+                Boot::Observing { .. } | Boot::Unanswered | Boot::Waiting | Boot::Slept,
+            )
             | Phase::Asleep
             | Phase::Queued
             | Phase::Draining { .. }

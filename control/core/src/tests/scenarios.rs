@@ -545,3 +545,34 @@ fn abort_only_where_the_operator_asked_for_it() {
     });
     assert_eq!(mode, Some(SleepMode::Abort));
 }
+
+#[test]
+fn a_wish_for_sleep_is_fulfilled_where_the_model_sleeps_already() {
+    let mut bench = Bench::ready(&["a"]);
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.run(60_000);
+    assert_eq!(bench.phase("a"), "Serving");
+}
+
+#[test]
+fn an_engine_that_does_not_answer_at_the_first_look_is_left_alone_until_it_does() {
+    let mut bench = Bench::new(&[spec("a")], EngineState::Silent);
+    bench.hello("g1", 1);
+    bench.figures("g1", "a", 0, 3);
+    assert_eq!(names(&bench.run(30_000)), Vec::<String>::new());
+    assert!(matches!(
+        bench.core.view()[0].admission,
+        Admission::Hold { .. }
+    ));
+    let engine = bench.engines.get_mut(&id("a")).expect("known");
+    (engine.state, engine.memory) = (EngineState::Asleep, Bytes(GIB));
+    assert_eq!(names(&bench.run(1_000)), ["wake a", "a admit"]);
+
+    let mut hangs = Bench::new(&[spec("a")], EngineState::Silent);
+    assert!(names(&hangs.run(130_000)).contains(&"kill a".to_owned()));
+}
