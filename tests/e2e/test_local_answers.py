@@ -102,7 +102,7 @@ def test_documents_of_a_model_that_waits_for_room(stack):
 
 
 def test_documents_of_a_booting_model_and_503_for_requests(make_stack):
-    stack = make_stack([Model("slow", sim=("--cold-start", "1h"))], start=False).start(wait=False)
+    stack = make_stack([Model("slow", sim=("--cold-start", "60m"))], start=False).start(wait=False)
     wait_until(stack.is_ready, "gates have a table", 60)
     check_documents(stack, "slow", "pending", boot_ready=False, health=503, asked=False)
     answer = stack.chat("slow")
