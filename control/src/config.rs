@@ -77,9 +77,15 @@ pub struct Surroundings {
 impl Surroundings {
     /// Those of this process.
     pub fn of_this_process() -> Self {
-        let engine_sim = std::env::current_exe().ok().map(|program| program.with_file_name("engine-sim")).filter(|program| program.is_file());
+        let engine_sim = std::env::current_exe()
+            .ok()
+            .map(|program| program.with_file_name("engine-sim"))
+            .filter(|program| program.is_file());
         let ours = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            let name = name.into_string().ok().filter(|name| name.starts_with("GREENTHREAD_"))?;
+            let name = name
+                .into_string()
+                .ok()
+                .filter(|name| name.starts_with("GREENTHREAD_"))?;
             Some((name, value.into_string().ok()?))
         };
         Self {
@@ -96,7 +102,10 @@ impl Surroundings {
 /// # Errors
 /// The file cannot be read, or something in it is wrong.
 pub fn load(file: &Path) -> Result<Fleet, ConfigError> {
-    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
+    let text = std::fs::read_to_string(file).map_err(|source| ConfigError::Unreadable {
+        file: file.to_owned(),
+        source,
+    })?;
     parse(&text, file, Surroundings::of_this_process())
 }
 
@@ -105,7 +114,10 @@ pub fn load(file: &Path) -> Result<Fleet, ConfigError> {
 /// # Errors
 /// Everything that is wrong in it; `file` only names it.
 pub fn parse(text: &str, file: &Path, around: Surroundings) -> Result<Fleet, ConfigError> {
-    fleet::read(text, around).map_err(|problems| ConfigError::Invalid { file: file.to_owned(), problems })
+    fleet::read(text, around).map_err(|problems| ConfigError::Invalid {
+        file: file.to_owned(),
+        problems,
+    })
 }
 
 /// The whole file, validated.

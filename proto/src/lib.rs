@@ -13,4 +13,6 @@ pub mod gate {
 pub const PROTOCOL: (u32, u32) = (1, 1);
 
 /// Upper bounds in milliseconds of the wait buckets in `RowFigures.wait_buckets`; one more bucket holds what is above.
-pub const WAIT_BUCKET_BOUNDS_MS: [u64; 11] = [10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 120_000];
+pub const WAIT_BUCKET_BOUNDS_MS: [u64; 11] = [
+    10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 120_000,
+];

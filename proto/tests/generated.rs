@@ -7,7 +7,8 @@ fn committed_code_is_what_the_proto_files_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = std::env::temp_dir().join(format!("greenthread-proto-{}", std::process::id()));
     fs::create_dir_all(&out).expect("a folder for generated code");
-    let files = protox::compile(["greenthread/gate/v1/gate.proto"], [root.join("proto")]).expect("the proto files compile");
+    let files = protox::compile(["greenthread/gate/v1/gate.proto"], [root.join("proto")])
+        .expect("the proto files compile");
     tonic_prost_build::configure()
         .client_mod_attribute(".", r#"#[cfg(feature = "service")]"#)
         .server_mod_attribute(".", r#"#[cfg(feature = "service")]"#)
@@ -21,6 +22,9 @@ fn committed_code_is_what_the_proto_files_say() {
     let _ = fs::remove_dir_all(&out);
     if fresh != committed {
         fs::write(&committed_at, fresh).expect("write the generated code");
-        panic!("{} was out of date and has been rewritten; run the test again and commit it", committed_at.display());
+        panic!(
+            "{} was out of date and has been rewritten; run the test again and commit it",
+            committed_at.display()
+        );
     }
 }

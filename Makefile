@@ -1,0 +1,92 @@
+# Every task of this repository. Each sets up what it needs; what was fetched is kept in .cache/, what was built in target/.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+FLEET ?= envoy/standalone/greenthread.yaml
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+MODULE := $(abspath $(TARGET))/module/greenthread.wasm
+PYTHON := .cache/venv/bin/python
+DENY_VERSION := 0.20.2
+# The PATH's cargo-deny, or our own.
+DENY = PATH="$$PWD/.cache/cargo-deny/bin:$$PATH" cargo deny
+DENY_TARGETS := --target x86_64-unknown-linux-gnu --target aarch64-unknown-linux-gnu --target wasm32-wasip1
+
+# One sentence for what is missing, before anything else is tried.
+define need
+command -v $(1) >/dev/null || { echo "make $@: $(1) is missing; $(2)" >&2; exit 1; }
+endef
+need_rust = $(call need,cargo,install rustup from https://rustup.rs); $(call need,cc,install a C compiler (Debian: apt-get install gcc libc6-dev))
+need_python = $(call need,python3,install Python 3.9 or newer with venv (Debian: apt-get install python3-venv))
+
+.PHONY: help
+help: ## list the tasks
+	@echo "make run    starts everything on this machine, without a GPU; make test proves it"; echo
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }' | sed 's/make   */make /'
+
+.PHONY: run
+run: build filter envoy ## start Envoy, control and simulated engines (FLEET=file.yaml for another fleet)
+	@ENVOY="$$(envoy/fetch.sh)" GREENTHREAD_MODULE="$(MODULE)" exec $(TARGET)/debug/greenthread up $(FLEET)
+
+.PHONY: build
+build: ## build the greenthread program and engine-sim
+	@$(need_rust)
+	@cargo build --locked --package greenthread-control --package greenthread-tests --bins
+
+.PHONY: filter
+filter: ## build the wasm module for Envoy
+	@$(need_rust)
+	@filter/build.sh "$(dir $(MODULE))"
+
+.PHONY: envoy
+envoy: ## find an Envoy, or fetch one
+	@echo "envoy: $$(envoy/fetch.sh)"
+
+.PHONY: test
+test: test-rust test-e2e ## run every test that needs no GPU and no vLLM
+
+.PHONY: test-rust
+test-rust: ## run the tests of the Rust code
+	@$(need_rust)
+	@cargo test --locked --workspace
+
+.PHONY: test-e2e
+test-e2e: build filter envoy $(PYTHON) ## run the end-to-end tests with a real Envoy (ARGS="-k name" for some of them)
+	@ENVOY="$$(envoy/fetch.sh)" GREENTHREAD_MODULE="$(MODULE)" GREENTHREAD_BINARIES="$(abspath $(TARGET))/debug" \
+	  $(PYTHON) -m pytest -p no:cacheprovider tests/e2e $(ARGS)
+
+# Rebuilt when the pinned requirements change.
+$(PYTHON): tests/e2e/requirements.txt
+	@$(need_python)
+	@python3 -m venv .cache/venv || { echo "make: python3 has no venv; install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+.PHONY: lint
+lint: ## check formatting, lints, licences and dependencies
+	@$(need_rust)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/wasm32-wasip1" ] || timeout 30 rustup target add wasm32-wasip1; then \
+	  echo cargo clippy --package greenthread-filter --target wasm32-wasip1; \
+	  cargo clippy --locked --package greenthread-filter --lib --target wasm32-wasip1 -- -D warnings; \
+	else echo "lint: the target wasm32-wasip1 cannot be installed: the wasm half of the filter is not linted" >&2; fi
+	@$(MAKE) --no-print-directory deny shell
+
+.PHONY: deny
+deny:
+	@$(need_rust)
+	@$(DENY) --version >/dev/null 2>&1 || { \
+	  echo "lint: building cargo-deny $(DENY_VERSION), once, into .cache/"; \
+	  cargo install --quiet --locked --no-default-features --version $(DENY_VERSION) --root .cache/cargo-deny cargo-deny; }
+	$(DENY) --locked $(DENY_TARGETS) check bans licenses sources
+	@if timeout 20 git ls-remote --quiet https://github.com/rustsec/advisory-db HEAD >/dev/null 2>&1; then \
+	  $(DENY) --locked $(DENY_TARGETS) check advisories; \
+	else echo "lint: the advisory database cannot be reached: advisories are not checked" >&2; fi
+
+.PHONY: shell
+shell:
+	@if command -v shellcheck >/dev/null; then git ls-files '*.sh' .ci/run | xargs -r shellcheck; \
+	else echo "lint: shellcheck is not installed: shell scripts are not checked" >&2; fi
