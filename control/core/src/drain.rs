@@ -7,6 +7,7 @@ use crate::{
     ids::{Epoch, Millis, ModelId},
     model::{OnDrainTimeout, OnLeaseEnd, SleepMode},
     phase::{Boot, Cause, Count, Phase},
+    schedule::counted,
     state::Resident,
 };
 
@@ -296,14 +297,25 @@ impl Core {
         let in_flight = self.gates.in_flight(id);
         match state.spec.on_drain_timeout {
             OnDrainTimeout::Freeze if state.spec.caps.lossless => {
-                self.record(now, id, format!("still busy at the end of its drain: {in_flight} requests are frozen in the engine"), effects);
+                self.record(
+                    now,
+                    id,
+                    format!(
+                        "still busy at the end of its drain: {} frozen in the engine",
+                        counted(in_flight)
+                    ),
+                    effects,
+                );
                 self.send_sleep(now, id, cause, SleepMode::Keep, 0, effects);
             }
             OnDrainTimeout::Abort => {
                 self.record(
                     now,
                     id,
-                    format!("still busy at the end of its drain: {in_flight} requests are cut off, as configured"),
+                    format!(
+                        "still busy at the end of its drain: {} cut off, as configured",
+                        counted(in_flight)
+                    ),
                     effects,
                 );
                 self.send_sleep(now, id, cause, SleepMode::Abort, 0, effects);

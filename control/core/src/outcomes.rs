@@ -8,6 +8,7 @@ use crate::{
     ids::{Attempt, Bytes, Millis, ModelId},
     model::SleepMode,
     phase::{Boot, Cause, Failure, Phase},
+    schedule::counted,
     state::{ModelState, Resident},
 };
 
@@ -354,7 +355,7 @@ impl Core {
         self.note_inside(now, id, inside);
         self.enter(now, id, Phase::Asleep);
         let frozen = if inside > 0 {
-            format!(" with {inside} requests frozen, they go on after its wake")
+            format!(" with {} frozen, to go on after its wake", counted(inside))
         } else {
             String::new()
         };

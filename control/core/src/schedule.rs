@@ -367,10 +367,17 @@ fn urgent(state: &ModelState, now: Millis) -> bool {
 }
 
 fn requests(held: u64, inside: u64) -> String {
+    let waiting = format!("{} held", counted(held));
+    let frozen = format!("{} inside the engine", counted(inside));
     match (held, inside) {
         (0, 0) => "its operator, or a request that was told to come back".to_owned(),
-        (held, 0) => format!("{held} held requests"),
-        (0, inside) => format!("{inside} requests inside the engine"),
-        (held, inside) => format!("{held} held requests and {inside} inside the engine"),
+        (_, 0) => waiting,
+        (0, _) => frozen,
+        (_, _) => format!("{waiting} and {frozen}"),
     }
+}
+
+/// "1 request", "2 requests".
+pub(crate) fn counted(requests: u64) -> String {
+    format!("{requests} request{}", if requests == 1 { "" } else { "s" })
 }
