@@ -239,18 +239,20 @@ fn status_document(name: &str, row: &PublishedRow) -> (String, String) {
 
 /// `/v1/models`, the same in every state: the engine's own figures once it was asked, the fleet file's before.
 fn models_document(model: &Model, created: u64, card: Option<&ModelCard>) -> String {
-    json!({
-        "object": "list",
-        "data": [{
-            "id": model.served,
-            "object": "model",
-            "created": card.map_or(created, |card| card.created),
-            "owned_by": "vllm",
-            "root": card.and_then(|card| card.root.as_ref()).unwrap_or(&model.served),
-            "max_model_len": card.and_then(|card| card.max_model_len).or(model.max_model_len),
-        }],
-    })
-    .to_string()
+    // Written out, not collected: the keys stand in the order in which the engine's own document has them.
+    let served = json!(model.served);
+    let root = json!(
+        card.and_then(|card| card.root.as_ref())
+            .unwrap_or(&model.served)
+    );
+    let created = card.map_or(created, |card| card.created);
+    let length = json!(
+        card.and_then(|card| card.max_model_len)
+            .or(model.max_model_len)
+    );
+    format!(
+        r#"{{"object":"list","data":[{{"id":{served},"object":"model","created":{created},"owned_by":"vllm","root":{root},"max_model_len":{length}}}]}}"#
+    )
 }
 
 /// `/health`: a model that sleeps is healthy, since a request would be answered.
@@ -267,19 +269,18 @@ fn health_document(row: &PublishedRow) -> (u32, String) {
             RefuseReason::Draining | RefuseReason::TooLong => None,
         },
     };
+    let state = row.state.as_str();
+    let error = match row.error_class {
+        "" => String::new(),
+        class => format!(r#","lastError":{}"#, json!(class)),
+    };
     match failure {
-        None => (
-            200,
-            json!({"status": "ok", "state": row.state.as_str()}).to_string(),
+        None => (200, format!(r#"{{"status":"ok","state":"{state}"}}"#)),
+        Some("removed") => (404, r#"{"status":"removed"}"#.to_owned()),
+        Some(status) => (
+            503,
+            format!(r#"{{"status":"{status}","state":"{state}"{error}}}"#),
         ),
-        Some("removed") => (404, json!({"status": "removed"}).to_string()),
-        Some(status) => {
-            let mut document = json!({"status": status, "state": row.state.as_str()});
-            if !row.error_class.is_empty() {
-                document["lastError"] = json!(row.error_class);
-            }
-            (503, document.to_string())
-        }
     }
 }
 
@@ -341,7 +342,12 @@ mod tests {
                 boot_ready,
                 ..row("m.1", admission)
             };
-            assert_eq!(health_document(&row).0, expected, "{row:?}");
+            let (status, document) = health_document(&row);
+            assert_eq!(status, expected, "{row:?}");
+            assert!(
+                serde_json::from_str::<serde_json::Value>(&document).is_ok(),
+                "{document}"
+            );
         };
         let refuse = |reason| Admission::Refuse {
             reason,
@@ -364,9 +370,8 @@ mod tests {
         );
         let id = table.named("llama-3-8b").unwrap().clone();
         let row = table.publish(row(&id.0, Admission::Admit)).unwrap();
-        let document: serde_json::Value = serde_json::from_slice(&row.models_document).unwrap();
-        assert_eq!(document["data"][0]["id"], "served/llama-3-8b");
-        assert_eq!(document["data"][0]["created"], 1_773_032_509_u64);
+        let expected = r#"{"object":"list","data":[{"id":"served/llama-3-8b","object":"model","created":1773032509,"owned_by":"vllm","root":"served/llama-3-8b","max_model_len":131072}]}"#;
+        assert_eq!(std::str::from_utf8(&row.models_document).unwrap(), expected);
         assert_eq!(
             row.epoch,
             Some(gate::Epoch {
