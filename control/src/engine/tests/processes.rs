@@ -246,12 +246,17 @@ async fn a_failed_start_says_what_the_engine_said() {
             words(&["sh", "-c", "echo no such file; exit 3"]),
         ))
         .await;
-    let cause = failure(start(&mut bench).await);
+    bench.engines.run(&id(), Action::Start(ATTEMPT));
+    // Told once: by the outcome, not by the end of the process before it or after it.
+    let event = bench.next(Some).await;
+    let Event::Started { outcome, .. } = event else {
+        panic!("{event:?}")
+    };
+    let cause = failure(outcome);
     assert!(
         cause.contains("status 3") && cause.contains("no such file"),
         "{cause}"
     );
-    // Told once: no event of the process's end follows.
     bench.engines.run(&id(), Action::Observe(ATTEMPT));
     let next = bench.next(Some).await;
     assert!(matches!(next, Event::Observed { .. }), "{next:?}");
