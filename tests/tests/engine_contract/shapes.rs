@@ -57,116 +57,143 @@ async fn all(client: &Client) -> anyhow::Result<String> {
     Ok(found)
 }
 
-fn requests(client: &Client) -> Vec<(&'static str, &'static str, Option<Value>)> {
+/// A name, a path, and a body unless it is a GET.
+type Request = (&'static str, &'static str, Option<Value>);
+
+fn requests(client: &Client) -> Vec<Request> {
     let model = client.model.as_str();
-    let turns = json!([{"role": "user", "content": "hi"}]);
-    let chat = json!({"model": model, "messages": turns, "max_tokens": 4, "temperature": 0});
-    let completion = json!({"model": model, "prompt": "hi", "max_tokens": 4, "temperature": 0});
-    let responses =
-        json!({"model": model, "input": "hi", "max_output_tokens": 4, "temperature": 0});
-    let with = |base: &Value, more: Value| {
-        let mut body = base.clone();
-        if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
-            body.extend(more);
-        }
-        Some(body)
-    };
-    let usage = json!({"stream": true, "stream_options": {"include_usage": true}});
-    let stream = json!({"stream": true});
-    let other = json!({"model": "no/such-model"});
-    let incomplete = Some(json!({"model": model}));
+    [
+        questions(),
+        chats(model),
+        completions(model),
+        messages(model),
+        responses(model),
+        tokens(model),
+    ]
+    .concat()
+}
+
+fn questions() -> Vec<Request> {
+    let paths = [
+        "/v1/models",
+        "/version",
+        "/load",
+        "/is_sleeping",
+        "/no/such/path",
+    ];
+    paths.map(|path| (path, path, None)).to_vec()
+}
+
+fn chats(model: &str) -> Vec<Request> {
+    let path = "/v1/chat/completions";
+    let chat = chat(model);
     vec![
-        ("models", "/v1/models", None),
-        ("version", "/version", None),
-        ("load", "/load", None),
-        ("is sleeping", "/is_sleeping", None),
-        ("not found", "/no/such/path", None),
-        ("chat", "/v1/chat/completions", Some(chat.clone())),
-        (
-            "chat stream",
-            "/v1/chat/completions",
-            with(&chat, stream.clone()),
-        ),
+        ("chat", path, Some(chat.clone())),
+        ("chat stream", path, with(&chat, json!({"stream": true}))),
         (
             "chat stream with usage",
-            "/v1/chat/completions",
-            with(&chat, usage.clone()),
+            path,
+            with(&chat, stream_with_usage()),
         ),
-        (
-            "chat of another model",
-            "/v1/chat/completions",
-            with(&chat, other.clone()),
-        ),
-        (
-            "chat without messages",
-            "/v1/chat/completions",
-            incomplete.clone(),
-        ),
+        ("chat of another model", path, with(&chat, another_model())),
+        ("chat without messages", path, Some(json!({"model": model}))),
         (
             "chat too long",
-            "/v1/chat/completions",
+            path,
             with(&chat, json!({"max_tokens": 5000})),
         ),
-        (
-            "chat with no object",
-            "/v1/chat/completions",
-            Some(json!("text")),
-        ),
-        ("completion", "/v1/completions", Some(completion.clone())),
+        ("chat with no object", path, Some(json!("text"))),
+    ]
+}
+
+fn completions(model: &str) -> Vec<Request> {
+    let path = "/v1/completions";
+    let one = json!({"model": model, "prompt": "hi", "max_tokens": 4, "temperature": 0});
+    vec![
+        ("completion", path, Some(one.clone())),
         (
             "completion of two",
-            "/v1/completions",
-            with(&completion, json!({"prompt": ["a", "b"]})),
+            path,
+            with(&one, json!({"prompt": ["a", "b"]})),
         ),
         (
             "completion stream",
-            "/v1/completions",
-            with(&completion, stream.clone()),
+            path,
+            with(&one, json!({"stream": true})),
         ),
         (
             "completion stream with usage",
-            "/v1/completions",
-            with(&completion, usage),
+            path,
+            with(&one, stream_with_usage()),
         ),
         (
             "completion of another model",
-            "/v1/completions",
-            with(&completion, other.clone()),
+            path,
+            with(&one, another_model()),
         ),
         (
             "completion without prompt",
-            "/v1/completions",
-            incomplete.clone(),
+            path,
+            Some(json!({"model": model})),
         ),
-        ("invocation", "/invocations", Some(completion)),
-        ("messages", "/v1/messages", Some(chat.clone())),
+        ("invocation", "/invocations", Some(one)),
+    ]
+}
+
+fn messages(model: &str) -> Vec<Request> {
+    let path = "/v1/messages";
+    let count = "/v1/messages/count_tokens";
+    let chat = chat(model);
+    vec![
+        ("messages", path, Some(chat.clone())),
         (
             "messages stream",
-            "/v1/messages",
-            with(&chat, stream.clone()),
+            path,
+            with(&chat, json!({"stream": true})),
         ),
         (
             "messages of another model",
-            "/v1/messages",
-            with(&chat, other),
+            path,
+            with(&chat, another_model()),
         ),
         (
             "messages without messages",
-            "/v1/messages",
-            incomplete.clone(),
+            path,
+            Some(json!({"model": model})),
         ),
         (
             "count tokens",
-            "/v1/messages/count_tokens",
-            Some(json!({"model": model, "messages": turns})),
+            count,
+            Some(json!({"model": model, "messages": chat["messages"]})),
         ),
-        ("responses", "/v1/responses", Some(responses.clone())),
+    ]
+}
+
+fn responses(model: &str) -> Vec<Request> {
+    let path = "/v1/responses";
+    let one = json!({"model": model, "input": "hi", "max_output_tokens": 4, "temperature": 0});
+    vec![
+        ("responses", path, Some(one.clone())),
         (
             "responses stream",
-            "/v1/responses",
-            with(&responses, stream),
+            path,
+            with(&one, json!({"stream": true})),
         ),
-        ("responses without input", "/v1/responses", incomplete),
+        (
+            "responses of another model",
+            path,
+            with(&one, another_model()),
+        ),
+        (
+            "responses without input",
+            path,
+            Some(json!({"model": model})),
+        ),
+    ]
+}
+
+fn tokens(model: &str) -> Vec<Request> {
+    vec![
         (
             "tokenize",
             "/tokenize",
@@ -178,6 +205,26 @@ fn requests(client: &Client) -> Vec<(&'static str, &'static str, Option<Value>)>
             Some(json!({"model": model, "tokens": [72, 73]})),
         ),
     ]
+}
+
+fn chat(model: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "temperature": 0})
+}
+
+fn stream_with_usage() -> Value {
+    json!({"stream": true, "stream_options": {"include_usage": true}})
+}
+
+fn another_model() -> Value {
+    json!({"model": "no/such-model"})
+}
+
+fn with(base: &Value, more: Value) -> Option<Value> {
+    let mut body = base.clone();
+    if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
+        body.extend(more);
+    }
+    Some(body)
 }
 
 /// The shape of a body: of its JSON, or of its events, equal ones in a row once.
