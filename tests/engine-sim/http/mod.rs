@@ -1,6 +1,7 @@
 //! The HTTP server: vLLM's routes and the simulation's own.
 
 mod answer;
+mod connections;
 mod dev;
 mod error;
 mod messages;
@@ -58,14 +59,8 @@ pub(crate) async fn serve(
         engine.args().model,
         listener.local_addr()?
     );
-    let stop = async {
-        // An error means that the other end is gone: stop then, too.
-        let _ = stopped.await;
-    };
-    axum::serve(listener, router(engine))
-        .with_graceful_shutdown(stop)
-        .await
-        .context("serving")
+    connections::accept(listener, router(engine), stopped).await;
+    Ok(())
 }
 
 fn router(engine: Arc<Engine>) -> Router {

@@ -1,11 +1,17 @@
 //! Behaviours of an engine without requests in flight, or with requests that arrive while it sleeps.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use crate::{
     Behaviour,
-    client::{Client, until},
+    client::{Client, PATIENCE, until},
     table,
 };
 
@@ -25,6 +31,7 @@ pub(crate) const ALL: &[Behaviour] = table![
     unknown_rpc_fails_and_the_engine_lives,
     wrong_methods_and_paths,
     errors_do_not_count,
+    idle_connections_are_closed_without_a_word,
     requests_to_a_sleeping_engine_are_answered_after_the_wake,
     load_counts_every_api_asleep,
     gauges_do_not_see_requests_asleep,
@@ -255,6 +262,35 @@ async fn errors_do_not_count(client: Client) -> anyhow::Result<()> {
         ensure!(reply.status == 400, "{path}: {reply:?}");
     }
     client.until_load(0).await
+}
+
+async fn idle_connections_are_closed_without_a_word(client: Client) -> anyhow::Result<()> {
+    let mut connection = client.connect().await?;
+    connection
+        .write_all(b"GET /health HTTP/1.1\r\nHost: engine\r\n\r\n")
+        .await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        ensure!(
+            connection.read_buf(&mut answer).await? > 0,
+            "closed before the answer"
+        );
+    }
+    ensure!(
+        !String::from_utf8_lossy(&answer)
+            .to_lowercase()
+            .contains("connection: close")
+    );
+    let begun = Instant::now();
+    let more = timeout(PATIENCE, connection.read_buf(&mut answer)).await??;
+    ensure!(more == 0, "something comes after the answer");
+    // Envoy keeps idle connections for four seconds because of this.
+    ensure!(
+        begun.elapsed() > Duration::from_secs(4),
+        "closed after {:?}",
+        begun.elapsed()
+    );
+    Ok(())
 }
 
 async fn requests_to_a_sleeping_engine_are_answered_after_the_wake(

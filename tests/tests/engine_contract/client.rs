@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
-/// Longest wait for anything that must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for anything that must happen; a real engine on a busy machine computes a few tens of tokens per second.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// How long nothing may happen before it counts as standing still.
 const STILL: Duration = Duration::from_millis(400);
 /// Between two looks.
@@ -97,6 +98,14 @@ impl Client {
             status,
             body: serde_json::from_str(&text).unwrap_or(Value::Null),
         })
+    }
+
+    /// A connection without a request.
+    pub(crate) async fn connect(&self) -> anyhow::Result<TcpStream> {
+        let address = self.url.trim_start_matches("http://");
+        TcpStream::connect(address)
+            .await
+            .with_context(|| address.to_owned())
     }
 
     /// A POST whose answer is waited for later. Aborting it closes the connection, as a client that leaves does.

@@ -1,6 +1,6 @@
 //! The shapes of answers: which keys, of which types, in which events. What a real vLLM answered is kept in
 //! `vllm-0.32-shapes.txt` next to this file; engine-sim must answer alike, and so must a real engine when there is one.
-//! `UPDATE_SHAPES=1` writes the file anew from a real engine.
+//! `UPDATE_SHAPES=1 make test-vllm` writes the file anew.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
