@@ -3,6 +3,7 @@
 //! It is the only place that reads the clock, once per step. It never waits for anybody: queues of gates are tried, engines and
 //! the disk work in tasks of their own and answer as inputs, so a deadline is never late because of a slow peer.
 
+mod clock;
 mod look;
 #[cfg(test)]
 mod tests;
@@ -10,19 +11,21 @@ mod tests;
 use std::{
     ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use greenthread_core::{
     Core,
     effect::Effect,
     event::{Event, Operator},
-    ids::{Millis, ModelId},
+    ids::ModelId,
     model::{FleetSpec, ModelSpec},
 };
 use greenthread_proto::gate::Row;
 use tokio::sync::mpsc;
 use tonic::Status;
+
+use clock::Clock;
 
 use crate::{
     config::{Hold, Model},
@@ -39,8 +42,6 @@ use crate::{
 pub const INPUTS: usize = 1_024;
 /// Inputs taken before deadlines are looked at again: a request that came before a deadline wins, a flood does not delay it.
 const BURST: usize = 64;
-/// The core's clock starts here, so that ages from before the start still are moments (30 days).
-const START_OF_CLOCK: Millis = Millis(30 * 24 * 3_600 * 1_000);
 
 /// Clocks that jump apart by more were stopped, or set (rule 17).
 const CLOCK_JUMP: Duration = Duration::from_secs(1);
@@ -88,46 +89,6 @@ pub struct Driver {
     effects: Vec<Effect>,
     /// Rows published in this step and not sent yet.
     rows: Vec<Row>,
-}
-
-/// The monotonic clock, in the core's unit.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    started: Instant,
-    /// The wall clock at the same moment. Only its distance from the monotonic one counts.
-    wall: SystemTime,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self {
-            started: Instant::now(),
-            wall: SystemTime::now(),
-        }
-    }
-
-    fn now(self) -> Millis {
-        START_OF_CLOCK
-            + Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
-    fn instant(self, at: Millis) -> Instant {
-        // A moment too far away for an Instant is never reached: a day will do, and is then looked at again.
-        let ahead = Duration::from_millis(at.since(START_OF_CLOCK).0);
-        self.started
-            .checked_add(ahead)
-            .unwrap_or_else(|| self.started + Duration::from_secs(86_400))
-    }
-
-    /// How far the wall clock has gone ahead of the monotonic one (or, negative, behind it), in milliseconds.
-    fn apart(self) -> i128 {
-        let millis = |length: Duration| i128::try_from(length.as_millis()).unwrap_or(i128::MAX);
-        let wall = self
-            .wall
-            .elapsed()
-            .map_or_else(|backwards| -millis(backwards.duration()), millis);
-        wall - millis(self.started.elapsed())
-    }
 }
 
 impl Driver {

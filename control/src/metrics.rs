@@ -82,6 +82,65 @@ fn control(page: &mut Page, overview: &Overview) {
     }
 }
 
+/// Families with one figure per model: name, kind, help, figure.
+type Figure = (&'static str, &'static str, &'static str, fn(&Model) -> u64);
+const FIGURES: [Figure; 9] = [
+    (
+        "requests_in_flight",
+        "gauge",
+        "Requests in flight.",
+        |model| model.in_flight,
+    ),
+    (
+        "requests_held",
+        "gauge",
+        "Requests held at the gates.",
+        |model| model.held,
+    ),
+    (
+        "requests_frozen",
+        "gauge",
+        "Requests frozen in the engine.",
+        |model| model.frozen,
+    ),
+    (
+        "model_reserved_bytes",
+        "gauge",
+        "GPU memory reserved for the model, on each of its GPUs.",
+        |model| model.reserved_bytes,
+    ),
+    (
+        "model_barriered",
+        "gauge",
+        "1 while the model drains.",
+        |model| u64::from(model.barriered),
+    ),
+    (
+        "wakes_total",
+        "counter",
+        "Wakes that ended well.",
+        |model| model.transitions.wakes,
+    ),
+    (
+        "wakes_failed_total",
+        "counter",
+        "Wakes that did not.",
+        |model| model.transitions.failed_wakes,
+    ),
+    (
+        "sleeps_total",
+        "counter",
+        "Sleeps that ended well.",
+        |model| model.transitions.sleeps,
+    ),
+    (
+        "sleeps_failed_total",
+        "counter",
+        "Sleeps that did not.",
+        |model| model.transitions.failed_sleeps,
+    ),
+];
+
 fn models(page: &mut Page, models: &[&Model]) {
     page.family(
         "model_state",
@@ -90,71 +149,11 @@ fn models(page: &mut Page, models: &[&Model]) {
     );
     for model in models {
         for state in STATES {
-            page.sample(
-                "model_state",
-                &[("model", &model.name), ("state", state)],
-                u64::from(model.state == state),
-            );
+            let labels = [("model", model.name.as_str()), ("state", state)];
+            page.sample("model_state", &labels, u64::from(model.state == state));
         }
     }
-    type Figure = fn(&Model) -> u64;
-    let figures: [(&str, &str, &str, Figure); 9] = [
-        (
-            "requests_in_flight",
-            "gauge",
-            "Requests in flight.",
-            |model| model.in_flight,
-        ),
-        (
-            "requests_held",
-            "gauge",
-            "Requests held at the gates.",
-            |model| model.held,
-        ),
-        (
-            "requests_frozen",
-            "gauge",
-            "Requests frozen in the engine.",
-            |model| model.frozen,
-        ),
-        (
-            "model_reserved_bytes",
-            "gauge",
-            "GPU memory reserved for the model, on each of its GPUs.",
-            |model| model.reserved_bytes,
-        ),
-        (
-            "model_barriered",
-            "gauge",
-            "1 while the model drains.",
-            |model| u64::from(model.barriered),
-        ),
-        (
-            "wakes_total",
-            "counter",
-            "Wakes that ended well.",
-            |model| model.transitions.wakes,
-        ),
-        (
-            "wakes_failed_total",
-            "counter",
-            "Wakes that did not.",
-            |model| model.transitions.failed_wakes,
-        ),
-        (
-            "sleeps_total",
-            "counter",
-            "Sleeps that ended well.",
-            |model| model.transitions.sleeps,
-        ),
-        (
-            "sleeps_failed_total",
-            "counter",
-            "Sleeps that did not.",
-            |model| model.transitions.failed_sleeps,
-        ),
-    ];
-    for (name, kind, help, figure) in figures {
+    for (name, kind, help, figure) in FIGURES {
         page.family(name, kind, help);
         for model in models {
             page.sample(name, &[("model", &model.name)], figure(model));

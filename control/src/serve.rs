@@ -2,11 +2,12 @@
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use greenthread_core::model::FleetSpec;
+use greenthread_core::{ids::Bytes, model::FleetSpec};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinHandle,
 };
 use tonic::transport::server::TcpIncoming;
 
@@ -144,11 +145,7 @@ pub async fn run(
     let engines = Engines::new(Settings::of(&fleet), outcomes);
     let driver = Driver::new(Parts {
         fleet: FleetSpec {
-            gpus: fleet
-                .gpus
-                .iter()
-                .map(|&bytes| greenthread_core::ids::Bytes(bytes))
-                .collect(),
+            gpus: fleet.gpus.iter().copied().map(Bytes).collect(),
             times: fleet.times,
             term,
         },
@@ -182,8 +179,24 @@ pub async fn run(
     follower.begin(&fleet).await;
     let follower = tokio::spawn(async move { follower.run(watch, fleet).await });
 
+    let result = until_the_end(driver, shutdown, inputs).await;
+    follower.abort();
+    drop(stop);
+    let farewell = async { (gates.await, operators.await) };
+    if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+        tracing::debug!("a peer holds its connection; it is cut");
+    }
+    Ok(result?)
+}
+
+/// Waits for the driver's end, which `shutdown` asks for.
+async fn until_the_end(
+    driver: JoinHandle<Result<(), StateError>>,
+    shutdown: impl Future<Output = ()>,
+    inputs: mpsc::Sender<Input>,
+) -> Result<(), StateError> {
     let mut driver = std::pin::pin!(driver);
-    let result = tokio::select! {
+    let ended = tokio::select! {
         ended = &mut driver => ended,
         () = shutdown => {
             tracing::info!("stopping; engines go on running");
@@ -192,16 +205,7 @@ pub async fn run(
             driver.await
         }
     };
-    follower.abort();
-    drop(stop);
-    let farewell = async { (gates.await, operators.await) };
-    if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
-        tracing::debug!("a peer holds its connection; it is cut");
-    }
-    match result {
-        Ok(result) => Ok(result?),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Makes every model known to engines; returns them as the driver should know them. Ends engines of models that are not in the file.

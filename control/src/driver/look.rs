@@ -2,7 +2,7 @@
 
 use greenthread_core::{ModelView, ids::Millis, phase::Tier};
 
-use super::{Driver, START_OF_CLOCK};
+use super::{Driver, clock::START_OF_CLOCK};
 use crate::overview::{self, Overview, Readiness};
 
 impl Driver {

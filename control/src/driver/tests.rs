@@ -4,7 +4,7 @@ use std::fs;
 
 use greenthread_core::{
     effect::{Admission, PublicState, PublishedRow},
-    ids::{Bytes, Epoch, GateId, StreamId},
+    ids::{Bytes, Epoch, GateId, Millis, StreamId},
     model::Times,
 };
 use greenthread_proto::gate::{ControlMessage, control_message::Body};
