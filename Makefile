@@ -38,7 +38,7 @@ build: ## build the greenthread program and engine-sim
 .PHONY: filter
 filter: ## build the wasm module for Envoy
 	@$(need_rust)
-	@filter/build.sh "$(dir $(MODULE))"
+	@filter/build.sh "$(patsubst %/,%,$(dir $(MODULE)))"
 
 .PHONY: envoy
 envoy: ## find an Envoy, or fetch one
@@ -56,6 +56,12 @@ test-rust: ## run the tests of the Rust code
 test-e2e: build filter envoy $(PYTHON) ## run the end-to-end tests with a real Envoy (ARGS="-k name" for some of them)
 	@ENVOY="$$(envoy/fetch.sh)" GREENTHREAD_MODULE="$(MODULE)" GREENTHREAD_BINARIES="$(abspath $(TARGET))/debug" \
 	  $(PYTHON) -m pytest -p no:cacheprovider tests/e2e $(ARGS)
+
+.PHONY: test-vllm
+test-vllm: ## run the suites of the vLLM driver against a real vLLM on the CPU (installs 7 GB, once)
+	@$(need_rust)
+	@$(need_python)
+	@tests/vllm/test-vllm.sh
 
 # Rebuilt when the pinned requirements change.
 $(PYTHON): tests/e2e/requirements.txt

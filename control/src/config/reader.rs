@@ -361,7 +361,7 @@ fn listed(known: &[&str]) -> String {
     names.join(", ")
 }
 
-/// The known name with the fewest edits, when there are at most two or it differs only in writing.
+/// The known name with the fewest edits, when there are at most two, or one for every three letters.
 pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['_', '-'], "");
     let distance = |candidate: &&str| edits(&plain(name), &plain(candidate));
@@ -369,7 +369,7 @@ pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .iter()
         .copied()
         .min_by_key(distance)
-        .filter(|best| distance(best) <= 2)
+        .filter(|best| distance(best) <= (name.len() / 3).max(2))
 }
 
 /// Levenshtein distance.
