@@ -31,6 +31,15 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
+        if failure == Failure::Wake
+            && error.engine == EngineState::Gone
+            && matches!(state.phase, Phase::Waking { .. })
+        {
+            // It died rather than failed; who waits for it is held while it is started again.
+            (state.resident, state.inside, state.frozen_since) = (Resident::Stopped, 0, None);
+            self.died_in_service(now, id, &error.cause, effects);
+            return;
+        }
         state.failures += 1;
         let cool_down = Millis((COOL_DOWN.0 << (state.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
         state.operator_wants = false;
@@ -90,7 +99,8 @@ impl Core {
         if matches!(state.phase, Phase::Removed { .. }) {
             return;
         }
-        let was_stopped = state.resident == Resident::Stopped && !state.phase.in_transition();
+        // Nothing ran that is known of, or its successor is being started, whose own outcome tells how that went.
+        let was_stopped = state.resident == Resident::Stopped;
         state.resident = Resident::Stopped;
         (state.inside, state.frozen_since) = (0, None);
         if std::mem::take(&mut state.ending) || was_stopped {
@@ -109,8 +119,7 @@ impl Core {
                 | Boot::Sleeping(_)
                 | Boot::Slept
                 | Boot::Waking(_),
-            )
-            | Phase::Waking { .. } => {
+            ) => {
                 let error = ActionError {
                     cause: format!("the engine died: {cause}"),
                     engine: EngineState::Gone,
@@ -119,6 +128,7 @@ impl Core {
             }
             Phase::Asleep
             | Phase::Queued
+            | Phase::Waking { .. }
             | Phase::Serving
             | Phase::Draining { .. }
             | Phase::Sleeping { .. } => {

@@ -47,7 +47,12 @@ impl Core {
         }
         match outcome {
             Outcome::Done { took, memory } => {
-                ModelState::learn(&mut state.learned.start, took);
+                if booting {
+                    // The first measurement is worth more than any guess.
+                    state.learned.start = Millis(took);
+                } else {
+                    ModelState::learn(&mut state.learned.start, took);
+                }
                 state.resident = Resident::Awake;
                 measured(&mut state.spec.awake, memory);
                 if booting {

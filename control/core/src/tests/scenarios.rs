@@ -576,3 +576,33 @@ fn an_engine_that_does_not_answer_at_the_first_look_is_left_alone_until_it_does(
     let mut hangs = Bench::new(&[spec("a")], EngineState::Silent);
     assert!(names(&hangs.run(130_000)).contains(&"kill a".to_owned()));
 }
+
+#[test]
+fn an_engine_that_dies_under_a_wake_is_started_for_those_who_wait() {
+    let mut bench = Bench::ready(&["a"]);
+    let engine = bench.engines.get_mut(&id("a")).expect("known");
+    engine.state = EngineState::Gone;
+    engine.wake = Some(Outcome::Failed(ActionError {
+        cause: "refused".into(),
+        engine: EngineState::Gone,
+    }));
+    assert_eq!(
+        names(&bench.figures("g1", "a", 0, 1)),
+        ["wake a", "start a", "a admit"]
+    );
+}
+
+#[test]
+fn the_end_of_a_process_does_not_end_the_start_of_the_next() {
+    let mut bench = Bench::ready(&["a"]);
+    let gone = || Event::EngineGone {
+        model: id("a"),
+        cause: "it died".into(),
+    };
+    bench.event(gone());
+    bench.answering = false;
+    bench.figures("g1", "a", 0, 1);
+    // Told late, of the process before.
+    bench.event(gone());
+    assert_eq!(bench.phase("a"), "Waking");
+}
