@@ -10,9 +10,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 MODULE := $(abspath $(TARGET))/module/greenthread.wasm
 PYTHON := .cache/venv/bin/python
 DENY_VERSION := 0.20.2
-# The PATH's cargo-deny, or our own.
+# Of exactly this version: its file's format changes.
 DENY = PATH="$$PWD/.cache/cargo-deny/bin:$$PATH" cargo deny
-DENY_TARGETS := --target x86_64-unknown-linux-gnu --target aarch64-unknown-linux-gnu --target wasm32-wasip1
 
 # One sentence for what is missing, before anything else is tried.
 define need
@@ -84,12 +83,12 @@ lint: ## check formatting, lints, licences and dependencies
 .PHONY: deny
 deny:
 	@$(need_rust)
-	@$(DENY) --version >/dev/null 2>&1 || { \
+	@[ "$$($(DENY) --version 2>/dev/null)" = "cargo-deny $(DENY_VERSION)" ] || { \
 	  echo "lint: building cargo-deny $(DENY_VERSION), once, into .cache/"; \
 	  cargo install --quiet --locked --no-default-features --version $(DENY_VERSION) --root .cache/cargo-deny cargo-deny; }
-	$(DENY) --locked $(DENY_TARGETS) check bans licenses sources
+	$(DENY) --locked check bans licenses sources
 	@if timeout 20 git ls-remote --quiet https://github.com/rustsec/advisory-db HEAD >/dev/null 2>&1; then \
-	  $(DENY) --locked $(DENY_TARGETS) check advisories; \
+	  $(DENY) --locked check advisories; \
 	else echo "lint: the advisory database cannot be reached: advisories are not checked" >&2; fi
 
 .PHONY: shell
