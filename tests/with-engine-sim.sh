@@ -9,7 +9,7 @@ cargo build --quiet --manifest-path "$root/Cargo.toml" --package greenthread-tes
 program=${CARGO_TARGET_DIR:-$root/target}/debug/engine-sim
 
 # It says on its first line where it serves; the pipe ends when it does.
-coproc engine { VLLM_SERVER_DEV_MODE=1 exec "$program" --port 0 --model tiny --cold-start 0s --max-model-len 1024 \
+coproc engine { VLLM_SERVER_DEV_MODE=1 exec "$program" --port 0 --model tiny --cold-start 0s --token-time 4ms --max-model-len 1024 \
   --enable-server-load-tracking 2>/dev/null; }
 # shellcheck disable=SC2154 # `coproc engine` sets it
 process=$engine_PID

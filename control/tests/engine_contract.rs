@@ -15,8 +15,9 @@ use greenthread_core::{event::EngineState, model::SleepMode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// Tokens of a stream that is frozen: enough to be surprised in the middle.
-const TOKENS: u64 = 300;
+/// Tokens of an answer that is frozen: enough to be surprised in the middle, even by a look that takes its time on a busy machine. The
+/// engine's longest context is 1,024.
+const TOKENS: u64 = 900;
 
 /// Longest wait for anything here; the real engine on two CPU cores makes about 50 tokens a second.
 const PATIENCE: Duration = Duration::from_secs(120);
