@@ -253,10 +253,10 @@ impl Vllm {
         }
     }
 
-    /// Whether the engine streamed a completion. Dropped half-way, it is aborted by the engine.
+    /// Whether the engine streamed a completion. Dropped half-way, it is aborted by the engine: its length costs nothing.
     async fn stream_to_its_end(&self) -> Result<bool, Fault> {
         let path = "/v1/completions";
-        let body = json!({"model": self.served, "prompt": "a", "max_tokens": 64, "ignore_eos": true, "stream": true});
+        let body = json!({"model": self.served, "prompt": "a", "max_tokens": 512, "ignore_eos": true, "stream": true});
         let mut response = self.http.stream(path, &body, PROOF).await?;
         if response.status().as_u16() != 200 {
             return Ok(false);
