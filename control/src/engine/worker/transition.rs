@@ -283,8 +283,9 @@ impl Worker {
     async fn lay_back(&self, trouble: Trouble) -> Outcome {
         let state = self.state_now().await;
         let result = match state {
-            EngineState::Gone | EngineState::Broken => Err(trouble.clone()),
-            EngineState::Awake | EngineState::Asleep | EngineState::Silent => {
+            // Who does not even answer will not sleep either, and whoever waits for it should know soon.
+            EngineState::Gone | EngineState::Broken | EngineState::Silent => Err(trouble.clone()),
+            EngineState::Awake | EngineState::Asleep => {
                 self.driver().sleep(SleepMode::Keep).await
             }
         };
