@@ -377,11 +377,32 @@ class Wave:
                     reader, writer = await asyncio.open_connection("127.0.0.1", self.stack.port)
                     writer.write(self.request)
                     await writer.drain()
-                raw = await reader.read()
+                raw = await read_reply(reader)
                 writer.close()
         except (OSError, TimeoutError) as error:
             return Reply(0, {}, b"", repr(error))
         return parse_reply(raw)
+
+
+async def read_reply(reader: asyncio.StreamReader) -> bytes:
+    """One answer up to its end, or as much as came of it. Not until the connection ends: Envoy closes a second later."""
+    raw = b""
+    try:
+        raw = head = await reader.readuntil(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        if b"transfer-encoding: chunked" in lines:
+            size = -1
+            while size:
+                line = await reader.readuntil(b"\r\n")
+                size, raw = int(line, 16), raw + line
+                raw += await reader.readexactly(size + 2)
+        elif length := [line for line in lines if line.startswith(b"content-length: ")]:
+            raw += await reader.readexactly(int(length[0].split()[1]))
+        elif b" 204 " not in lines[0]:
+            raw += await reader.read()
+    except asyncio.IncompleteReadError as cut:
+        raw += cut.partial
+    return raw
 
 
 def parse_reply(raw: bytes) -> Reply:

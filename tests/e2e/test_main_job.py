@@ -95,9 +95,9 @@ def test_a_busy_victim_is_frozen_and_its_streams_go_on_later(make_stack):
     """Streams that are much longer than a drain may last: each victim is frozen under way, more than once."""
     names = ("alpha", "beta", "gamma")
     stack = make_stack([Model(name) for name in names], sleep={"drainTimeout": "300ms"})
-    texts = warm_texts(stack, names, (30, 500))
+    texts = warm_texts(stack, names, (300,))
     before = {name: stack.sim(name) for name in names}
-    order = [(name, 500) for _ in range(2) for name in names]
+    order = [(name, 300) for _ in range(2) for name in names]
     with concurrent.futures.ThreadPoolExecutor(len(order)) as pool:
         replies = list(zip(order, pool.map(lambda one: stream_until_served(stack, *one), order)))
     check_streams(replies, texts)
