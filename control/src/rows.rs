@@ -260,17 +260,18 @@ fn models_document(model: &Model, created: u64, card: Option<&ModelCard>) -> Str
 
 /// `/health`: a model that sleeps is healthy, since a request would be answered.
 fn health_document(row: &PublishedRow) -> (u32, String) {
+    let not_booted = (!row.boot_ready).then_some("booting");
     let failure = match row.admission {
         _ if row.removed => Some("removed"),
-        _ if !row.boot_ready => Some("booting"),
-        Admission::Admit | Admission::Hold { .. } => None,
         Admission::Refuse { reason, .. } => match reason {
             RefuseReason::Booting => Some("booting"),
+            // These say more than "booting" of a model whose first start is not over.
             RefuseReason::WakeFailed | RefuseReason::EngineFailed => Some("failed"),
             RefuseReason::NeverFits => Some("never_fits"),
             RefuseReason::Disabled => Some("disabled"),
-            RefuseReason::Draining | RefuseReason::TooLong => None,
+            RefuseReason::Draining | RefuseReason::TooLong => not_booted,
         },
+        Admission::Admit | Admission::Hold { .. } => not_booted,
     };
     let state = row.state.as_str();
     let error = match row.error_class {

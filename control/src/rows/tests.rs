@@ -73,6 +73,11 @@ fn health_follows_what_a_request_would_meet() {
     check(Admission::Hold { estimated_wait: 0 }, false, 503);
     check(refuse(RefuseReason::WakeFailed), true, 503);
     check(refuse(RefuseReason::Disabled), true, 503);
+    let never_started = PublishedRow {
+        boot_ready: false,
+        ..row("m.1", refuse(RefuseReason::NeverFits))
+    };
+    assert!(health_document(&never_started).1.contains("never_fits"));
 }
 
 #[test]
