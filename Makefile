@@ -69,12 +69,6 @@ $(PYTHON): tests/e2e/requirements.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-.PHONY: test-vllm
-test-vllm: ## run the suites that need a real vLLM (installs one for the CPU: 7 GB)
-	@$(need_rust)
-	@$(need_python)
-	@tests/vllm/test-vllm.sh
-
 .PHONY: lint
 lint: ## check formatting, lints, licences and dependencies
 	@$(need_rust)

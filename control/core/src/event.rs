@@ -167,3 +167,46 @@ pub enum Event {
     /// A larger term was met and persisted; every epoch from here on carries it, and the successor's wait starts again.
     TermRaised(u64),
 }
+
+impl Event {
+    /// Gate, stream and sequence number of what a gate said; 0 for the end of a stream, which has no number.
+    pub(crate) const fn sender(&self) -> Option<(&GateId, StreamId, u64)> {
+        match self {
+            Self::Hello {
+                gate,
+                stream,
+                sequence,
+                ..
+            }
+            | Self::Report {
+                gate,
+                stream,
+                sequence,
+                ..
+            }
+            | Self::Ack {
+                gate,
+                stream,
+                sequence,
+                ..
+            }
+            | Self::Bye {
+                gate,
+                stream,
+                sequence,
+            } => Some((gate, *stream, *sequence)),
+            Self::StreamClosed { gate, stream } => Some((gate, *stream, 0)),
+            Self::Tick
+            | Self::Observed { .. }
+            | Self::Started { .. }
+            | Self::Woke { .. }
+            | Self::Slept { .. }
+            | Self::EngineGone { .. }
+            | Self::ModelSet(_)
+            | Self::ModelRemoved(_)
+            | Self::Operator { .. }
+            | Self::Deposed
+            | Self::TermRaised(_) => None,
+        }
+    }
+}

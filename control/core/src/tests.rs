@@ -10,6 +10,7 @@ use crate::{
     model::{Caps, Durations, FleetSpec, ModelSpec, OnDrainTimeout, OnLeaseEnd, SleepMode, Times},
 };
 
+mod engines;
 mod fuzz;
 mod scenarios;
 mod table;
@@ -392,4 +393,16 @@ fn names(effects: &[Effect]) -> Vec<String> {
         | Effect::Footprint { .. } => None,
     };
     effects.iter().filter_map(name).collect()
+}
+
+/// a and b serve with streams in flight; c is wanted.
+fn busy() -> Bench {
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    for model in ["a", "b"] {
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 1, 0);
+        bench.engines.get_mut(&id(model)).expect("known").count = 1;
+    }
+    bench.run(11_000);
+    bench
 }
