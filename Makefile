@@ -52,9 +52,9 @@ test-rust: ## run the tests of the Rust code
 	@cargo test --locked --workspace
 
 .PHONY: test-e2e
-test-e2e: build filter envoy $(PYTHON) ## run the end-to-end tests with a real Envoy (ARGS="-k name" for some of them)
-	@ENVOY="$$(envoy/fetch.sh)" GREENTHREAD_MODULE="$(MODULE)" GREENTHREAD_BINARIES="$(abspath $(TARGET))/debug" \
-	  $(PYTHON) -m pytest -p no:cacheprovider tests/e2e $(ARGS)
+test-e2e: build filter envoy $(PYTHON) ## run the end-to-end tests with a real Envoy (ARGS=test_paths.py, or any of pytest, for some)
+	@export ENVOY="$$(envoy/fetch.sh)" GREENTHREAD_MODULE="$(MODULE)" GREENTHREAD_BINARIES="$(abspath $(TARGET))/debug"; \
+	  cd tests/e2e && $(abspath $(PYTHON)) -m pytest -p no:cacheprovider $(ARGS)
 
 .PHONY: test-vllm
 test-vllm: ## run the suites of the vLLM driver against a real vLLM on the CPU (installs 7 GB, once)
