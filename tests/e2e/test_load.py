@@ -33,7 +33,7 @@ def test_5000_requests_are_held_and_answered_after_one_wake(busy):
     """All of them, completely, by one wake; Envoy's memory stays bounded."""
     busy.sleep_now("alpha")
     before, memory = busy.sim("alpha"), resident_mib(busy.envoy_pid())
-    busy.faults("alpha", slow_wake_ms=60_000, hang_wake=True)
+    busy.faults("alpha", hang_wake=True)
     wave = chats(busy, "alpha", HELD).start()
     wait_until(lambda: busy.figures("alpha")["held"] == HELD, "all are held", 60)
     held_memory = resident_mib(busy.envoy_pid())
@@ -50,10 +50,14 @@ def test_5000_requests_are_held_and_answered_after_one_wake(busy):
 
 
 def test_3_times_1000_requests_for_three_models_on_two_places(busy):
-    """Models take turns; every request is answered."""
+    """All are held before the first model wakes; then models take turns, and every request is answered."""
     for name in ("alpha", "beta", "gamma"):
         busy.sleep_now(name)
+        busy.faults(name, hang_wake=True)
     waves = {name: chats(busy, name, 1_000).start() for name in ("alpha", "beta", "gamma")}
+    wait_until(lambda: all(busy.figures(name)["held"] == 1_000 for name in waves), "all are held")
+    for name in waves:
+        busy.clear_faults(name)
     for name, wave in waves.items():
         replies = wave.result(120)
         assert statuses(replies) == {200: 1_000}, name
