@@ -36,6 +36,17 @@ def test_a_held_stream_is_answered_like_a_warm_one_byte_for_byte(stack):
     check_cold_like_warm(stack, "/alpha/v1/chat/completions", chat("alpha", stream=True))
 
 
+def test_streams_flow_while_they_are_made(stack):
+    """Nothing gathers an answer before it is sent on: the first words come long before the last."""
+    stack.sleep_now("alpha")
+    with stack.client.stream("POST", f"{stack.gateway}/alpha/v1/chat/completions", content=chat("alpha", stream=True, max_tokens=300)) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: ")
+        wait_until(lambda: stack.status("alpha")["queue"]["inFlight"] == 1, "the rest is still being made", timeout=1)
+        rest = list(lines)
+    assert [line for line in rest if line][-1] == "data: [DONE]"
+
+
 def test_200_requests_at_once_cause_one_wake(stack):
     stack.sleep_now("beta")
     before = stack.sim("beta")

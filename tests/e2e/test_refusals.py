@@ -84,7 +84,7 @@ def test_who_waits_a_second_is_told_after_a_second(stack):
 
 def test_a_wait_that_cannot_be_enough_is_refused_at_once(make_stack):
     """The estimate is learned from wakes; a request that would wait longer than it may is told so, and counts as demand."""
-    stack = make_stack([Model("late", sim=("--wake-time", "3s"))])
+    stack = make_stack([Model("late", sim=("--wake-time", "1500ms"))])
     stack.sleep_now("late")
     wait_until(lambda: stack.status("late").get("estimatedWaitMs", 0) > 1000, "the wait is estimated")
     for api in APIS:
@@ -135,8 +135,9 @@ def test_an_engine_that_dies_under_requests_is_a_502_and_comes_back(stack):
 
 
 def test_full_holds_and_a_model_that_never_fits(make_stack):
-    """Two models of which only one can ever be awake, beside what the other leaves behind; and at most three may wait for one."""
-    stack = make_stack([Model("first", asleep=4), Model("second", asleep=4)], gpu=20, top="hold: {limit: 4, perModel: 3}", start=False)
+    """Two models of which only one can ever be awake, beside what the other leaves behind; at most three may wait for one, and
+    with 64 KiB of bodies at most."""
+    stack = make_stack([Model("first", asleep=4), Model("second", asleep=4)], gpu=20, top="hold: {limit: 4, perModel: 3, bytes: 64KiB, bodyBuffer: 64KiB}", start=False)
     stack.start(wait=False)
     wait_until(stack.is_ready, "gates have a table", 60)
     wait_until(lambda: stack.status("first")["bootReady"], "the first has booted", 60)
@@ -147,10 +148,13 @@ def test_full_holds_and_a_model_that_never_fits(make_stack):
 
     stack.sleep_now("first")
     stack.faults("first", slow_wake_ms=4000)
-    held = Wave(stack, 3, "/first/v1/chat/completions", chat_body("first")).start()
-    figure = lambda: next(model["held"] for model in stack.fleet() if model["name"] == "first")
-    wait_until(lambda: figure() == 3, "three are held")
+    large = chat_body("first", text="x" * 40_000)
+    held = [Wave(stack, 1, "/first/v1/chat/completions", large).start()]
+    wait_until(lambda: stack.figures("first")["held"] == 1, "a large one is held")
+    check(stack.raw("POST", "/first/v1/chat/completions", large), "openai", 429, "hold_full")
+    held += [Wave(stack, 2, "/first/v1/chat/completions", chat_body("first")).start()]
+    wait_until(lambda: stack.figures("first")["held"] == 3, "small ones beside it")
     for api in APIS:
         check(ask(stack, "first", api), api, 429, "hold_full")
-    assert statuses(held.result(30)) == {200: 3}
+    assert [statuses(wave.result(30)) for wave in held] == [{200: 1}, {200: 2}]
     assert ask(stack, "first").status == 200

@@ -113,15 +113,18 @@ def test_sections_that_need_a_restart_say_so(fleet):
 
 
 def test_sighup_reads_the_file_again(fleet):
-    """Also where nothing changed: it is said, and requests go on."""
-    fleet.write()
+    """Where nothing changed, that is said, and requests go on."""
+    unchanged = lambda: fleet.output.read_text().count("what is in force already")
     fleet.models.append(Model("late", port=unused_port(), sim=("--cold-start", "100ms")))
     with Traffic(fleet, "stays") as traffic:
         fleet.write()
         os.kill(fleet.process.pid, signal.SIGHUP)
         wait_until(lambda: "late" in names(fleet), "it is known")
-        os.kill(fleet.process.pid, signal.SIGHUP)
+        wait_until(lambda: fleet.client.get(f"{fleet.gateway}/late/status").status_code == 200, "its path is known")
         wait_until(lambda: fleet.status("late")["bootReady"], "it has booted", 60)
+        before = unchanged()
+        os.kill(fleet.process.pid, signal.SIGHUP)
+        wait_until(lambda: unchanged() > before, f"it is read again:\n{fleet.tail()}")
         assert fleet.chat("late").status_code == 200
     check_all_served(traffic.requests, but=("draining",))
     assert fleet.process.poll() is None
