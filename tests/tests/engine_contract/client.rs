@@ -19,7 +19,8 @@ pub(crate) const LONG: u64 = 950;
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
-    url: String,
+    /// Where it is, without a slash at the end.
+    pub(crate) url: String,
     /// Model id.
     pub(crate) model: String,
 }

@@ -1,9 +1,11 @@
-//! What GreenThread relies on in vLLM's HTTP API, and what surprises in it: one table of behaviours, asked of engine-sim always, and of
-//! a real engine when `GREENTHREAD_VLLM_URL` and `GREENTHREAD_VLLM_MODEL` name one (an engine that nobody else uses, in development mode, with
-//! `--enable-server-load-tracking`). The shapes of answers are compared with those that a real vLLM gave.
+//! What GreenThread relies on in vLLM's HTTP API, and what surprises in it: one table of behaviours, and the same through control's
+//! driver. Asked of engine-sim always, and of a real engine when `GREENTHREAD_VLLM_URL` and `GREENTHREAD_VLLM_MODEL` name one (an engine
+//! that nobody else uses, in development mode, with `--enable-server-load-tracking`). The shapes of answers are compared with those that
+//! a real vLLM gave.
 
 mod behaviours;
 mod client;
+mod driver;
 mod in_flight;
 mod shapes;
 mod sim;
@@ -37,6 +39,13 @@ async fn engine_sim_keeps_the_contract() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn engine_sim_keeps_the_contract_of_the_driver() -> anyhow::Result<()> {
+    let sim = Sim::start(&[]).await?;
+    driver::check(&sim.client.url, &sim.client.model).await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn engine_sim_answers_in_the_shapes_of_vllm() -> anyhow::Result<()> {
     let sim = Sim::start(&[]).await?;
     shapes::check(&sim.client).await
@@ -57,7 +66,9 @@ async fn vllm_keeps_the_contract() -> anyhow::Result<()> {
     // One after the other: the behaviours change the engine's state.
     shapes::update(&client).await?;
     check_all(&client).await?;
-    shapes::check(&client).await
+    shapes::check(&client).await?;
+    driver::check(&url, &model).await;
+    Ok(())
 }
 
 async fn check_all(client: &Client) -> anyhow::Result<()> {

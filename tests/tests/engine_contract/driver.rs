@@ -1,9 +1,6 @@
-//! What the driver relies on, asked of an engine that runs: the real vLLM, or engine-sim, which has to behave alike.
-//!
-//! `GREENTHREAD_ENGINE_URL=http://127.0.0.1:8000 GREENTHREAD_ENGINE_MODEL=tiny cargo test --test engine_contract`.
-//! The engine must be awake, idle and used by nobody else. Without the variable nothing is tested, and it says so.
+//! What control's vLLM driver relies on, asked through the driver itself: of engine-sim, and of the real vLLM.
 
-use std::{env, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::{StreamExt, stream::BoxStream};
 use greenthread_control::engine::{
@@ -15,12 +12,11 @@ use greenthread_core::{event::EngineState, model::SleepMode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::client::PATIENCE;
+
 /// Tokens of an answer that is frozen: enough to be surprised in the middle, even by a look that takes its time on a busy machine. The
 /// engine's longest context is 1,024.
 const TOKENS: u64 = 900;
-
-/// Longest wait for anything here; the real engine on two CPU cores makes about 50 tokens a second.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Longest look at the engine.
 const LOOK: Duration = Duration::from_secs(2);
@@ -32,18 +28,14 @@ struct Subject {
     model: String,
 }
 
-#[tokio::test]
-async fn an_engine_keeps_its_contract() {
-    let Ok(url) = env::var("GREENTHREAD_ENGINE_URL") else {
-        println!("skipped: GREENTHREAD_ENGINE_URL is not set, no engine to test");
-        return;
-    };
-    let model = env::var("GREENTHREAD_ENGINE_MODEL").unwrap_or_else(|_| "tiny".to_owned());
+/// Asks everything of an engine that is awake, idle and used by nobody else. Panics where it behaves differently.
+pub(crate) async fn check(url: &str, model: &str) {
     let url = url.trim_end_matches('/').to_owned();
+    let model = model.to_owned();
     let address: SocketAddr = url
         .trim_start_matches("http://")
         .parse()
-        .expect("GREENTHREAD_ENGINE_URL is http://<ip>:<port>");
+        .expect("the engine's URL is http://<ip>:<port>");
     let http = Http::new(address, Duration::from_secs(2));
     let driver = Vllm::new(http, model.clone(), Duration::from_secs(2));
     let subject = Subject { driver, url, model };
@@ -70,14 +62,14 @@ impl Subject {
         self.until(EngineState::Awake, 0).await;
         let canary = self.driver.canary(preflight.canary, None, PATIENCE);
         canary.await.expect("one token");
-        println!("ok: it introduces itself and generates a token");
+        eprintln!("kept   the driver: it introduces itself and generates a token");
     }
 
     async fn load_tracking_is_provable(&self) {
         let is_proven = self.driver.proves_counts().await.expect("a stream");
         assert!(is_proven, "start it with --enable-server-load-tracking");
         self.until(EngineState::Awake, 0).await;
-        println!("ok: load tracking is provable");
+        eprintln!("kept   the driver: load tracking is provable");
     }
 
     async fn sleeping_and_waking_twice_is_harmless(&self) {
@@ -93,7 +85,7 @@ impl Subject {
             self.wake().await;
             self.until(EngineState::Awake, 0).await;
         }
-        println!("ok: sleeping and waking twice is harmless");
+        eprintln!("kept   the driver: sleeping and waking twice is harmless");
     }
 
     async fn a_frozen_stream_goes_on_after_the_wake(&self) {
@@ -118,7 +110,9 @@ impl Subject {
         let end = (stream.finish_reason(), stream.usage());
         assert_eq!(end, (Some("length".to_owned()), Some(TOKENS)));
         self.until(EngineState::Awake, 0).await;
-        println!("ok: a stream frozen at {frozen_at} of {TOKENS} tokens goes on after the wake");
+        eprintln!(
+            "kept   the driver: a stream frozen at {frozen_at} of {TOKENS} tokens goes on after the wake"
+        );
     }
 
     async fn a_frozen_answer_is_complete_after_the_wake(&self) {
@@ -136,7 +130,7 @@ impl Subject {
             Some(&json!(TOKENS))
         );
         self.until(EngineState::Awake, 0).await;
-        println!("ok: a frozen answer is complete after the wake");
+        eprintln!("kept   the driver: a frozen answer is complete after the wake");
     }
 
     async fn a_request_that_meets_a_sleeping_engine_waits_and_counts(&self) {
@@ -153,7 +147,7 @@ impl Subject {
             assert_eq!(answer.pointer("/usage/completion_tokens"), Some(&json!(4)));
         }
         self.until(EngineState::Awake, 0).await;
-        println!("ok: requests that meet a sleeping engine wait and count");
+        eprintln!("kept   the driver: requests that meet a sleeping engine wait and count");
     }
 
     async fn a_client_that_leaves_a_sleeping_engine_is_not_counted(&self) {
@@ -164,7 +158,7 @@ impl Subject {
         self.until(EngineState::Asleep, 0).await;
         self.wake().await;
         self.until(EngineState::Awake, 0).await;
-        println!("ok: a client that leaves a sleeping engine is not counted");
+        eprintln!("kept   the driver: a client that leaves a sleeping engine is not counted");
     }
 
     async fn abort_truncates(&self) {
@@ -176,7 +170,7 @@ impl Subject {
         self.until(EngineState::Asleep, 0).await;
         self.wake().await;
         self.until(EngineState::Awake, 0).await;
-        println!("ok: abort truncates, with 200");
+        eprintln!("kept   the driver: abort truncates, with 200");
     }
 
     async fn fall_asleep(&self) {
