@@ -38,17 +38,34 @@ pub(super) fn members(group: u32) -> Vec<u32> {
 /// Groups of living processes that carry a variable of their environment for which `is_ours` holds. A mark outlives
 /// the process that was started with it: it is inherited by workers whose parent has died.
 pub(crate) fn marked_groups(is_ours: impl Fn(&[u8]) -> bool) -> Vec<u32> {
-    let marked = |pid: &u32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(&is_ours)
-    };
     let mut groups: Vec<u32> = pids()
-        .filter(marked)
+        .filter(|pid| variables(*pid).iter().any(|variable| is_ours(variable)))
         .filter_map(|pid| Some(look(pid)?.group))
         .collect();
     groups.sort_unstable();
     groups.dedup();
     groups
+}
+
+/// Whether a group has outlived its leader and may be ours: its members carry the variable, or show none, because vLLM's
+/// workers write their title over their environment. While one lives, nobody else gets the leader's number.
+pub(super) fn is_left_behind(group: u32, is_ours: impl Fn(&[u8]) -> bool) -> bool {
+    let members = members(group);
+    let may_be_ours = |pid: &u32| {
+        let variables = variables(*pid);
+        variables.is_empty() || variables.iter().any(|variable| is_ours(variable))
+    };
+    look(group).is_none() && !members.is_empty() && members.iter().all(may_be_ours)
+}
+
+/// What a process shows of its environment.
+fn variables(pid: u32) -> Vec<Vec<u8>> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let parts = environment.split(|byte| *byte == 0);
+    parts
+        .filter(|part| part.contains(&b'='))
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 /// Sends a signal to every process of a group; whether anyone was there is not told.

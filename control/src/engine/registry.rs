@@ -43,6 +43,11 @@ impl Record {
         self.boot == proc::boot()
             && proc::look(self.pid).is_some_and(|process| process.start == self.start)
     }
+
+    /// Whether the recorded process still runs, or has died and left workers behind. `is_ours`: the variable that marks them.
+    fn has_processes(&self, is_ours: impl Fn(&[u8]) -> bool) -> bool {
+        self.lives() || (self.boot == proc::boot() && proc::is_left_behind(self.pid, is_ours))
+    }
 }
 
 /// The records of one state folder, by row id. The file follows every change at once.
@@ -98,8 +103,10 @@ impl Registry {
     /// Groups of all living processes of a model: the recorded one, and any that carry its mark.
     pub fn groups(&self, id: &str) -> Vec<u32> {
         let mark = format!("{MARK}={}", self.mark(id));
-        let mut groups = proc::marked_groups(|variable| variable == mark.as_bytes());
-        groups.extend(self.get(id).filter(Record::lives).map(|record| record.pid));
+        let is_ours = |variable: &[u8]| variable == mark.as_bytes();
+        let mut groups = proc::marked_groups(is_ours);
+        let recorded = self.get(id).filter(|record| record.has_processes(is_ours));
+        groups.extend(recorded.map(|record| record.pid));
         groups
     }
 
@@ -116,11 +123,12 @@ impl Registry {
 /// once control itself is dead: needs no runtime. Takes up to twice [`PATIENCE`].
 pub fn end_all(state: &Path) {
     let mark = format!("{MARK}={}", prefix(state));
+    let is_ours = |variable: &[u8]| variable.starts_with(mark.as_bytes());
     let recorded = read(state)
         .into_values()
-        .filter(Record::lives)
+        .filter(|record| record.has_processes(is_ours))
         .map(|record| record.pid);
-    let marked = proc::marked_groups(|variable| variable.starts_with(mark.as_bytes()));
+    let marked = proc::marked_groups(is_ours);
     let groups: BTreeSet<u32> = recorded.chain(marked).collect();
     proc::end_groups(&groups.into_iter().collect::<Vec<_>>(), PATIENCE);
 }
@@ -179,6 +187,41 @@ mod tests {
         assert_eq!(again.all(), BTreeMap::from([("b.2".into(), record(2))]));
         fs::write(state.join(FILE), "{ half").expect("write");
         assert!(Registry::load(&state).all().is_empty());
+        fs::remove_dir_all(state).expect("clean up");
+    }
+
+    /// A worker whose server is dead: its record, once the server has ended.
+    fn orphan(registry: &Registry, id: &str, worker: &str) -> Record {
+        use std::os::unix::process::CommandExt;
+        let mut server = std::process::Command::new("sh")
+            .args(["-c", &format!("{worker} & read line")])
+            .env(MARK, registry.mark(id))
+            .stdin(std::process::Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("a shell");
+        let record = record(server.id());
+        while proc::members(record.pid).len() < 2 {
+            std::thread::yield_now();
+        }
+        drop(server.stdin.take());
+        server.wait().expect("it ends");
+        record
+    }
+
+    #[test]
+    fn workers_without_their_server_are_found() {
+        let state = super::super::test_folder("orphans");
+        let registry = Registry::load(&state);
+        let check = |worker, is_found| {
+            let record = orphan(&registry, "a.1", worker);
+            registry.put("a.1", record.clone()).expect("write");
+            assert_eq!(registry.groups("a.1").contains(&record.pid), is_found);
+            proc::signal(record.pid, rustix::process::Signal::KILL);
+        };
+        check("exec sleep 60", true);
+        check("exec env -i sleep 60", true);
+        check("exec env -i ANOTHER=1 sleep 60", false);
         fs::remove_dir_all(state).expect("clean up");
     }
 
