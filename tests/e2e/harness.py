@@ -56,7 +56,7 @@ def wait_until(condition: typing.Callable[[], typing.Any], what: str, timeout: f
 
 @dataclasses.dataclass
 class Model:
-    """One model of a test's fleet; its engine is an engine-sim that control starts."""
+    """One model of a test's fleet; its engine is an engine-sim that control starts, unless `command` or `url` names another."""
 
     name: str
     served: str = ""
@@ -68,6 +68,8 @@ class Model:
     sim: tuple[str, ...] = ()  # options and their values, in turn; they replace the ones below
     extra: str = ""
     url: str = ""
+    command: tuple[str, ...] = ()  # placeholders as in a fleet file
+    env: tuple[tuple[str, str], ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -83,6 +85,9 @@ class Model:
             lines.append(f"  prefixes: [{', '.join(self.prefixes)}]")
         if self.url:
             lines.append(f"  engine: {{type: vllm, url: '{self.url}'}}")
+        elif self.command:
+            engine = {"type": "vllm", "port": self.port, "command": list(self.command), "env": dict(self.env)}
+            lines.append(f"  engine: {json.dumps(engine)}")
         else:
             options = {"--port": '"{port}"', "--model": f'"{served}"', "--weights": f"{self.awake - self.asleep}GiB", "--residual": f"{self.asleep}GiB"}
             options |= {"--gpu-dir": '"{state}/gpu"', "--gpu": '"{gpu}"', "--gpu-memory": '"{gpu-memory}"', "--cold-start": "300ms"}
@@ -119,6 +124,7 @@ class Stack:
         self.state = folder / "state"
         self.output = folder / "up.log"
         self.process: subprocess.Popen | None = None
+        self.groups: set[int] = set()
         self.client = self.new_client()
 
     def new_client(self) -> httpx.Client:
@@ -183,6 +189,7 @@ class Stack:
     def stop(self) -> None:
         """Ends everything; fails when something stayed behind."""
         self.client.close()
+        self.groups |= self.engine_groups()
         if self.process is None:
             return
         if self.process.poll() is None:
@@ -205,18 +212,26 @@ class Stack:
     # -- processes
 
     def processes(self) -> list[tuple[int, str]]:
-        """Every process that has this stack's folder in its command line: control, Envoy, engines, reaper."""
+        """Every process that has this stack's folder in its command line (control, Envoy, engine-sims, reaper), and every engine's group."""
+        self.groups |= self.engine_groups()
         found = []
         for entry in pathlib.Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                    state, _, group = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:3]
                 except OSError:
                     continue
-                if str(self.folder) in command and state != "Z":
+                if (str(self.folder) in command or int(group) in self.groups) and state != "Z":
                     found.append((int(entry.name), command))
         return found
+
+    def engine_groups(self) -> set[int]:
+        """Process groups of the engines that control runs now; vLLM's workers hide command line and environment."""
+        try:
+            return {record["pid"] for record in json.loads((self.state / "engines.json").read_text()).values()}
+        except (OSError, ValueError):
+            return set()
 
     def pid_of(self, pattern: str) -> int | None:
         return next((pid for pid, command in self.processes() if re.search(pattern, command)), None)
@@ -228,7 +243,7 @@ class Stack:
         return self.pid_of(r"envoy\b.* (-c|--config-path) ")
 
     def engine_pid(self, name: str) -> int | None:
-        return self.pid_of(rf"engine-sim .*--port {self.model(name).port}\b")
+        return self.pid_of(rf" --port {self.model(name).port}\b")
 
     # -- what the product says
 

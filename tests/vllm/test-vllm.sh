@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # What GreenThread relies on in vLLM, asked of a real one: installs it (once), starts it, runs the suites, stops it whatever happens.
-# usage: test-vllm.sh
-#   GREENTHREAD_VLLM_CACHE   where it is installed (default: .cache/vllm)
+# usage: test-vllm.sh PYTHON     one with tests/e2e/requirements.txt; `make test-vllm` has it, builds what is tested, and names it in
+#                                ENVOY, GREENTHREAD_BINARIES and GREENTHREAD_MODULE
+#   GREENTHREAD_VLLM_CACHE       where vLLM is installed (default: .cache/vllm)
 set -euo pipefail
 
+python=$(realpath -s "${1:?usage: test-vllm.sh PYTHON}")
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-cache=${GREENTHREAD_VLLM_CACHE:-$root/.cache/vllm}
+cache=$(realpath -m "${GREENTHREAD_VLLM_CACHE:-$root/.cache/vllm}")
 start_seconds=300
 engines=()
 
@@ -58,19 +60,23 @@ wait_for() {
   exit 1
 }
 
+began=$SECONDS
+step() {
+  echo "$1 ($((SECONDS - began)) s)" >&2
+}
+
+step "1. vLLM is installed in $cache, unless it is there"
 bash "$here/install.sh" "$cache"
+step "2. vLLM starts"
 port=$(free_port)
 start "$port" "$cache/serve.log"
 wait_for "$port" "$cache/serve.log" "${engines[0]}"
-
+export GREENTHREAD_VLLM_DIR=$cache GREENTHREAD_VLLM_URL=http://127.0.0.1:$port GREENTHREAD_VLLM_MODEL=tiny
 cd "$root"
 
-echo "1. vLLM's HTTP API, and that engine-sim answers alike" >&2
-GREENTHREAD_VLLM_URL=http://127.0.0.1:$port GREENTHREAD_VLLM_MODEL=tiny \
-  cargo test --package greenthread-tests --test engine_contract -- --nocapture
+step "3. its HTTP API, raw and through control's driver"
+cargo test --locked --quiet --package greenthread-tests --test engine_contract vllm_keeps_the_contract -- --nocapture
 
-echo "2. control's driver" >&2
-GREENTHREAD_ENGINE_URL=http://127.0.0.1:$port GREENTHREAD_ENGINE_MODEL=tiny \
-  cargo test --package greenthread-control --test engine_contract -- --nocapture
-
-# Further steps with the real engine go here; `start` and `wait_for` start more engines.
+step "4. the whole path: two more of them take turns behind Envoy, and this one is attached to"
+"$python" -m pytest -p no:cacheprovider -s --durations=0 tests/e2e/test_vllm.py
+step "all of it passed"
