@@ -1,6 +1,7 @@
 //! `greenthread up`: starts control, then Envoy, keeps both running, and takes them down in order. It decides nothing about models.
 
 use std::{
+    env,
     io::{self, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -148,11 +149,17 @@ struct Recipes {
 
 fn recipes(file: &Path, fleet: &Fleet, found: &Found, program: PathBuf) -> Recipes {
     let text = |path: &Path| path.to_string_lossy().into_owned();
+    // Under a supervisor people read control's sentences; its log lines are for who asks for them.
+    let log = env::var("GREENTHREAD_LOG").unwrap_or_else(|_| "warn".to_owned());
     let control = Recipe {
         name: "control",
         program,
         arguments: vec!["serve".to_owned(), text(file)],
-        environment: vec![(MARK, mark()), ("GREENTHREAD_MODULE", text(&found.module))],
+        environment: vec![
+            (MARK, mark()),
+            ("GREENTHREAD_MODULE", text(&found.module)),
+            ("GREENTHREAD_LOG", log),
+        ],
         log: None,
     };
     let concurrency = fleet.gateway.concurrency.to_string();

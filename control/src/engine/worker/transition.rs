@@ -285,9 +285,7 @@ impl Worker {
         let result = match state {
             // Who does not even answer will not sleep either, and whoever waits for it should know soon.
             EngineState::Gone | EngineState::Broken | EngineState::Silent => Err(trouble.clone()),
-            EngineState::Awake | EngineState::Asleep => {
-                self.driver().sleep(SleepMode::Keep).await
-            }
+            EngineState::Awake | EngineState::Asleep => self.driver().sleep(SleepMode::Keep).await,
         };
         match result {
             Ok(()) => self.failed(Trouble::Definite(trouble.to_string())).await,
