@@ -387,16 +387,20 @@ class Wave:
 
     async def _one(self, gate: asyncio.Semaphore) -> Reply:
         try:
-            async with asyncio.timeout(self.timeout):
-                async with gate:
-                    reader, writer = await asyncio.open_connection("127.0.0.1", self.stack.port)
-                    writer.write(self.request)
-                    await writer.drain()
-                raw = await read_reply(reader)
-                writer.close()
-        except (OSError, TimeoutError) as error:
+            return parse_reply(await asyncio.wait_for(self._exchange(gate), self.timeout))
+        except (OSError, asyncio.TimeoutError) as error:
             return Reply(0, {}, b"", repr(error))
-        return parse_reply(raw)
+
+    async def _exchange(self, gate: asyncio.Semaphore) -> bytes:
+        async with gate:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.stack.port)
+        try:
+            writer.write(self.request)
+            await writer.drain()
+            return await read_reply(reader)
+        finally:
+            # A client that gives up goes away at once.
+            writer.close()
 
 
 async def read_reply(reader: asyncio.StreamReader) -> bytes:

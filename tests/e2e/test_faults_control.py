@@ -170,7 +170,7 @@ def test_control_stopped_for_a_minute(fragile):
     check_all_served(strict.requests)
     check_all_served(traffic.requests)
     slowest = sorted(request.took for request in traffic.requests)
-    assert slowest[len(slowest) * 99 // 100] < 1.0, f"p99 {slowest[len(slowest) * 99 // 100]:.2f} s, longest {slowest[-1]:.2f} s"
+    assert slowest[len(slowest) * 99 // 100] < 2.0, f"p99 {slowest[len(slowest) * 99 // 100]:.2f} s, longest {slowest[-1]:.2f} s"
     stream.check()
     after = {name: fragile.sim(name) for name in before}
     assert {name: after[name]["wakes"] - before[name]["wakes"] for name in before} == {"alpha": 0, "beta": 1, "strict": 0}

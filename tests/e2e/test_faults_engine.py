@@ -134,7 +134,11 @@ def test_a_wake_that_fails_is_one_clear_error_and_is_tried_again_later(liar, fau
     replies = chats(liar, "liar", 10).run()
     assert statuses(replies) == {503: 10}
     assert {reply.headers["x-greenthread-reason"] for reply in replies} == {"wake_failed"}
-    liar.clear_faults("liar")
+    if fault == "wake_500":
+        liar.clear_faults("liar")
+    else:
+        # Control ends an engine that answers nothing; its successor has no faults.
+        wait_until(lambda: not liar.engine_answers("liar"), "control ends it")
     served_in_the_end(liar, "liar")
 
 

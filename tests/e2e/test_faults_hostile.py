@@ -232,15 +232,15 @@ def test_random_bytes_do_no_harm(unharmed):
         payload = bytearray(chance.choice(good))
         for _ in range(chance.randrange(1, 12)):
             at = chance.randrange(len(payload))
-            match chance.randrange(4):
-                case 0:
-                    payload[at] = chance.randrange(256)
-                case 1:
-                    del payload[at:at + chance.randrange(1, 20)]
-                case 2:
-                    payload[at:at] = chance.randbytes(chance.randrange(1, 20))
-                case _:
-                    payload[at:at] = payload[at:at + 30] * chance.randrange(1, 50)
+            kind = chance.randrange(4)
+            if kind == 0:
+                payload[at] = chance.randrange(256)
+            elif kind == 1 and len(payload) > 20:
+                del payload[at:at + chance.randrange(1, 20)]
+            elif kind == 2:
+                payload[at:at] = chance.randbytes(chance.randrange(1, 20))
+            else:
+                payload[at:at] = payload[at:at + 30] * chance.randrange(1, 50)
         return bytes(payload)
 
     answers = exchange_all(unharmed, [mutated() for _ in range(RANDOM_REQUESTS)])
