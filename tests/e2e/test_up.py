@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 
 import pytest
 
@@ -18,10 +17,15 @@ def one(make_stack):
     return make_stack([Model("alpha")])
 
 
+def ctrl_c(stack):
+    """As a terminal sends it: to every process of the foreground group."""
+    os.killpg(stack.process.pid, signal.SIGINT)
+
+
 def test_the_first_ctrl_c_lets_requests_end(one):
     streams = Streams(one, "alpha", count=3, tokens=300)
     wait_until(lambda: one.status("alpha")["queue"]["inFlight"] == 3, "streams are on their way")
-    one.process.send_signal(signal.SIGINT)
+    ctrl_c(one)
     streams.check()
     assert one.process.wait(20) == 0
     wait_until(lambda: not one.processes(), "nothing stays behind")
@@ -31,9 +35,9 @@ def test_the_first_ctrl_c_lets_requests_end(one):
 def test_the_second_ctrl_c_stops_at_once(one):
     stream = Wave(one, 1, "/alpha/v1/chat/completions", chat_body("alpha", stream=True, max_tokens=20_000)).start()
     wait_until(lambda: one.status("alpha")["queue"]["inFlight"] == 1, "a long stream is on its way")
-    one.process.send_signal(signal.SIGINT)
+    ctrl_c(one)
     wait_until(lambda: "Draining" in one.tail(), "it drains")
-    one.process.send_signal(signal.SIGINT)
+    ctrl_c(one)
     one.process.wait(12)
     assert stream_text(stream.result(10)[0].body)[1] is False, "the stream was cut"
     wait_until(lambda: not one.processes(), "nothing stays behind")
