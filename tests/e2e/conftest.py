@@ -7,9 +7,9 @@ from harness import Model, Stack
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """Four models on one simulated GPU on which two fit."""
+    """Four models on one simulated GPU on which two fit. Drains last as long as the requests: no test depends on the machine's speed."""
     models = [Model("alpha"), Model("beta"), Model("gamma"), Model("whisper", prefixes=("team-a/whisper",))]
-    running = Stack(tmp_path_factory.mktemp("stack"), models)
+    running = Stack(tmp_path_factory.mktemp("stack"), models, sleep={"drainTimeout": "20s"})
     try:
         yield running.start()
     finally:

@@ -56,11 +56,12 @@ def test_documents_of_a_sleeping_model(stack):
 
 def test_documents_of_a_waking_model(stack):
     stack.sleep_now("alpha")
-    stack.faults("alpha", slow_wake_ms=1500)
+    stack.faults("alpha", hang_wake=True)
     held = Wave(stack, 3, "/alpha/v1/chat/completions", chat_body("alpha")).start()
     stack.wait_state("alpha", "waking")
     check_documents(stack, "alpha", "waking")
     assert stack.status("alpha")["state"] == "waking"
+    stack.no_faults()
     assert {reply.status for reply in held.result(30)} == {200}
 
 
@@ -75,7 +76,7 @@ def test_documents_of_a_serving_model_with_its_number_in_flight(stack):
 
 def test_documents_of_a_draining_model_and_of_one_that_goes_to_sleep(stack):
     stack.wake_now("alpha")
-    stack.faults("alpha", slow_sleep_ms=1500)
+    stack.faults("alpha", hang_sleep=True)
     streams = Streams(stack, "alpha", count=1, tokens=150)
     wait_until(lambda: stack.status("alpha")["queue"]["inFlight"] == 1, "the stream is on its way")
     stack.operator("alpha", "sleep").raise_for_status()
@@ -85,6 +86,7 @@ def test_documents_of_a_draining_model_and_of_one_that_goes_to_sleep(stack):
     # What other workers have in flight is known by their last heartbeat.
     wait_until(lambda: stack.status("alpha")["queue"] == {"inFlight": 0, "barriered": False}, "the engine is told to sleep")
     check_documents(stack, "alpha", "deactivating", barriered=False, in_flight=0)
+    stack.no_faults()
     stack.wait_state("alpha", "sleeping")
 
 
@@ -204,11 +206,12 @@ def test_503_at_the_barrier_and_success_on_retry(stack):
 def test_a_held_request_stays_held_when_a_barrier_rises(stack):
     """An operator's sleep arrives while the model wakes: it drains as soon as it is awake, and is woken again for who waits."""
     stack.sleep_now("alpha")
-    stack.faults("alpha", slow_wake_ms=800)
+    stack.faults("alpha", hang_wake=True)
     before = stack.sim("alpha")
     held = Wave(stack, 20, "/alpha/v1/chat/completions", chat_body("alpha")).start()
-    stack.wait_state("alpha", "waking")
+    wait_until(lambda: stack.figures("alpha")["held"] == 20, "all are held")
     stack.operator("alpha", "sleep").raise_for_status()
+    stack.no_faults()
     replies = held.result(60)
     assert {(reply.status, reply.error) for reply in replies} == {(200, "")}
     assert stack.sim("alpha")["requests_asleep"] == before["requests_asleep"]
