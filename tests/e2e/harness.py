@@ -150,7 +150,7 @@ class Stack:
 
     def start(self, wait: bool = True) -> "Stack":
         self.write()
-        environment = {**os.environ, "PATH": f"{BINARIES}:{os.environ['PATH']}"}
+        environment = {"GREENTHREAD_LOG": "info", **os.environ, "PATH": f"{BINARIES}:{os.environ['PATH']}"}
         with self.output.open("ab") as output:
             self.process = subprocess.Popen([BINARIES / "greenthread", "up", self.file], stdout=output, stderr=subprocess.STDOUT,
                                             stdin=subprocess.DEVNULL, cwd=self.folder, env=environment, start_new_session=True)

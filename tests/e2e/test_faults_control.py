@@ -151,7 +151,7 @@ def test_control_stopped_for_a_minute(fragile):
     """Serving `flow` models do not notice; a `hold` model holds; requests for a sleeping model wait; all are answered in the end."""
     arrange(fragile, awake=("alpha", "strict"), asleep=("beta", "gamma"))
     before, pids = {name: fragile.sim(name) for name in ("alpha", "beta", "strict")}, engine_pids(fragile)
-    stream = Streams(fragile, "alpha", count=2, tokens=11_000)
+    stream = Streams(fragile, "alpha", count=2, tokens=8_000)
     control = fragile.control_pid()
     with Traffic(fragile, "alpha") as traffic:
         wait_until(lambda: traffic.answered() > 50, "traffic runs")

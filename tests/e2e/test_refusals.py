@@ -47,7 +47,7 @@ def check_all(stack, name, status, reason, **headers):
 
 def test_draining(stack):
     stack.wake_now("alpha")
-    streams = Streams(stack, "alpha", count=1, tokens=300)
+    streams = Streams(stack, "alpha", count=1, tokens=1_000)
     wait_until(lambda: stack.status("alpha")["queue"]["inFlight"] == 1, "the stream is on its way")
     stack.operator("alpha", "sleep").raise_for_status()
     wait_until(lambda: stack.status("alpha")["queue"]["barriered"], "the barrier is up")
