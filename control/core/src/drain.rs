@@ -64,11 +64,29 @@ impl Core {
         } else if count != Count::NotYet {
             self.set_count(id, Count::NotYet);
         }
-        // 4. The drain ran out.
-        if now >= deadline {
+        // 4. The drain ran out, perhaps while nobody was allowed to sleep: an answer that is due may still say that nothing is left.
+        let end = deadline.max(self.answer_by(id));
+        if now >= end {
             self.drain_ran_out(now, id, waiting.all_acknowledged, effects);
         } else {
-            self.wake_at(Some(deadline));
+            self.wake_at(Some(end));
+        }
+    }
+
+    /// Until when it is waited for what the engine says: its answer is due, or it said zero and is asked once more. The beginning
+    /// of time otherwise.
+    fn answer_by(&self, id: &ModelId) -> Millis {
+        match self.models.get(id).map(|state| &state.phase) {
+            Some(Phase::Draining {
+                count:
+                    Count::Asked { at, .. }
+                    | Count::AgainAt {
+                        at,
+                        confirming: true,
+                    },
+                ..
+            }) => *at + COUNT_TIMEOUT,
+            Some(_) | None => Millis(0),
         }
     }
 
@@ -158,8 +176,12 @@ impl Core {
             Count::NotYet => ask(self, false, effects),
             Count::AgainAt { at, confirming } if now >= at => ask(self, confirming, effects),
             Count::AgainAt { at, .. } => self.wake_at(Some(at)),
-            Count::Asked { at, .. } if now >= at + COUNT_TIMEOUT => ask(self, false, effects),
-            Count::Asked { at, .. } => self.wake_at(Some(at + COUNT_TIMEOUT)),
+            Count::Asked { at, .. } if now < at + COUNT_TIMEOUT => {
+                self.wake_at(Some(at + COUNT_TIMEOUT))
+            }
+            // Not asked again at the end of the drain, so that an engine that never answers does not prolong it for ever.
+            Count::Asked { .. } if now >= deadline => {}
+            Count::Asked { .. } => ask(self, false, effects),
         }
     }
 

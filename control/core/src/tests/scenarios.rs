@@ -209,6 +209,60 @@ fn the_count_is_asked_for_after_the_last_zero() {
 }
 
 #[test]
+fn a_drain_that_ends_while_nobody_may_sleep_still_asks_whether_anything_is_left() {
+    let mut model = spec("a");
+    model.drain_timeout = Millis(2_000);
+    model.on_drain_timeout = OnDrainTimeout::Cancel;
+    model.caps.lossless = false;
+    let mut bench = Bench::new(&[model], EngineState::Awake);
+    bench.run(2_500);
+    bench.hello("g1", 1);
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    // A predecessor's leases may run until lease + margin; the drain has ended by then.
+    bench.run(6_000);
+    assert_eq!(bench.phase("a"), "Draining");
+    bench.run(4_000);
+    assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
+    assert!(
+        !bench.sentences().contains("still busy"),
+        "{}",
+        bench.sentences()
+    );
+}
+
+#[test]
+fn an_engine_that_never_says_its_count_does_not_prolong_a_drain_for_ever() {
+    let mut bench = Bench::ready(&["a"]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    assert_eq!(
+        bench.phase("a"),
+        "Asleep",
+        "an engine that answers sleeps at once"
+    );
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Wake,
+    });
+    bench.run(1_000);
+    bench.answering = false;
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    bench.run(29_000);
+    assert_eq!(bench.phase("a"), "Draining");
+    assert!(names(&bench.run(5_000)).contains(&"sleep a Keep".to_owned()));
+}
+
+#[test]
 fn idle_models_sleep_and_demand_takes_an_idle_drain_back() {
     let mut bench = Bench::ready(&["a"]);
     bench.figures("g1", "a", 0, 1);
