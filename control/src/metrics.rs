@@ -57,6 +57,18 @@ fn control(page: &mut Page, overview: &Overview) {
         overview.overflowed_streams,
     );
     page.family(
+        "gpu_info",
+        "gauge",
+        "Where figures of memory come from: simulated, or declared when nobody measures.",
+    );
+    for (gpu, memory) in overview.gpus.iter().enumerate() {
+        page.sample(
+            "gpu_info",
+            &[("gpu", &gpu.to_string()), ("source", &memory.source)],
+            1,
+        );
+    }
+    page.family(
         "gpu_reserved_bytes",
         "gauge",
         "GPU memory reserved by models.",

@@ -52,6 +52,8 @@ pub struct Gpu {
     pub reserved_bytes: u64,
     /// What models may use.
     pub capacity_bytes: u64,
+    /// Where sizes of models come from: "simulated", or "declared", when nobody measures.
+    pub source: String,
 }
 
 /// One gate.

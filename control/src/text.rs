@@ -26,9 +26,15 @@ pub fn fleet(overview: &Overview) -> String {
     text.push('\n');
     for (gpu, memory) in overview.gpus.iter().enumerate() {
         text.push_str(&format!(
-            "GPU {gpu}: {} of {} reserved\n",
+            "GPU {gpu}: {} of {} reserved{}\n",
             Bytes(memory.reserved_bytes),
-            Bytes(memory.capacity_bytes)
+            Bytes(memory.capacity_bytes),
+            // What is declared must not look like what was measured.
+            if memory.source == "declared" {
+                ", as declared: nobody measures"
+            } else {
+                ""
+            }
         ));
     }
     let readiness = &overview.readiness;
@@ -226,6 +232,7 @@ mod tests {
             gpus: vec![Gpu {
                 reserved_bytes: 17 << 30,
                 capacity_bytes: 40 << 30,
+                source: "declared".into(),
             }],
             readiness: Readiness::of(true, [1, 2, 3].into_iter(), 3),
             models: vec![serving, failed],
@@ -236,7 +243,7 @@ MODEL       STATE                   IN FLIGHT  HELD  FROZEN  MEMORY    SINCE   L
 llama-3-8b  serving                 3          0     0       16.0 GiB  41.0 s  10:03:07 woken: 1 request waits
 qwen        sleeping (wake_failed)  0          0     0       1.0 GiB   41.0 s
 
-GPU 0: 17.0 GiB of 40.0 GiB reserved
+GPU 0: 17.0 GiB of 40.0 GiB reserved, as declared: nobody measures
 gates: 3 of 3 have the table; term 4
 
 qwen: its wake failed: out of memory. It is tried again by itself after a pause; the engine's output is in state/logs/qwen.log; \

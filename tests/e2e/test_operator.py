@@ -155,6 +155,7 @@ def test_metrics_agree_with_what_happened(stack):
     assert sum(value for key, value in after.items() if key.startswith('greenthread_model_state{model="alpha"')) == 1
     assert after['greenthread_request_wait_seconds_bucket{model="alpha",le="+Inf"}'] == after['greenthread_request_wait_seconds_count{model="alpha"}']
     reserved = sum(value for key, value in after.items() if key.startswith("greenthread_model_reserved_bytes"))
+    assert after['greenthread_gpu_info{gpu="0",source="simulated"}'] == 1
     assert reserved == after['greenthread_gpu_reserved_bytes{gpu="0"}'] <= after['greenthread_gpu_capacity_bytes{gpu="0"}'] == stack.gpu << 30
 
 

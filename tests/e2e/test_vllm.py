@@ -165,8 +165,9 @@ def test_both_boot_are_measured_and_sleep(pair):
     for name in ("alpha", "beta"):
         pair.wait_state(name, "sleeping", START)
         assert is_asleep(pair, name)
-        for sentence in decisions(pair, name):
-            say(f"{name}: {sentence}")
+        sentences = decisions(pair, name)
+        assert any("measured: 8.0 GiB awake, 1.0 GiB asleep (as declared)" in sentence for sentence in sentences), sentences
+        say(f"{name}: {'; '.join(sentences)}")
     footprints = json.loads((pair.state / "footprints.json").read_text())
     assert len(footprints) == 2
     say(f"footprints: {footprints}")
@@ -226,6 +227,7 @@ def test_a_sleeping_model_is_looked_at_and_sleeps_on(pair):
     shown = subprocess.run([BINARIES / "greenthread", "status", "--control", pair.control], capture_output=True, text=True, timeout=30, check=True).stdout
     assert [line.split()[:2] for line in shown.splitlines()[1:3]] == [["alpha", "sleeping"], ["beta", "serving"]], shown
     say(f"greenthread status\n{shown}")
+    assert "9.0 GiB of 10.0 GiB reserved, as declared" in shown, "nobody measured it, and it says so"
     assert pair.status("alpha")["state"] == "sleeping" and is_asleep(pair, "alpha")
     assert pair.figures("alpha")["transitions"]["wakes"] == wakes
 

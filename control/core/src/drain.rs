@@ -5,6 +5,7 @@ use crate::{
     effect::Effect,
     event::{EngineState, Observation},
     ids::{Epoch, Millis, ModelId},
+    looks::BROKEN,
     model::{OnDrainTimeout, OnLeaseEnd, SleepMode},
     phase::{Boot, Cause, Count, Phase},
     schedule::counted,
@@ -208,9 +209,7 @@ impl Core {
         let lossless = state.spec.caps.lossless;
         match (seen.state, seen.count) {
             (EngineState::Gone, _) => self.engine_gone(now, id, "it refuses connections", effects),
-            (EngineState::Broken, _) => {
-                self.end_engine(now, id, "it says that it sleeps and is not paused", effects)
-            }
+            (EngineState::Broken, _) => self.end_engine(now, id, BROKEN, effects),
             (EngineState::Awake, Some(0)) => {
                 let silence = self.silence(id, &cause);
                 let waiting = self.gates.waiting(now, id, epoch, silence);

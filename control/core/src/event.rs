@@ -29,7 +29,7 @@ pub enum EngineState {
     Asleep,
     /// Its process has ended or its port is closed.
     Gone,
-    /// It contradicts itself (asleep and not paused): only a restart helps.
+    /// Its server says that the engine behind it is dead, or it contradicts itself (asleep and not paused): only a restart helps.
     Broken,
     /// It did not answer in time.
     Silent,

@@ -13,6 +13,9 @@ use crate::{
 const SILENT_LOOKS: u32 = 5;
 /// An engine that an earlier life left without an answer may take so long to end what it was told: the longest wake by default.
 const UNANSWERED_FOR: Millis = Millis(120_000);
+/// Why a broken engine is ended.
+pub(crate) const BROKEN: &str =
+    "it says that it is dead, or that it sleeps and computes: its memory is undefined";
 
 impl Core {
     /// A look at an engine.
@@ -181,12 +184,7 @@ impl Core {
                 );
             }
             EngineState::Gone => self.engine_gone(now, id, "it refuses connections", effects),
-            EngineState::Broken => self.end_engine(
-                now,
-                id,
-                "it says that it sleeps and is not paused: its memory is undefined",
-                effects,
-            ),
+            EngineState::Broken => self.end_engine(now, id, BROKEN, effects),
             EngineState::Silent if state.silent >= SILENT_LOOKS && state.spec.caps.restartable => {
                 self.end_engine(now, id, "it has not answered for several looks", effects);
             }
@@ -225,12 +223,7 @@ impl Core {
             }
             EngineState::Gone if matches!(state.resident, Resident::Stopped) => {}
             EngineState::Gone => self.engine_gone(now, id, "it refuses connections", effects),
-            EngineState::Broken => self.end_engine(
-                now,
-                id,
-                "it says that it sleeps and is not paused: its memory is undefined",
-                effects,
-            ),
+            EngineState::Broken => self.end_engine(now, id, BROKEN, effects),
             EngineState::Silent if state.silent >= SILENT_LOOKS && state.spec.caps.restartable => {
                 self.end_engine(now, id, "it has not answered for several looks", effects);
             }

@@ -118,8 +118,13 @@ impl Core {
                     let (awake, asleep, sleep) =
                         (state.spec.awake, state.spec.asleep, state.learned.sleep);
                     effects.push(Effect::Footprint { model: id.clone() });
+                    let declared = if memory.is_some() {
+                        ""
+                    } else {
+                        " (as declared)"
+                    };
                     let sentence = format!(
-                        "measured: {awake} awake, {asleep} asleep, sleeps in {sleep}, wakes in {}",
+                        "measured: {awake} awake, {asleep} asleep{declared}, sleeps in {sleep}, wakes in {}",
                         Millis(took)
                     );
                     self.enter(now, id, Phase::Booting(Boot::Started));

@@ -34,6 +34,7 @@ impl Driver {
                 .map(|(reserved, capacity)| overview::Gpu {
                     reserved_bytes: reserved.0,
                     capacity_bytes: capacity.0,
+                    source: self.engines.memory_source().to_owned(),
                 })
                 .collect(),
             gates: gates

@@ -195,6 +195,11 @@ impl Engines {
         self.lock().get(model)?.worker.card()
     }
 
+    /// The word for where figures of memory come from.
+    pub fn memory_source(&self) -> &'static str {
+        self.settings.oracle.name()
+    }
+
     /// Persists what was measured of a model (`Effect::Footprint`). Blocks for a small write; one caller at a time.
     pub fn save_footprint(&self, model: &ModelId) -> io::Result<()> {
         match self.lock().get(model).cloned() {
