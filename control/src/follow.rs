@@ -89,7 +89,7 @@ impl Follower {
                 }
             };
             if steps.is_empty() {
-                tracing::info!("the fleet file says what is in force already");
+                say("fleet file read again: it says what is in force already");
                 continue;
             }
             say(&format!("fleet file taken over: {}", summary(&steps)));

@@ -2,7 +2,7 @@
 //! of them holds, so that hold limits count over all workers.
 //!
 //! Every gate writes only its own entries. The list of gates is written without compare-and-swap: each gate looks every
-//! second whether it still stands there, so that an update lost to another writer is repaired.
+//! second whether it still stands there, however much else it writes, so that an update lost to another writer is repaired.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +18,8 @@ const FRESH: Millis = Millis(3_000);
 const FORGOTTEN: Millis = Millis(60_000);
 /// How often the list is looked at and the own entry renewed.
 const RENEWAL: Millis = Millis(1_000);
+/// How soon a gate that did not stand on the list looks again: the gates of a process start, and write, at the same moment.
+const JOINING: Millis = Millis(50);
 
 /// What a decision can ask its host for. Implemented by the host in Envoy, by kept headers, and by tests.
 pub trait Surroundings {
@@ -46,6 +48,7 @@ pub struct Sharing {
     rows: BTreeMap<RowId, u64>,
     totals: (u64, u64),
     written: Option<Millis>,
+    look_at: Millis,
 }
 
 impl Sharing {
@@ -57,11 +60,16 @@ impl Sharing {
             rows: BTreeMap::new(),
             totals: (0, 0),
             written: None,
+            look_at: Millis(0),
         }
     }
 
-    /// When the own entry has to be renewed.
+    /// When the own entry has to be renewed, or the list looked at.
     pub fn due(&self) -> Millis {
+        self.entry_due().min(self.look_at)
+    }
+
+    fn entry_due(&self) -> Millis {
         self.written
             .map_or(Millis(0), |written| written.plus(RENEWAL))
     }
@@ -120,7 +128,7 @@ impl Sharing {
             }
         }
         let totals = (hold.len(), hold.bytes());
-        if totals != self.totals || now >= self.due() {
+        if totals != self.totals || now >= self.entry_due() {
             let value = bytes_of([totals.0, totals.1, now.0]);
             effects.push(Effect::Share {
                 key: totals_key(&self.gate),
@@ -131,7 +139,7 @@ impl Sharing {
         }
     }
 
-    /// Once per renewal: reads the list of gates, takes silent ones off it and puts itself on it.
+    /// When it is time: reads the list of gates, takes silent ones off it and puts itself on it.
     pub fn renew(
         &mut self,
         now: Millis,
@@ -139,13 +147,14 @@ impl Sharing {
         around: &dyn Surroundings,
         effects: &mut Vec<Effect>,
     ) {
-        if now >= self.due() {
+        if now >= self.look_at {
             let list = around.shared(GATES_KEY).unwrap_or_default();
             let listed: Vec<String> = String::from_utf8_lossy(&list)
                 .lines()
                 .map(str::to_owned)
                 .collect();
             let is_there = listed.contains(&self.gate);
+            self.look_at = now.plus(if is_there { RENEWAL } else { JOINING });
             self.peers = listed
                 .iter()
                 .filter(|gate| **gate != self.gate && speaks(gate, now, around))

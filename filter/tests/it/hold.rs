@@ -240,3 +240,30 @@ fn limits_of_a_row_and_of_the_gateway_over_all_gates() {
     two.now += 10_000;
     assert_eq!(two.post("/qwen/x").1, Seen::Held);
 }
+
+#[test]
+fn a_gate_that_holds_all_the_time_learns_of_another_one() {
+    let shared = Rc::default();
+    let config = r#"{"control": {"cluster": "ctl"}, "hold": {"limit": 20, "bytes": 3000, "body_buffer": 1000}}"#;
+    let mut busy = World::with(config, "gate-1", Rc::clone(&shared));
+    busy.tick();
+    busy.snapshot(vec![llama(hold(0))]);
+    let mut other = World::with(config, "gate-2", shared);
+    other.tick();
+    other.snapshot(vec![llama(hold(0))]);
+    for _ in 0..12 {
+        assert_eq!(other.post("/llama/x").1, Seen::Held);
+    }
+    // Its own entry changes more often than it would be renewed.
+    for _ in 0..5 {
+        for gate in [&mut busy, &mut other] {
+            gate.now += 300;
+            gate.tick();
+        }
+        assert_eq!(busy.post("/llama/x").1, Seen::Held);
+    }
+    for _ in 0..3 {
+        assert_eq!(busy.post("/llama/x").1, Seen::Held);
+    }
+    assert_eq!(busy.post("/llama/x").1, answered(429, "hold_full"));
+}
