@@ -82,7 +82,12 @@ def test_envoy_stopped_during_a_drain_is_fenced_and_its_late_requests_are_answer
         assert not [gate for gate in gates(fragile) if gate["attached"]], "a fenced gate's stream is still open"
     finally:
         os.kill(envoy, signal.SIGCONT)
-    assert statuses(late.result(60)) == {200: 10}
+    # A worker may read the barrier before the request: then it says so, and that is demand as well.
+    replies = late.result(60)
+    refused = [reply for reply in replies if reply.status != 200]
+    assert {(reply.status, reply.headers.get("x-greenthread-reason")) for reply in refused} <= {(503, "draining")}
+    if refused:
+        assert statuses(chats(fragile, "alpha", len(refused)).run()) == {200: len(refused)}
     stream.check()
     after = fragile.sim("alpha")
     assert (after["sleeps"] - before["sleeps"], after["wakes"] - before["wakes"]) == (1, 1)
