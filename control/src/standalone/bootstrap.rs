@@ -81,6 +81,8 @@ fn connection_manager(fleet: &Fleet, files: &Files<'_>) -> Value {
         "stream_idle_timeout": STREAM_IDLE,
         "request_headers_timeout": "30s",
         "upgrade_configs": [{ "upgrade_type": "websocket" }],
+        // nginx in front speaks HTTP/1.0 to its upstreams unless it is told otherwise.
+        "http_protocol_options": { "accept_http_10": true, "default_host_for_http_10": "greenthread" },
         "http2_protocol_options": {
             "initial_stream_window_size": STREAM_WINDOW,
             "initial_connection_window_size": CONNECTION_WINDOW,
