@@ -5,7 +5,7 @@ use crate::{
     effect::Effect,
     ids::{Millis, ModelId},
     model::SleepMode,
-    phase::{Boot, Cause, Phase},
+    phase::{Boot, Cause, Failure, Phase},
 };
 
 impl Core {
@@ -38,7 +38,12 @@ impl Core {
                     self.wake_at(Some(at));
                 }
             }
-            Phase::Failed { retry_at, .. } => self.advance_failed(now, id, retry_at, effects),
+            Phase::Failed { failure, retry_at } => {
+                // Neighbours and declarations change: what never fitted may fit now.
+                let fits = failure == Failure::NeverFits && self.never_fits(id).is_none();
+                let retry_at = if fits { Some(now) } else { retry_at };
+                self.advance_failed(now, id, retry_at, effects);
+            }
             Phase::Removed { until } => {
                 if now >= until {
                     self.models.remove(id);
@@ -77,7 +82,7 @@ impl Core {
                     self.wake_at(Some(self.sleeps_from()));
                 }
             }
-            Boot::Waiting if state.removing => self.begin_removal(now, id, effects),
+            Boot::Waiting | Boot::Slept if state.removing => self.begin_removal(now, id, effects),
             Boot::Observing { .. }
             | Boot::Unanswered
             | Boot::Waiting

@@ -9,7 +9,7 @@ use crate::{
     model::{OnDrainTimeout, OnLeaseEnd, SleepMode},
     phase::{Boot, Cause, Count, Phase},
     schedule::counted,
-    state::Resident,
+    state::{ModelState, Resident},
 };
 
 /// The engine's count was not zero: ask again after this.
@@ -35,6 +35,17 @@ impl Core {
         if let Some(why) = self.drain_is_void(now, id, &cause) {
             self.enter(now, id, Phase::Serving);
             self.record(now, id, format!("drain taken back: {why}"), effects);
+            return;
+        }
+        let back = |state: &ModelState| cause == Cause::Remove && !state.removing;
+        if let Some(state) = self.models.get(id).filter(|state| back(state)) {
+            let phase = if state.boot_ready {
+                Phase::Asleep
+            } else {
+                Phase::Booting(Boot::Observing { asked: None })
+            };
+            self.enter(now, id, phase);
+            self.record(now, id, "it is back in the fleet", effects);
             return;
         }
         // 2. Nobody sleeps before a predecessor's leases have ended.
@@ -113,7 +124,10 @@ impl Core {
         match cause {
             Cause::Idle => {
                 let refused = state.last_refused.is_some_and(|at| at >= state.since);
-                (refused || self.gates.held(id) > 0).then(|| "it is asked for again".to_owned())
+                // A request that a gate admitted just before the barrier came was first.
+                let asked = self.gates.held(id) > 0 || self.gates.in_flight(id) > 0;
+                (refused || asked || state.operator_wants)
+                    .then(|| "it is asked for again".to_owned())
             }
             Cause::Preempt(waiter) => {
                 let waits = self.models.get(waiter).is_some_and(|waiter| {
@@ -201,35 +215,27 @@ impl Core {
             cause,
             epoch,
             count: Count::Asked { confirming, .. },
+            deadline,
             ..
         } = state.phase.clone()
         else {
             return;
         };
         let lossless = state.spec.caps.lossless;
+        // Removing an attached engine does nothing to it: when it has nothing to say any more, the gates' zeros are enough.
+        let done_with = cause == Cause::Remove
+            && !state.spec.caps.restartable
+            && match seen.state {
+                EngineState::Broken => true,
+                EngineState::Silent => now >= deadline,
+                EngineState::Awake | EngineState::Asleep | EngineState::Gone => false,
+            };
         match (seen.state, seen.count) {
+            (_, _) if done_with => self.counted_zero(now, id, &cause, epoch, true, effects),
             (EngineState::Gone, _) => self.engine_gone(now, id, "it refuses connections", effects),
             (EngineState::Broken, _) => self.end_engine(now, id, BROKEN, effects),
             (EngineState::Awake, Some(0)) => {
-                let silence = self.silence(id, &cause);
-                let waiting = self.gates.waiting(now, id, epoch, silence);
-                let clear = waiting.all_acknowledged && waiting.all_zero;
-                let void = self.drain_is_void(now, id, &cause).is_some();
-                if !clear || void || self.gpus_in_transition(id) {
-                    self.set_count(id, Count::NotYet);
-                } else if lossless || confirming {
-                    self.drained(now, id, cause, effects);
-                } else {
-                    // A client that leaves ends its request for the gate before it ends for the engine.
-                    let at = now + self.fleet.times.forward_bound + CLOCK_STEP;
-                    self.set_count(
-                        id,
-                        Count::AgainAt {
-                            at,
-                            confirming: true,
-                        },
-                    );
-                }
+                self.counted_zero(now, id, &cause, epoch, lossless || confirming, effects)
             }
             (EngineState::Asleep, _) => {
                 // Somebody's late command did it already; asked again, it answers the same and the state is known.
@@ -242,6 +248,37 @@ impl Core {
                     confirming: false,
                 },
             ),
+        }
+    }
+
+    /// The engine counts nothing, asked after every gate said zero. `enough`: no second look is needed.
+    fn counted_zero(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: &Cause,
+        epoch: Epoch,
+        enough: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let waiting = self.gates.waiting(now, id, epoch, self.silence(id, cause));
+        let clear = waiting.all_acknowledged && waiting.all_zero;
+        let void = self.drain_is_void(now, id, cause).is_some();
+        let early = now < self.sleeps_from();
+        if !clear || void || early || self.gpus_in_transition(id) {
+            self.set_count(id, Count::NotYet);
+        } else if enough {
+            self.drained(now, id, cause.clone(), effects);
+        } else {
+            // A client that leaves ends its request for the gate before it ends for the engine.
+            let at = now + self.fleet.times.forward_bound + CLOCK_STEP;
+            self.set_count(
+                id,
+                Count::AgainAt {
+                    at,
+                    confirming: true,
+                },
+            );
         }
     }
 
@@ -286,7 +323,11 @@ impl Core {
                 effects,
             );
             if let Some(state) = self.models.get_mut(id) {
-                state.resident = Resident::Stopped;
+                // An attached engine goes on without us; one of ours holds its memory until it has ended.
+                if !state.spec.caps.restartable {
+                    state.resident = Resident::Stopped;
+                }
+                state.ending = state.resident != Resident::Stopped;
             }
             effects.push(Effect::Removed(id.clone()));
             return;

@@ -42,7 +42,7 @@ pub struct Observation {
     pub state: EngineState,
     /// Its own number of requests; `None` when it cannot be counted.
     pub count: Option<u64>,
-    /// GPU memory that it holds, by the oracle; `None` when the oracle cannot tell.
+    /// GPU memory that it holds, over all its GPUs, by the oracle; `None` when the oracle cannot tell.
     pub memory: Option<Bytes>,
 }
 
@@ -58,7 +58,7 @@ pub struct ActionError {
 /// How one action ended. Durations were measured by the shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done and verified; memory that the engine holds now, by the oracle (`None`: the oracle cannot tell).
+    /// Done and verified; memory that the engine holds now, over all its GPUs, by the oracle (`None`: the oracle cannot tell).
     Done {
         /// Milliseconds that the action took.
         took: u64,

@@ -97,6 +97,7 @@ impl Core {
             return;
         };
         if matches!(state.phase, Phase::Removed { .. }) {
+            (state.resident, state.ending) = (Resident::Stopped, false);
             return;
         }
         // Nothing ran that is known of, or its successor is being started, whose own outcome tells how that went.

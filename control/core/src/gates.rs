@@ -47,6 +47,15 @@ struct Gate {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gates {
     gates: BTreeMap<GateId, Gate>,
+    /// Sums over gates that are not fenced: asked for far more often than they change.
+    sums: BTreeMap<ModelId, Sum>,
+}
+
+/// Requests of one model over all gates that are not fenced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    in_flight: u64,
+    held: u64,
 }
 
 /// What a drain still waits for.
@@ -61,7 +70,8 @@ pub(crate) struct Waiting {
 }
 
 impl Gates {
-    /// A new stream of a gate. Returns true when it was unknown or fenced.
+    /// A new stream of a gate. Returns the stream that is to be closed: the one before it, or this one when it is the older of the two
+    /// and only arrived late.
     pub(crate) fn hello(
         &mut self,
         now: Millis,
@@ -69,7 +79,7 @@ impl Gates {
         stream: StreamId,
         sequence: u64,
         figures: &[(ModelId, Figures)],
-    ) {
+    ) -> Option<StreamId> {
         let gate = self.gates.entry(id.clone()).or_insert_with(|| Gate {
             stream,
             open: true,
@@ -81,17 +91,23 @@ impl Gates {
             figures: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
         });
+        if sequence <= gate.last_sequence {
+            return Some(stream);
+        }
+        let before = (gate.open && gate.stream != stream).then_some(gate.stream);
         gate.stream = stream;
         gate.open = true;
         gate.snapshot_sent = false;
         gate.fenced = false;
         gate.last_heard = now;
-        gate.last_sequence = gate.last_sequence.max(sequence);
+        gate.last_sequence = sequence;
         // A Hello lists everything that is not zero: what it leaves out is zero, except moments that only grow.
         for seen in gate.figures.values_mut() {
             (seen.in_flight, seen.held) = (0, 0);
         }
         gate.take(now, figures);
+        self.sum_of_gate(id);
+        before
     }
 
     /// Whether a message on `stream` with `sequence` is to be believed: what an older stream says after a new Hello is ignored.
@@ -111,30 +127,40 @@ impl Gates {
         gate.last_sequence = sequence;
         gate.last_heard = now;
         // A fenced gate that speaks again is waited for again; its acknowledgements stay valid.
-        gate.fenced = false;
+        if std::mem::take(&mut gate.fenced) {
+            self.sum_of_gate(id);
+        }
         true
     }
 
-    /// Figures of a Report (after [`Self::accepts`]).
+    /// Figures of a Report (after [`Self::accepts`]). Returns whether they change anything but ages.
     pub(crate) fn report(
         &mut self,
         now: Millis,
         id: &GateId,
         table_version: u64,
         figures: &[(ModelId, Figures)],
-    ) {
+    ) -> bool {
         let Some(gate) = self.gates.get_mut(id) else {
-            return;
+            return false;
         };
         gate.table_version = table_version;
-        gate.take(now, figures);
+        let mut changed = gate.take(now, figures);
         for (model, figures) in figures {
             if let Some(acknowledged) = gate.acknowledged.get_mut(model)
                 && acknowledged.stream == gate.stream
+                && acknowledged.zero != (figures.in_flight == 0)
             {
                 acknowledged.zero = figures.in_flight == 0;
+                changed = true;
             }
         }
+        if changed {
+            for (model, _) in figures {
+                self.sum(model);
+            }
+        }
+        changed
     }
 
     /// An acknowledgement (after [`Self::accepts`]). Whether its epoch is the running one is asked later.
@@ -157,11 +183,17 @@ impl Gates {
             },
         );
         gate.figures.entry(model.clone()).or_default().in_flight = in_flight;
+        self.sum(model);
     }
 
     /// The gate's last message (after [`Self::accepts`]).
     pub(crate) fn bye(&mut self, id: &GateId) {
-        self.gates.remove(id);
+        let Some(gate) = self.gates.remove(id) else {
+            return;
+        };
+        for model in gate.figures.keys() {
+            self.sum(model);
+        }
     }
 
     /// The stream ended; the gate itself is waited for until it is fenced.
@@ -180,11 +212,13 @@ impl Gates {
         forget: Millis,
     ) -> Vec<(GateId, StreamId)> {
         let mut to_close = Vec::new();
+        let mut fenced = Vec::new();
         self.gates
             .retain(|_, gate| now.since(gate.last_heard) < forget);
         for (id, gate) in &mut self.gates {
             if !gate.fenced && now.since(gate.last_heard) >= fence {
                 gate.fenced = true;
+                fenced.push(id.clone());
                 for seen in gate.figures.values_mut() {
                     seen.held = 0;
                 }
@@ -194,6 +228,9 @@ impl Gates {
                     to_close.push((id.clone(), gate.stream));
                 }
             }
+        }
+        for id in &fenced {
+            self.sum_of_gate(id);
         }
         to_close
     }
@@ -244,29 +281,18 @@ impl Gates {
 
     /// Requests held for a model, over gates that are not fenced.
     pub(crate) fn held(&self, model: &ModelId) -> u64 {
-        self.live()
-            .filter_map(|gate| gate.figures.get(model))
-            .map(|seen| seen.held)
-            .sum()
+        self.sums.get(model).map_or(0, |sum| sum.held)
     }
 
     /// Requests in flight for a model, over gates that are not fenced.
     pub(crate) fn in_flight(&self, model: &ModelId) -> u64 {
-        self.live()
-            .filter_map(|gate| gate.figures.get(model))
-            .map(|seen| seen.in_flight)
-            .sum()
+        self.sums.get(model).map_or(0, |sum| sum.in_flight)
     }
 
-    /// Newest use and newest refused wish, over all gates.
-    pub(crate) fn moments(&self, model: &ModelId) -> (Option<Millis>, Option<Millis>) {
-        let all = self
-            .gates
-            .values()
-            .filter_map(|gate| gate.figures.get(model));
-        all.fold((None, None), |(used, refused), seen| {
-            (used.max(seen.last_used), refused.max(seen.last_refused))
-        })
+    /// Newest use and newest refused wish that a gate saw.
+    pub(crate) fn moments(&self, id: &GateId, model: &ModelId) -> (Option<Millis>, Option<Millis>) {
+        let seen = self.gates.get(id).and_then(|gate| gate.figures.get(model));
+        seen.map_or((None, None), |seen| (seen.last_used, seen.last_refused))
     }
 
     /// Streams that have a snapshot, for deltas and heartbeats.
@@ -338,6 +364,28 @@ impl Gates {
             gate.figures.remove(model);
             gate.acknowledged.remove(model);
         }
+        self.sums.remove(model);
+    }
+
+    fn sum(&mut self, model: &ModelId) {
+        let mut sum = Sum::default();
+        for seen in self.live().filter_map(|gate| gate.figures.get(model)) {
+            sum.in_flight = sum.in_flight.saturating_add(seen.in_flight);
+            sum.held = sum.held.saturating_add(seen.held);
+        }
+        if sum == Sum::default() {
+            self.sums.remove(model);
+        } else {
+            self.sums.insert(model.clone(), sum);
+        }
+    }
+
+    /// Sums again what a gate is part of.
+    fn sum_of_gate(&mut self, id: &GateId) {
+        let models = self.gates.get(id).map(|gate| gate.figures.keys().cloned());
+        for model in models.map(Vec::from_iter).unwrap_or_default() {
+            self.sum(&model);
+        }
     }
 
     fn live(&self) -> impl Iterator<Item = &Gate> {
@@ -346,7 +394,9 @@ impl Gates {
 }
 
 impl Gate {
-    fn take(&mut self, now: Millis, figures: &[(ModelId, Figures)]) {
+    /// Returns whether more than ages and uses changed.
+    fn take(&mut self, now: Millis, figures: &[(ModelId, Figures)]) -> bool {
+        let mut changed = false;
         for (
             model,
             Figures {
@@ -359,6 +409,8 @@ impl Gate {
         ) in figures
         {
             let seen = self.figures.entry(model.clone()).or_default();
+            changed |= (seen.in_flight, seen.held) != (*in_flight, *held);
+            changed |= last_refused_age.is_some();
             (seen.in_flight, seen.held) = (*in_flight, *held);
             seen.last_used = seen
                 .last_used
@@ -367,5 +419,6 @@ impl Gate {
                 .last_refused
                 .max(last_refused_age.map(|age| now.since(Millis(age))));
         }
+        changed
     }
 }

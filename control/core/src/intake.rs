@@ -3,10 +3,10 @@
 use crate::{
     Core,
     effect::Effect,
-    event::{Event, Operator},
-    ids::{GateId, Millis, ModelId},
+    event::{Event, Figures, Observation, Operator, Outcome},
+    ids::{Bytes, GateId, Millis, ModelId},
     model::ModelSpec,
-    phase::{Failure, Phase},
+    phase::{Count, Failure, Phase},
     state::ModelState,
 };
 
@@ -18,6 +18,13 @@ impl Core {
         event: Event,
         effects: &mut Vec<Effect>,
     ) -> Option<(GateId, u64)> {
+        self.unsettled |= !matches!(
+            event,
+            Event::Tick
+                | Event::Observed { .. }
+                | Event::Report { .. }
+                | Event::StreamClosed { .. }
+        );
         let sender = self.heard(now, &event, effects);
         match event {
             Event::Tick
@@ -30,22 +37,38 @@ impl Core {
                 model,
                 attempt,
                 observation,
-            } => self.observed(now, &model, attempt, &observation, effects),
+            } => {
+                let memory = self.per_gpu(&model, observation.memory);
+                let seen = Observation {
+                    memory,
+                    ..observation
+                };
+                self.looked(now, &model, attempt, &seen, effects);
+            }
             Event::Started {
                 model,
                 attempt,
                 outcome,
-            } => self.started(now, &model, attempt, outcome, effects),
+            } => {
+                let outcome = self.outcome_per_gpu(&model, outcome);
+                self.started(now, &model, attempt, outcome, effects);
+            }
             Event::Woke {
                 model,
                 attempt,
                 outcome,
-            } => self.woke(now, &model, attempt, outcome, effects),
+            } => {
+                let outcome = self.outcome_per_gpu(&model, outcome);
+                self.woke(now, &model, attempt, outcome, effects);
+            }
             Event::Slept {
                 model,
                 attempt,
                 outcome,
-            } => self.slept(now, &model, attempt, outcome, effects),
+            } => {
+                let outcome = self.outcome_per_gpu(&model, outcome);
+                self.slept(now, &model, attempt, outcome, effects);
+            }
             Event::EngineGone { model, cause } => self.engine_gone(now, &model, &cause, effects),
             Event::ModelSet(spec) => self.set_model(now, *spec),
             Event::ModelRemoved(model) => {
@@ -74,8 +97,15 @@ impl Core {
             ..
         } = event
         {
-            self.gates.hello(now, gate, stream, sequence, figures);
-            self.take_moments();
+            let to_close = self.gates.hello(now, gate, stream, sequence, figures);
+            effects.extend(to_close.map(|stream| Effect::CloseStream {
+                gate: gate.clone(),
+                stream,
+            }));
+            if to_close == Some(stream) {
+                return None;
+            }
+            self.take_moments(gate, figures);
             if *largest_term > self.fleet.term {
                 // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
                 effects.push(Effect::RaiseTerm {
@@ -102,8 +132,8 @@ impl Core {
             ..
         } = event
         {
-            self.gates.report(now, gate, *table_version, figures);
-            self.take_moments();
+            self.unsettled |= self.gates.report(now, gate, *table_version, figures);
+            self.take_moments(gate, figures);
         }
         if let Event::Ack {
             model,
@@ -121,6 +151,23 @@ impl Core {
         Some((gate.clone(), sequence))
     }
 
+    /// Oracles measure engines; the ledger keeps what each of an engine's GPUs carries.
+    fn per_gpu(&self, id: &ModelId, memory: Option<Bytes>) -> Option<Bytes> {
+        let gpus = self.models.get(id).map_or(1, |state| state.spec.gpus.len());
+        let gpus = u64::try_from(gpus).unwrap_or(1).max(1);
+        memory.map(|bytes| Bytes(bytes.0.div_ceil(gpus)))
+    }
+
+    fn outcome_per_gpu(&self, id: &ModelId, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Done { took, memory } => Outcome::Done {
+                took,
+                memory: self.per_gpu(id, memory),
+            },
+            Outcome::Failed(_) | Outcome::Unknown { .. } => outcome,
+        }
+    }
+
     fn depose(&mut self, effects: &mut Vec<Effect>) {
         // Rule 10: stop transitions, then heartbeats, close every stream.
         self.deposed = true;
@@ -132,13 +179,25 @@ impl Core {
     fn set_model(&mut self, now: Millis, spec: ModelSpec) {
         match self.models.get_mut(&spec.id) {
             Some(state) if !matches!(state.phase, Phase::Removed { .. }) => {
-                // What was measured stays; the operator's settings are the new ones.
+                // What was measured stays until something else is declared; the operator's settings are the new ones.
                 let conditioned = state.spec.conditioned;
-                let (awake, asleep) = if conditioned {
+                let declared = (spec.awake, spec.asleep);
+                let (awake, asleep) = if conditioned && declared == state.declared {
                     (state.spec.awake, state.spec.asleep)
                 } else {
-                    (spec.awake, spec.asleep)
+                    declared
                 };
+                // A reload may have mended what failed; a word about what the engine can do has not.
+                let mended = state.spec.caps == spec.caps && spec.caps.restartable;
+                if let Phase::Failed {
+                    failure: Failure::Wake | Failure::Start | Failure::Engine,
+                    retry_at,
+                } = &mut state.phase
+                    && mended
+                {
+                    *retry_at = Some(now);
+                }
+                state.declared = declared;
                 state.spec = ModelSpec {
                     conditioned: conditioned || spec.conditioned,
                     awake,
@@ -160,7 +219,10 @@ impl Core {
         };
         match verb {
             Operator::Wake => {
-                (state.operator_wants, state.operator_sleeps) = (true, false);
+                // Where it serves already the wish is fulfilled, and counts as use; it must not keep the model awake for ever.
+                let serves = matches!(state.phase, Phase::Serving);
+                (state.operator_wants, state.operator_sleeps) = (!serves, false);
+                state.last_used = state.last_used.max(Some(now));
                 if let Phase::Failed {
                     failure: Failure::Wake | Failure::Start | Failure::Engine,
                     retry_at,
@@ -171,9 +233,11 @@ impl Core {
                 self.record(now, id, "an operator asked for it to wake", effects);
             }
             Operator::Sleep => {
-                // Where it sleeps already the wish is fulfilled; it must not meet the next request for the model.
+                // Where it sleeps already the wish is fulfilled; it must not meet the next request for the model. A pinned model would
+                // wake again by itself: for it the wish holds until somebody asks.
                 let sleeps = matches!(state.phase, Phase::Asleep | Phase::Queued);
-                (state.operator_wants, state.operator_sleeps) = (false, !sleeps);
+                (state.operator_wants, state.operator_sleeps) =
+                    (false, !sleeps || state.spec.pinned);
                 self.record(now, id, "an operator asked for it to sleep", effects);
             }
             Operator::Disable => {
@@ -193,8 +257,11 @@ impl Core {
         }
         (self.fleet.term, self.counter, self.term_since) = (term, 0, now);
         for state in self.models.values_mut() {
-            // Every epoch is of the new term; running barriers are acknowledged again under theirs.
+            // Every epoch is of the new term; running barriers are acknowledged again under theirs, and engines counted after that.
             state.published = None;
+            if let Phase::Draining { count, .. } = &mut state.phase {
+                *count = Count::NotYet;
+            }
         }
         effects.extend(
             self.gates
@@ -204,10 +271,13 @@ impl Core {
         );
     }
 
-    /// Use and refused wishes, as the gates reported them.
-    fn take_moments(&mut self) {
-        for (id, state) in &mut self.models {
-            let (used, refused) = self.gates.moments(id);
+    /// Use and refused wishes, as a gate reported them.
+    fn take_moments(&mut self, gate: &GateId, figures: &[(ModelId, Figures)]) {
+        for (id, _) in figures {
+            let Some(state) = self.models.get_mut(id) else {
+                continue;
+            };
+            let (used, refused) = self.gates.moments(gate, id);
             state.last_used = state.last_used.max(used);
             state.last_refused = state.last_refused.max(refused);
         }

@@ -40,6 +40,8 @@ use state::ModelState;
 
 /// How often engines are looked at (rule 8 and S7 of the protocol: every second).
 const OBSERVE_EVERY: Millis = Millis(1_000);
+/// Looks are asked for together, at multiples of this: one round of decisions serves them all.
+const LOOKS_TOGETHER: Millis = Millis(100);
 /// A look that was not answered for so long is asked for again; also the time-out of the first look.
 const OBSERVE_TIMEOUT: Millis = Millis(5_000);
 /// A refused request is demand for so long: the longest Retry-After.
@@ -63,6 +65,11 @@ pub struct Core {
     gates: Gates,
     models: BTreeMap<ModelId, ModelState>,
     deadline: Option<Millis>,
+    /// The event may allow something: let every model have its turn.
+    unsettled: bool,
+    /// Rounds so far, for tests of their cost.
+    #[cfg(test)]
+    rounds: u64,
     /// A phase changed in this round of [`Self::settle`]: another round may allow more.
     changed: bool,
 }
@@ -81,6 +88,9 @@ impl Core {
             gates: Gates::default(),
             models: BTreeMap::new(),
             deadline: None,
+            unsettled: true,
+            #[cfg(test)]
+            rounds: 0,
             changed: false,
         }
     }
@@ -95,17 +105,9 @@ impl Core {
         if self.deposed {
             return;
         }
-        for _ in 0..ROUNDS {
-            (self.deadline, self.changed) = (None, false);
-            self.settle(now, effects);
-            if !self.changed {
-                break;
-            }
+        if self.unsettled || self.deadline.is_none_or(|deadline| now >= deadline) {
+            self.settle_all(now, effects);
         }
-        if self.changed {
-            self.wake_at(Some(now + Millis(1)));
-        }
-        self.publish(effects);
         self.serve_snapshots(effects);
         // Rule 3: a heartbeat stands behind every row change that was decided before it.
         if let Some((gate, sequence)) = heartbeat_for
@@ -136,11 +138,32 @@ impl Core {
         let times = self.fleet.times;
         let forget = self.flow_silence() + times.margin;
         let fenced = self.gates.expire(now, self.fence(), forget);
+        self.unsettled |= !fenced.is_empty();
         effects.extend(
             fenced
                 .into_iter()
                 .map(|(gate, stream)| Effect::CloseStream { gate, stream }),
         );
+    }
+
+    /// Rounds until nothing follows any more, then what gates must know of it.
+    fn settle_all(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        self.unsettled = false;
+        for _ in 0..ROUNDS {
+            #[cfg(test)]
+            {
+                self.rounds += 1;
+            }
+            (self.deadline, self.changed) = (None, false);
+            self.settle(now, effects);
+            if !self.changed {
+                break;
+            }
+        }
+        if self.changed {
+            self.wake_at(Some(now + Millis(1)));
+        }
+        self.publish(effects);
     }
 
     /// Lets every model do what time and events allow, in an order that does not depend on chance: by name, then by queue.
@@ -259,14 +282,14 @@ impl Core {
         }
         if matches!(phase, Phase::Asleep) {
             state.boot_ready = true;
-            state.operator_sleeps = false;
+            state.operator_sleeps &= state.spec.pinned;
         }
         self.changed = true;
         state.phase = phase;
         state.since = now;
         state.estimate = estimate;
         // A look that is under way was asked for in another phase; its answer would be stale.
-        (state.observing, state.observe_at, state.silent) = (None, now + OBSERVE_EVERY, 0);
+        (state.observing, state.observe_at, state.silent) = (None, next_look(now), 0);
     }
 
     fn ask(&mut self, id: &ModelId, effects: &mut Vec<Effect>) -> Attempt {
@@ -357,4 +380,10 @@ impl Core {
         self.publish(effects);
         self.record(now, id, sentence, effects);
     }
+}
+
+/// When an engine that was looked at now is looked at again.
+fn next_look(now: Millis) -> Millis {
+    let due = now + OBSERVE_EVERY;
+    Millis(due.0 - due.0 % LOOKS_TOGETHER.0)
 }

@@ -18,8 +18,26 @@ pub(crate) const BROKEN: &str =
     "it says that it is dead, or that it sleeps and computes: its memory is undefined";
 
 impl Core {
-    /// A look at an engine.
-    pub(crate) fn observed(
+    /// A look at an engine. One that shows nothing new changes nothing but when the next is due.
+    pub(crate) fn looked(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        attempt: Attempt,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let what = |core: &Self| {
+            let state = core.models.get(id)?;
+            Some((state.phase.clone(), state.resident, state.inside))
+        };
+        let before = what(self);
+        self.observed(now, id, attempt, seen, effects);
+        self.unsettled |= what(self) != before;
+        self.wake_at(self.models.get(id).map(|state| state.observe_at));
+    }
+
+    fn observed(
         &mut self,
         now: Millis,
         id: &ModelId,
@@ -54,7 +72,7 @@ impl Core {
         if state.observing.is_none_or(|(asked, _)| asked != attempt) {
             return;
         }
-        (state.observing, state.observe_at) = (None, now + crate::OBSERVE_EVERY);
+        (state.observing, state.observe_at) = (None, crate::next_look(now));
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1
         } else {

@@ -209,10 +209,14 @@ impl Phase {
             Self::Booting(_) => refuse(RefuseReason::Booting),
             Self::Serving => Admission::Admit,
             Self::Draining { .. } => refuse(RefuseReason::Draining),
-            Self::Asleep | Self::Sleeping { .. } if disabled => Admission::Refuse {
-                reason: RefuseReason::Disabled,
-                retry_after: 60,
-            },
+            Self::Asleep | Self::Queued | Self::Waking { .. } | Self::Sleeping { .. }
+                if disabled =>
+            {
+                Admission::Refuse {
+                    reason: RefuseReason::Disabled,
+                    retry_after: 60,
+                }
+            }
             Self::Queued if stuck => Admission::Refuse {
                 reason: RefuseReason::TooLong,
                 retry_after: 60,

@@ -35,10 +35,10 @@ impl Core {
             };
             let gpus = state.spec.gpus.clone();
             // S6: one transition per GPU at a time; and nobody overtakes on a GPU.
-            if !gpus.iter().any(|gpu| taken.contains(gpu)) {
-                self.serve_head(now, &id, effects);
+            let waits = gpus.iter().any(|gpu| taken.contains(gpu));
+            if waits || self.serve_head(now, &id, effects) {
+                taken.extend(gpus);
             }
-            taken.extend(gpus);
         }
         self.relieve_overcommitted(now, &taken, effects);
     }
@@ -49,7 +49,7 @@ impl Core {
             matches!(
                 state.phase,
                 Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-            )
+            ) && !state.ending
         };
         let mut queue: Vec<_> = self
             .models
@@ -67,31 +67,25 @@ impl Core {
         queue.into_iter().map(|(_, _, id)| id).collect()
     }
 
-    /// The head of a queue: wake it, wait, or make room.
-    fn serve_head(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
-        let Some(state) = self.models.get(id) else {
-            return;
-        };
-        if state.ending {
-            // Its old process is still on its way out.
-            return;
-        }
+    /// The head of a queue: wake it, wait, or make room. Returns whether those behind it wait for it: not where nothing is known that
+    /// could ever make room for it.
+    fn serve_head(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) -> bool {
         if let Some(reason) = self.never_fits(id) {
             self.fail(now, id, Failure::NeverFits, None, &reason, effects);
-            return;
+            return true;
         }
-        let missing = self.missing(id, false);
+        let missing = self.missing(now, id, false);
         if missing.is_empty() {
             self.start_or_wake(now, id, effects);
-            return;
+            return true;
         }
-        let missing = self.missing(id, true);
+        let missing = self.missing(now, id, true);
         if missing.is_empty() {
             // Enough is on its way out already.
-            return;
+            return true;
         }
         let Some(state) = self.models.get(id) else {
-            return;
+            return true;
         };
         let since = waiting_since(state);
         let urgent = urgent(state, now);
@@ -116,8 +110,43 @@ impl Core {
                 if let Some(state) = self.models.get_mut(id) {
                     state.stuck = false;
                 }
+                true
             }
-            Choice::Wait(until) => self.wake_at(until),
+            Choice::Wait(None) if !self.room_may_come(now, id) => {
+                self.give_up_waiting(now, id, effects);
+                false
+            }
+            Choice::Wait(until) => {
+                self.wake_at(until);
+                true
+            }
+        }
+    }
+
+    /// Whether something that is under way on a model's GPUs ends by itself and may leave room.
+    fn room_may_come(&self, now: Millis, id: &ModelId) -> bool {
+        let Some(state) = self.models.get(id) else {
+            return false;
+        };
+        self.models.values().any(|other| {
+            other.spec.id != *id
+                && other
+                    .spec
+                    .gpus
+                    .iter()
+                    .any(|gpu| state.spec.gpus.contains(gpu))
+                && (leaves_soon(other, now) || matches!(other.phase, Phase::Booting(Boot::Started)))
+        })
+    }
+
+    /// Those who wait are told so; it stays in the queue.
+    fn give_up_waiting(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        if !std::mem::replace(&mut state.stuck, true) {
+            let sentence = "no room can be made: what holds its GPU cannot be put to sleep now; requests get 503 `too_long`, others may go first";
+            self.record(now, id, sentence, effects);
         }
     }
 
@@ -149,12 +178,16 @@ impl Core {
         } else {
             Effect::Wake { model, attempt }
         });
+        if let Some(state) = self.models.get_mut(id) {
+            // Somebody asked: the wish that it sleeps is over. One that comes from here on is obeyed when it is awake.
+            state.operator_sleeps = false;
+        }
         self.enter(now, id, phase);
         self.record(now, id, sentence, effects);
     }
 
     /// What is missing per GPU for a model to wake. `expected`: count what is on its way out as free.
-    fn missing(&self, id: &ModelId, expected: bool) -> Vec<(GpuId, Bytes)> {
+    fn missing(&self, now: Millis, id: &ModelId, expected: bool) -> Vec<(GpuId, Bytes)> {
         let Some(state) = self.models.get(id) else {
             return Vec::new();
         };
@@ -162,11 +195,8 @@ impl Core {
         let lacking = state.spec.gpus.iter().map(|gpu| {
             let free = self.capacity(*gpu).less(self.reserved_on(*gpu));
             let coming: Bytes = if expected {
-                let leaving = |other: &&ModelState| {
-                    other.spec.gpus.contains(gpu)
-                        && (matches!(other.phase, Phase::Draining { .. } | Phase::Sleeping { .. })
-                            || other.ending)
-                };
+                let leaving =
+                    |other: &&ModelState| other.spec.gpus.contains(gpu) && leaves_soon(other, now);
                 self.models
                     .values()
                     .filter(leaving)
@@ -187,7 +217,7 @@ impl Core {
     }
 
     /// Why a model can never be woken with this fleet, if so.
-    fn never_fits(&self, id: &ModelId) -> Option<String> {
+    pub(crate) fn never_fits(&self, id: &ModelId) -> Option<String> {
         let state = self.models.get(id)?;
         state.spec.gpus.iter().find_map(|gpu| {
             let others = self.models.values().filter(|other| other.spec.id != *id && other.spec.gpus.contains(gpu));
@@ -218,13 +248,24 @@ impl Core {
         taken: &BTreeSet<GpuId>,
         effects: &mut Vec<Effect>,
     ) {
-        for index in 0..self.fleet.gpus.len() {
+        let mut reserved = vec![Bytes(0); self.fleet.gpus.len()];
+        for state in self.models.values() {
+            for gpu in &state.spec.gpus {
+                if let Some(sum) = reserved.get_mut(gpu.0) {
+                    *sum = *sum + state.reserved();
+                }
+            }
+        }
+        for (index, reserved) in reserved.into_iter().enumerate() {
             let gpu = GpuId(index);
+            let excess = reserved.less(self.capacity(gpu));
+            if excess == Bytes(0) {
+                continue;
+            }
             let leaving = |state: &ModelState| {
                 matches!(state.phase, Phase::Draining { .. }) && state.spec.gpus.contains(&gpu)
             };
-            let excess = self.reserved_on(gpu).less(self.capacity(gpu));
-            if excess == Bytes(0) || taken.contains(&gpu) || self.models.values().any(leaving) {
+            if taken.contains(&gpu) || self.models.values().any(leaving) {
                 continue;
             }
             let need = Need {
@@ -357,6 +398,26 @@ fn waiting_since(state: &ModelState) -> Millis {
     state
         .frozen_since
         .map_or(state.since, |frozen| frozen.min(state.since))
+}
+
+/// Its memory is on its way out. A removed model waits for its requests without end; after its drain time nobody counts on it.
+fn leaves_soon(state: &ModelState, now: Millis) -> bool {
+    let drains = match &state.phase {
+        Phase::Draining {
+            cause: Cause::Remove,
+            deadline,
+            ..
+        } => now < *deadline,
+        Phase::Draining { .. } | Phase::Sleeping { .. } => true,
+        Phase::Booting(_)
+        | Phase::Asleep
+        | Phase::Queued
+        | Phase::Waking { .. }
+        | Phase::Serving
+        | Phase::Failed { .. }
+        | Phase::Removed { .. } => false,
+    };
+    drains || state.ending
 }
 
 /// Its requests have been frozen for longer than its operator allows.

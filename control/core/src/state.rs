@@ -57,6 +57,8 @@ pub(crate) struct ModelState {
     pub(crate) futile: Option<(ModelId, u32)>,
     /// The wait that was last published.
     pub(crate) estimate: Millis,
+    /// Awake and asleep bytes as they were last declared.
+    pub(crate) declared: (Bytes, Bytes),
     /// Its process is being ended; what is seen of it meanwhile does not count.
     pub(crate) ending: bool,
     /// A sleep left more memory behind than expected; one repeat was tried.
@@ -68,6 +70,7 @@ impl ModelState {
     pub(crate) fn new(spec: ModelSpec, now: Millis) -> Self {
         Self {
             learned: spec.guess,
+            declared: (spec.awake, spec.asleep),
             phase: Phase::Booting(Boot::Observing { asked: None }),
             since: now,
             resident: Resident::Stopped,

@@ -12,6 +12,9 @@ use crate::{
 
 mod engines;
 mod fuzz;
+mod liveness;
+mod races;
+mod scale;
 mod scenarios;
 mod table;
 
@@ -85,8 +88,13 @@ struct Bench {
 
 impl Bench {
     fn new(models: &[ModelSpec], state: EngineState) -> Self {
+        Self::on(1, models, state)
+    }
+
+    /// As [`Self::new`], on so many GPUs of 40 GiB.
+    fn on(gpus: usize, models: &[ModelSpec], state: EngineState) -> Self {
         let fleet = FleetSpec {
-            gpus: vec![Bytes(40 * GIB)],
+            gpus: vec![Bytes(40 * GIB); gpus],
             times: times(),
             term: 7,
         };
@@ -393,6 +401,18 @@ fn names(effects: &[Effect]) -> Vec<String> {
         | Effect::Footprint { .. } => None,
     };
     effects.iter().filter_map(name).collect()
+}
+
+/// Looks that were asked for: at which engine, and with which number.
+fn looks(effects: &[Effect]) -> Vec<(ModelId, Attempt)> {
+    let look = |effect: &Effect| {
+        if let Effect::Observe { model, attempt } = effect {
+            Some((model.clone(), *attempt))
+        } else {
+            None
+        }
+    };
+    effects.iter().filter_map(look).collect()
 }
 
 /// a and b serve with streams in flight; c is wanted.
