@@ -143,12 +143,19 @@ impl Engines {
         worker.spec()
     }
 
-    /// Forgets a model and ends its process when control started it; returns when that is gone.
+    /// Forgets a model and ends its process when control started it; returns when that is gone. `Event::EngineGone` says so too: its
+    /// memory is free only then.
     pub async fn remove(&self, model: &ModelId) {
         let entry = self.lock().remove(model);
         if let Some(Entry { worker, queue }) = entry {
             drop(queue);
             worker.remove().await;
+            let gone = Event::EngineGone {
+                model: model.clone(),
+                cause: "it was removed from the fleet".to_owned(),
+            };
+            // The receiver is gone only when control ends.
+            let _ = self.events.send(gone).await;
         }
     }
 

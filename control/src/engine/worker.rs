@@ -218,7 +218,7 @@ impl Worker {
         }
     }
 
-    /// Ends the process for good, without an event.
+    /// Ends the process for good, without an event of its own.
     pub(super) async fn remove(&self) {
         self.lock().is_removed = true;
         let record = self.registry.get(&self.id.0);

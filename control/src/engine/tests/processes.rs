@@ -188,6 +188,7 @@ async fn memory_has_the_last_word() {
         assert!(error.cause.contains(complaint), "{}", error.cause);
         assert_eq!(error.engine, EngineState::Asleep);
         bench.engines.remove(&id()).await;
+        assert_eq!(gone(&mut bench).await, "it was removed from the fleet");
     }
 }
 
