@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod engines;
+mod faults;
 mod fuzz;
 mod liveness;
 mod races;

@@ -1,6 +1,9 @@
 //! A gate as the filter plays it, by hand: every message is said and taken one by one.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use greenthread_proto::gate::{
     BarrierAck, ControlMessage, GateMessage, Hello, RefuseReason, Report, Row, RowFigures,
@@ -21,6 +24,10 @@ use crate::{
 
 /// Bytes that control can send to a gate that does not read.
 const WINDOW: u32 = 65_535;
+
+/// Numbers grow over all streams of a gate: each stream here begins far above the one before it.
+static STREAMS: AtomicU64 = AtomicU64::new(0);
+const BETWEEN_STREAMS: u64 = 1_000_000;
 
 /// How often a gate reports.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -63,9 +70,10 @@ impl Gate {
             .initial_connection_window_size(WINDOW);
         let mut client = GateControlClient::new(endpoint.connect().await.expect("control listens"));
         let (outgoing, messages) = mpsc::channel(64);
+        let sequence = STREAMS.fetch_add(1, Ordering::Relaxed) * BETWEEN_STREAMS + 1;
         outgoing
             .send(GateMessage {
-                sequence: 1,
+                sequence,
                 body: Some(first),
             })
             .await
@@ -84,7 +92,7 @@ impl Gate {
         Ok(Self {
             outgoing,
             incoming,
-            sequence: 1,
+            sequence,
             echoed: 0,
         })
     }
