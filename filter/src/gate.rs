@@ -186,10 +186,18 @@ impl Gate {
         (self.in_flight.len() as u64, self.hold.len())
     }
 
+    /// Whether the gate has said Bye: control counts on it to admit no more (rule 4).
+    const fn has_left(&self) -> bool {
+        matches!(self.leaving, Leaving::SaidBye { .. } | Leaving::Done)
+    }
+
     /// Whether a row admits at this moment.
     fn admits(&self, now: Millis, row: &Row) -> bool {
         let flow = row.flow.then_some(self.table.times().max_flow);
-        !row.removed && row.admission == Admission::Admit && self.lease.allows(now, flow)
+        !self.has_left()
+            && !row.removed
+            && row.admission == Admission::Admit
+            && self.lease.allows(now, flow)
     }
 
     fn count_refusal(&mut self, now: Millis, row: &RowId, answer: Answer) {

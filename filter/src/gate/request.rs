@@ -197,7 +197,8 @@ impl Gate {
         let budget = wanted.map_or(row.hold_budget, |wanted| wanted.min(row.hold_budget));
         let deadline = arrival.since.plus(budget);
         let left = deadline.since(now);
-        if left == Millis(0) {
+        // A gate that has said Bye holds nobody: nothing would release them.
+        if left == Millis(0) || self.has_left() {
             return self.refuse(now, row, Answer::HoldExpired(row.estimate()), &target);
         }
         if matches!(row.admission, Admission::Hold(wait) if wait > left) {

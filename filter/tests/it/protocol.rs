@@ -484,6 +484,8 @@ fn a_gate_that_is_replaced_keeps_its_duties_and_then_says_bye() {
         world.finished && !world.done,
         "control may still have to read it"
     );
+    let (_, late) = world.post("/llama/x");
+    assert_eq!(late, answered(503, "hold_expired"), "it admits no more");
     let stream = world.stream.take().unwrap();
     world.gate.on_stream_closed(world.moment(), stream);
     world.run(10);
