@@ -10,6 +10,7 @@ use crate::{
     model::{Caps, Durations, FleetSpec, ModelSpec, OnDrainTimeout, OnLeaseEnd, SleepMode, Times},
 };
 
+mod barrier;
 mod engines;
 mod faults;
 mod fuzz;
