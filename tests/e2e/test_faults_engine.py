@@ -16,7 +16,7 @@ COME_BACK = ("wake_failed", "booting", "draining", "engine_failed", "too_long")
 def fragile(tmp_path_factory):
     """`liar` and `next` share one place, `mute` has one; `calm` has another and must never notice anything."""
     models = [Model("liar"), Model("next"), Model("calm", gpu=1), Model("mute", gpu=2)]
-    running = Stack(tmp_path_factory.mktemp("engine"), models, gpu=20, gpus=3, times={"wake": "3s", "observe": "1s"})
+    running = Stack(tmp_path_factory.mktemp("engine"), models, gpu=20, gpus=3, times={"wake": "3s", "observe": "500ms"})
     try:
         yield running.start()
     finally:

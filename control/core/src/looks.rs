@@ -9,8 +9,9 @@ use crate::{
     state::Resident,
 };
 
-/// Looks without an answer before an engine that control may restart is ended.
-const SILENT_LOOKS: u32 = 5;
+/// Looks without an answer, three quarters of a minute by default, before an engine that control may restart is ended: a server that is only
+/// overloaded still has requests in it.
+const SILENT_LOOKS: u32 = 15;
 /// An engine that an earlier life left without an answer may take so long to end what it was told: the longest wake by default.
 const UNANSWERED_FOR: Millis = Millis(120_000);
 /// Why a broken engine is ended.
