@@ -202,12 +202,9 @@ impl Core {
                     effects,
                 );
             }
-            EngineState::Gone => self.engine_gone(now, id, "it refuses connections", effects),
-            EngineState::Broken => self.end_engine(now, id, BROKEN, effects),
-            EngineState::Silent if state.silent >= SILENT_LOOKS && state.spec.caps.restartable => {
-                self.end_engine(now, id, "it has not answered for several looks", effects);
+            EngineState::Gone | EngineState::Broken | EngineState::Silent => {
+                self.observed_lost(now, id, seen.state, effects);
             }
-            EngineState::Silent => {}
         }
     }
 
@@ -240,13 +237,31 @@ impl Core {
                     effects,
                 );
             }
-            EngineState::Gone if matches!(state.resident, Resident::Stopped) => {}
+            EngineState::Gone | EngineState::Broken | EngineState::Silent => {
+                self.observed_lost(now, id, seen.state, effects);
+            }
+        }
+    }
+
+    /// An engine that should answer does not, or contradicts itself.
+    fn observed_lost(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        seen: EngineState,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        let given_up = state.silent >= SILENT_LOOKS && state.spec.caps.restartable;
+        match seen {
             EngineState::Gone => self.engine_gone(now, id, "it refuses connections", effects),
             EngineState::Broken => self.end_engine(now, id, BROKEN, effects),
-            EngineState::Silent if state.silent >= SILENT_LOOKS && state.spec.caps.restartable => {
+            EngineState::Silent if given_up => {
                 self.end_engine(now, id, "it has not answered for several looks", effects);
             }
-            EngineState::Silent => {}
+            EngineState::Silent | EngineState::Awake | EngineState::Asleep => {}
         }
     }
 
