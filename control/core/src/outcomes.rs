@@ -17,6 +17,13 @@ const REPEAT_AFTER: Millis = Millis(1_000);
 /// Repeats of a sleep before an engine that control may restart is ended.
 const REPEATS: u32 = 5;
 
+/// The sleep that an engine was told.
+struct Order {
+    cause: Cause,
+    mode: SleepMode,
+    repeats: u32,
+}
+
 impl Core {
     /// A start ended.
     pub(crate) fn started(
@@ -184,8 +191,12 @@ impl Core {
                 again_at: None,
                 repeats,
             } if *running == attempt => {
-                let (cause, mode, repeats) = (cause.clone(), *mode, *repeats);
-                self.service_slept(now, id, cause, mode, repeats, outcome, effects);
+                let order = Order {
+                    cause: cause.clone(),
+                    mode: *mode,
+                    repeats: *repeats,
+                };
+                self.service_slept(now, id, order, outcome, effects);
             }
             Phase::Sleeping { .. }
             | Phase::Booting(_)
@@ -247,100 +258,103 @@ impl Core {
         }
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the fields of one phase and its outcome"
-    )]
     fn service_slept(
         &mut self,
         now: Millis,
         id: &ModelId,
-        cause: Cause,
-        mode: SleepMode,
-        repeats: u32,
+        order: Order,
         outcome: Outcome,
         effects: &mut Vec<Effect>,
     ) {
-        let attempt_next = |repeats| Phase::Sleeping {
-            attempt: Attempt(0),
-            cause: cause.clone(),
-            mode,
-            again_at: Some(now + REPEAT_AFTER),
-            repeats,
-        };
+        match outcome {
+            Outcome::Done { took, memory } => {
+                self.says_it_sleeps(now, id, order, took, memory, effects);
+            }
+            Outcome::Unknown { cause } => self.may_sleep(now, id, order, cause, effects),
+            Outcome::Failed(ActionError { cause, engine }) => match engine {
+                EngineState::Asleep | EngineState::Silent => {
+                    self.may_sleep(now, id, order, cause, effects);
+                }
+                EngineState::Gone => self.engine_gone(now, id, &cause, effects),
+                EngineState::Broken => self.end_engine(now, id, &cause, effects),
+                EngineState::Awake => self.refused_to_sleep(now, id, &cause, effects),
+            },
+        }
+    }
+
+    /// The sleep was verified but for the memory: that counts as free only when the oracle shows it (S4).
+    fn says_it_sleeps(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        order: Order,
+        took: u64,
+        memory: Option<Bytes>,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        match outcome {
-            Outcome::Done { took, memory } => {
-                ModelState::learn(&mut state.learned.sleep, took);
-                let left = memory.unwrap_or(state.spec.asleep);
-                if left > allowed_after_sleep(state.spec.awake, state.spec.asleep)
-                    && !state.memory_repeat
-                {
-                    state.memory_repeat = true;
-                    self.enter(now, id, attempt_next(repeats + 1));
-                    self.record(
-                        now,
-                        id,
-                        format!("says it sleeps, but {left} are still held on its GPU: asked to sleep once more"),
-                        effects,
-                    );
-                    return;
-                }
-                let kept = state.memory_repeat
-                    && left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
-                state.memory_repeat = false;
-                // S4: memory counts as free only when the oracle shows it.
-                state.resident = Resident::Asleep(left);
-                if kept && state.spec.caps.restartable {
-                    self.end_engine(
-                        now,
-                        id,
-                        &format!("it sleeps, but {left} were not freed"),
-                        effects,
-                    );
-                    return;
-                }
-                self.fell_asleep(now, id, &cause, mode, took, effects);
-            }
-            Outcome::Failed(ActionError {
-                cause: why,
-                engine: EngineState::Asleep | EngineState::Silent,
-            })
-            | Outcome::Unknown { cause: why } => {
-                // Rule 11: no reopening and no wake before the outcome is known.
-                if repeats >= REPEATS && state.spec.caps.restartable {
-                    self.end_engine(
-                        now,
-                        id,
-                        &format!("it did not answer {repeats} times when told to sleep: {why}"),
-                        effects,
-                    );
-                    return;
-                }
-                state.last_error = Some(why.clone());
-                self.enter(now, id, attempt_next(repeats + 1));
-                self.record(
-                    now,
-                    id,
-                    format!("nobody knows whether it sleeps ({why}): asking again"),
-                    effects,
-                );
-            }
-            Outcome::Failed(ActionError {
-                cause: why,
-                engine: EngineState::Gone,
-            }) => self.engine_gone(now, id, &why, effects),
-            Outcome::Failed(ActionError {
-                cause: why,
-                engine: EngineState::Broken,
-            }) => self.end_engine(now, id, &why, effects),
-            Outcome::Failed(ActionError {
-                cause: why,
-                engine: EngineState::Awake,
-            }) => self.refused_to_sleep(now, id, &why, effects),
+        ModelState::learn(&mut state.learned.sleep, took);
+        let left = memory.unwrap_or(state.spec.asleep);
+        let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
+        let repeated = std::mem::replace(&mut state.memory_repeat, kept);
+        if kept && !repeated {
+            let sentence = format!(
+                "says it sleeps, but {left} are still held on its GPU: asked to sleep once more"
+            );
+            self.sleep_again(now, id, order);
+            self.record(now, id, sentence, effects);
+            return;
         }
+        state.memory_repeat = false;
+        state.resident = Resident::Asleep(left);
+        if kept && state.spec.caps.restartable {
+            let why = format!("it sleeps, but {left} were not freed");
+            self.end_engine(now, id, &why, effects);
+            return;
+        }
+        self.fell_asleep(now, id, &order.cause, order.mode, took, effects);
+    }
+
+    /// Rule 11: no reopening and no wake before the outcome of a sleep is known; it is asked for again until it is.
+    fn may_sleep(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        order: Order,
+        why: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        let repeats = order.repeats;
+        if repeats >= REPEATS && state.spec.caps.restartable {
+            let why = format!("it did not answer {repeats} times when told to sleep: {why}");
+            self.end_engine(now, id, &why, effects);
+            return;
+        }
+        let sentence = format!("nobody knows whether it sleeps ({why}): asking again");
+        state.last_error = Some(why);
+        self.sleep_again(now, id, order);
+        self.record(now, id, sentence, effects);
+    }
+
+    fn sleep_again(&mut self, now: Millis, id: &ModelId, order: Order) {
+        let Order {
+            cause,
+            mode,
+            repeats,
+        } = order;
+        let again = Phase::Sleeping {
+            attempt: Attempt(0),
+            cause,
+            mode,
+            again_at: Some(now + REPEAT_AFTER),
+            repeats: repeats + 1,
+        };
+        self.enter(now, id, again);
     }
 
     fn fell_asleep(
