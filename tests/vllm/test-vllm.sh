@@ -78,5 +78,5 @@ step "3. its HTTP API, raw and through control's driver"
 cargo test --locked --quiet --package greenthread-tests --test engine_contract vllm_keeps_the_contract -- --nocapture
 
 step "4. the whole path: two more of them take turns behind Envoy, and this one is attached to"
-"$python" -m pytest -p no:cacheprovider -s --durations=0 tests/e2e/test_vllm.py
+"$python" -m pytest -p no:cacheprovider -n 0 -s --durations=0 tests/e2e/test_vllm.py
 step "all of it passed"
