@@ -28,10 +28,10 @@ START = 600
 # Tokens of an answer that is frozen on its way, several seconds long; the model's context has 1024.
 LONG = 800
 SHORT = 24
-# The hold covers a cold start. Room is made as soon as it is asked for.
+# The hold covers a cold start. Room is made soon after it is asked for: a long answer is still far from its end.
 SETTINGS = {
     "oracle": "declared", "gpu": 10, "top": "hold: {budget: 10m}", "times": {"lease": "5s", "heartbeat": "1s"},
-    "sleep": {"drainTimeout": "1s"}, "fairness": {"minRuntime": "1s", "maxWait": "1s"},
+    "sleep": {"drainTimeout": "300ms"}, "fairness": {"minRuntime": "300ms", "maxWait": "300ms"},
 }
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": f"0-{min(os.cpu_count() or 1, 2) - 1}",
@@ -39,12 +39,12 @@ ENVIRONMENT = {
 }
 
 
-def vllm(name: str) -> Model:
+def vllm(name: str, extra: str = "") -> Model:
     """A model whose engine control starts, with the command of vLLM's own documentation: what GreenThread needs beside it, it adds itself."""
     command = (f"{VLLM}/venv/bin/vllm", "serve", f"{VLLM}/tiny", "--served-model-name", "{model}", "--port", "{port}", "--host", "127.0.0.1",
                "--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "8", "--enforce-eager")
     path = f"{VLLM}/venv/bin:{os.environ['PATH']}"
-    return Model(name, awake=8, command=command, env=(*ENVIRONMENT.items(), ("PATH", path)))
+    return Model(name, awake=8, command=command, env=(*ENVIRONMENT.items(), ("PATH", path)), extra=extra)
 
 
 def say(text: str) -> None:
@@ -53,8 +53,9 @@ def say(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Two models with 8 GiB each on one declared GPU of 10 GiB."""
-    stack = Stack(tmp_path_factory.mktemp("vllm"), [vllm("alpha"), vllm("beta")], **SETTINGS)
+    """Two models with 8 GiB each on one declared GPU of 10 GiB. `beta` keeps the place for long enough to be looked at."""
+    models = [vllm("alpha"), vllm("beta", "  fairness: {minRuntime: 3s}")]
+    stack = Stack(tmp_path_factory.mktemp("vllm"), models, **SETTINGS)
     began = time.monotonic()
     try:
         stack.start(wait=False).wait_ready(START)
