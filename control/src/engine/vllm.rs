@@ -21,6 +21,9 @@ pub const SLEEP_LIMIT: Duration = Duration::from_secs(180);
 /// How long an engine's state may lag behind its reply.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// How long it may say nothing at all meanwhile: a server can be busy for seconds with the requests that it was woken with.
+const BUSY: Duration = Duration::from_secs(10);
+
 /// Between two looks while something settles.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -283,17 +286,24 @@ impl Vllm {
     }
 
     async fn settles(&self, wanted: EngineState, path: &str) -> Result<(), Trouble> {
-        let end = Instant::now() + SETTLE;
+        let began = Instant::now();
         loop {
-            let state = tokio::time::timeout(SETTLE, self.state(SETTLE))
+            let left = BUSY.saturating_sub(began.elapsed());
+            let state = tokio::time::timeout(left, self.state(left))
                 .await
                 .unwrap_or(EngineState::Silent);
             if state == wanted {
                 return Ok(());
             }
-            if Instant::now() >= end || state == EngineState::Broken {
+            let patience = match state {
+                EngineState::Silent => BUSY,
+                EngineState::Awake | EngineState::Asleep | EngineState::Gone => SETTLE,
+                EngineState::Broken => Duration::ZERO,
+            };
+            if began.elapsed() >= patience {
                 let claim = format!(
-                    "{path} answered 200, and {SETTLE:?} later the engine is {}",
+                    "{path} answered 200, and {:?} later the engine is {}",
+                    began.elapsed(),
                     named(&state)
                 );
                 return Err(if state == EngineState::Silent {
