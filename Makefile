@@ -57,7 +57,7 @@ test-e2e: build filter envoy $(PYTHON) ## run the end-to-end tests with a real E
 	  cd tests/e2e && $(abspath $(PYTHON)) -m pytest -p no:cacheprovider $(ARGS)
 
 .PHONY: test-vllm
-test-vllm: build filter envoy $(PYTHON) ## run the contract and the whole path against real vLLMs on the CPU (eight minutes; installs 7 GB, once)
+test-vllm: build filter envoy $(PYTHON) ## run the contract and the whole path against real vLLMs on the CPU (about 6 minutes; installs 7 GB, once)
 	@$(need_rust)
 	@$(need_python)
 	@ENVOY="$$(envoy/fetch.sh)" GREENTHREAD_MODULE="$(MODULE)" GREENTHREAD_BINARIES="$(abspath $(TARGET))/debug" \
