@@ -124,6 +124,11 @@ impl Core {
             EngineState::Awake => {
                 state.resident = Resident::Awake;
                 self.enter(now, id, Phase::Serving);
+                if let Some(state) = self.models.get_mut(id) {
+                    // It has been awake since before this life: its min_runtime is not begun again.
+                    let over = Millis(now.since(state.spec.min_runtime).0);
+                    state.served_at = Some(over);
+                }
                 self.record(now, id, "found awake, serving", effects);
             }
             EngineState::Asleep => {

@@ -99,6 +99,11 @@ impl Core {
             .map(|at| at + state.spec.max_freeze)
             .filter(|at| *at > now);
         self.wake_at(wake_again);
+        // Nobody may sleep yet: a barrier would refuse requests for nothing.
+        if now < self.sleeps_from() {
+            self.wake_at(Some(self.sleeps_from()));
+            return true;
+        }
         let candidates = self.candidates();
         match policy::choose(&need, &candidates, now) {
             Choice::Victims(victims) => {
@@ -248,6 +253,10 @@ impl Core {
         taken: &BTreeSet<GpuId>,
         effects: &mut Vec<Effect>,
     ) {
+        if now < self.sleeps_from() {
+            self.wake_at(Some(self.sleeps_from()));
+            return;
+        }
         let mut reserved = vec![Bytes(0); self.fleet.gpus.len()];
         for state in self.models.values() {
             for gpu in &state.spec.gpus {

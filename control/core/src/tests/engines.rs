@@ -358,3 +358,40 @@ fn the_end_of_a_process_does_not_end_the_start_of_the_next() {
     bench.event(gone());
     assert_eq!(bench.phase("a"), "Waking");
 }
+
+#[test]
+fn adopted_engines_have_had_their_min_runtime() {
+    let mut bench = Bench::new(&[spec("a"), spec("b"), spec("c")], EngineState::Asleep);
+    bench.now = 100_000;
+    bench.core = Core::new(
+        FleetSpec {
+            gpus: vec![Bytes(40 * GIB)],
+            times: times(),
+            term: 8,
+        },
+        Millis(bench.now),
+    );
+    for name in ["a", "b", "c"] {
+        let engine = bench.engines.get_mut(&id(name)).expect("known");
+        if name != "c" {
+            (engine.state, engine.memory) = (EngineState::Awake, Bytes(17 * GIB));
+        }
+        bench.event(Event::ModelSet(Box::new(spec(name))));
+    }
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    // `a` is used after the restart, `b` is not: `b` goes, as soon as a predecessor's leases are over.
+    bench.figures("g1", "a", 1, 0);
+    bench.figures("g1", "a", 0, 0);
+    let early = bench.figures("g1", "c", 0, 1);
+    assert_eq!(
+        names(&early),
+        Vec::<String>::new(),
+        "no barrier before a sleep is allowed"
+    );
+    let effects = bench.run(6_100);
+    assert_eq!(
+        names(&effects),
+        ["b refuse Draining", "sleep b Keep", "wake c", "c admit"]
+    );
+}
