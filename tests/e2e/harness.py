@@ -42,15 +42,16 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def wait_until(condition: typing.Callable[[], typing.Any], what: str, timeout: float = 30.0, every: float = 0.05):
-    """Waits for a condition, never for a duration. Returns its value; fails with `what` and its last value."""
+def wait_until(condition: typing.Callable[[], typing.Any], what: str | typing.Callable[[], str], timeout: float = 30.0, every: float = 0.05):
+    """Waits for a condition, never for a duration. Returns its value; fails with `what` (asked for then) and its last value."""
     end = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"not within {timeout:.0f} s: {what} (last: {value!r})")
+            told = what() if callable(what) else what
+            raise AssertionError(f"not within {timeout:.0f} s: {told} (last: {value!r})")
         time.sleep(every)
 
 
@@ -160,7 +161,7 @@ class Stack:
 
     def wait_ready(self, timeout: float = 90) -> None:
         """Every gate has a table, every model has booted, and sleeps are allowed again."""
-        wait_until(self.is_ready, f"ready; see {self.output}:\n{self.tail()}", timeout)
+        wait_until(self.is_ready, lambda: f"ready; see {self.output}:\n{self.tail()}", timeout)
         wait_until(lambda: all(model["bootReady"] for model in self.fleet()), "every model booted", timeout)
 
     def is_ready(self) -> bool:
@@ -179,7 +180,7 @@ class Stack:
             except httpx.HTTPError:
                 return False
             return len([gate for gate in gates if gate["attached"] and gate["tableVersion"] > 0]) == self.concurrency + 1
-        wait_until(look, f"the gates have a table\n{self.tail()}", timeout)
+        wait_until(look, lambda: f"the gates have a table\n{self.tail()}", timeout)
 
     def drop_connections(self) -> None:
         """Forgets connections whose other end was killed."""
@@ -277,7 +278,7 @@ class Stack:
         def look():
             status = self.status(name)
             return status if status["state"] == state else None
-        return wait_until(look, f"{name} is {state}\n{self.tail()}", timeout)
+        return wait_until(look, lambda: f"{name} is {state}\n{self.tail()}", timeout)
 
     def operator(self, name: str, verb: str) -> httpx.Response:
         return self.client.post(f"{self.control}/api/v1/models/{name}/{verb}")

@@ -258,9 +258,9 @@ impl Core {
         if state.disabled || state.removing {
             return state.inside > 0;
         }
-        let served = state.served_at;
+        let fulfilled = state.fulfilled_at;
         let refused = state.last_refused.is_some_and(|at| {
-            now.since(at) < REFUSED_IS_DEMAND && served.is_none_or(|served| at > served)
+            now.since(at) < REFUSED_IS_DEMAND && fulfilled.is_none_or(|fulfilled| at > fulfilled)
         });
         let asked = self.gates.held(&state.spec.id) > 0 || state.inside > 0;
         asked || refused || state.operator_wants || (state.spec.pinned && !state.operator_sleeps)
@@ -272,6 +272,10 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
+        if matches!(phase, Phase::Serving) || matches!(state.phase, Phase::Serving) {
+            // Who was refused before or while it served had their chance to come back.
+            state.fulfilled_at = Some(now);
+        }
         if matches!(phase, Phase::Serving) {
             state.served_at = Some(now);
             state.boot_ready = true;

@@ -33,8 +33,10 @@ pub(crate) struct ModelState {
     /// Looks in a row that got no answer.
     pub(crate) silent: u32,
     pub(crate) boot_ready: bool,
-    /// Start of the last service; refused wishes older than that are fulfilled.
+    /// Start of the last service.
     pub(crate) served_at: Option<Millis>,
+    /// Refused wishes up to this moment are fulfilled.
+    pub(crate) fulfilled_at: Option<Millis>,
     pub(crate) last_used: Option<Millis>,
     pub(crate) last_refused: Option<Millis>,
     /// Requests inside the engine while it is not awake: frozen, or arrived in spite of the gates.
@@ -81,6 +83,7 @@ impl ModelState {
             silent: 0,
             boot_ready: false,
             served_at: None,
+            fulfilled_at: None,
             last_used: None,
             last_refused: None,
             inside: 0,

@@ -291,3 +291,29 @@ fn without_a_live_gate_there_is_no_evidence_of_idleness() {
     bench.run(400_000);
     assert_eq!(bench.phase("a"), "Serving");
 }
+
+#[test]
+fn a_refusal_that_was_followed_by_service_wakes_nobody() {
+    let mut bench = Bench::ready(&["a"]);
+    bench.figures("g1", "a", 0, 1);
+    // A gate refused once more before it heard that the row admits.
+    let refused = Figures {
+        last_refused_age: Some(0),
+        ..Figures::default()
+    };
+    let gate = GateId("g1".into());
+    bench
+        .gates
+        .get_mut(&gate)
+        .expect("known")
+        .2
+        .insert(id("a"), refused);
+    bench.run(1_000);
+    bench.gates.get_mut(&gate).expect("known").2.clear();
+    let asleep = bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    assert_eq!(names(&asleep), ["a refuse Draining", "sleep a Keep"]);
+    assert_eq!(names(&bench.run(5_000)), Vec::<String>::new());
+}
