@@ -285,6 +285,8 @@ impl Core {
             (state.inside, state.frozen_since, state.stuck) = (0, None, false);
         }
         if matches!(phase, Phase::Asleep) {
+            // Who asks next begins to wait anew.
+            state.stuck = false;
             state.boot_ready = true;
             state.operator_sleeps &= state.spec.pinned;
         }

@@ -428,3 +428,15 @@ fn busy() -> Bench {
     bench.run(11_000);
     bench
 }
+
+/// A seeded sequence (xorshift): the same seed, the same history.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}

@@ -14,17 +14,6 @@ use gates::SimGate;
 const MODELS: [&str; 4] = ["a", "b", "c", "d"];
 const FENCE: u64 = 9_000;
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
 struct World {
     seed: u64,
     random: Random,

@@ -3,17 +3,6 @@
 
 use super::*;
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
 fn one_event(bench: &mut Bench, random: &mut Random) -> Vec<Effect> {
     let models = ["a", "b", "c", "d"];
     let model = models[random.below(4) as usize];

@@ -317,3 +317,44 @@ fn a_refusal_that_was_followed_by_service_wakes_nobody() {
     assert_eq!(names(&asleep), ["a refuse Draining", "sleep a Keep"]);
     assert_eq!(names(&bench.run(5_000)), Vec::<String>::new());
 }
+
+#[test]
+fn who_asks_after_a_wait_was_given_up_is_held_again() {
+    let mut models = [spec("a"), spec("b"), spec("c")];
+    for model in &mut models {
+        model.caps.lossless = false;
+    }
+    let mut bench = Bench::new(&models, EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.run(10_000);
+    for model in ["a", "b"] {
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 1, 0);
+        bench.engines.get_mut(&id(model)).expect("known").count = 1;
+    }
+    bench.run(11_000);
+    bench.figures("g1", "c", 0, 1);
+    let refused = names(&bench.run(36_000));
+    assert!(
+        refused.contains(&"c refuse TooLong".to_owned()),
+        "{refused:?}"
+    );
+    bench.figures("g1", "c", 0, 0);
+    assert_eq!(bench.phase("c"), "Asleep");
+    let effects = bench.figures("g1", "c", 0, 1);
+    assert!(
+        !names(&effects).contains(&"c refuse TooLong".to_owned()),
+        "{:?}",
+        names(&effects)
+    );
+    let row = bench
+        .core
+        .view()
+        .into_iter()
+        .find(|view| view.id == id("c"));
+    assert!(matches!(
+        row.expect("known").admission,
+        Admission::Hold { .. }
+    ));
+}
