@@ -324,6 +324,8 @@ fn who_asks_after_a_wait_was_given_up_is_held_again() {
     for model in &mut models {
         model.caps.lossless = false;
     }
+    // Only `a` could make room, and it will not drain.
+    models[1].pinned = true;
     let mut bench = Bench::new(&models, EngineState::Asleep);
     bench.run(3_000);
     bench.hello("g1", 1);
