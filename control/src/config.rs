@@ -7,7 +7,7 @@ mod model;
 mod prefix;
 mod reader;
 mod tree;
-mod units;
+pub(crate) mod units;
 
 use std::{
     collections::BTreeMap,

@@ -2,16 +2,16 @@
 
 /// A sequence of numbers that look random (SplitMix64).
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
     /// The sequence of a seed.
-    pub const fn new(seed: u64) -> Self {
+    pub(super) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next number.
-    pub const fn roll(&mut self) -> u64 {
+    pub(super) const fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,7 +20,7 @@ impl Dice {
     }
 
     /// A number from zero to less than `most` (0 for 0).
-    pub fn below(&mut self, most: u64) -> usize {
+    pub(super) fn below(&mut self, most: u64) -> usize {
         usize::try_from(self.roll().checked_rem(most).unwrap_or(0)).unwrap_or(0)
     }
 }

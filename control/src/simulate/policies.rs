@@ -20,14 +20,14 @@ enum Decides {
 
 /// One policy.
 #[derive(Clone, Copy, Debug)]
-pub struct Policy {
+pub(super) struct Policy {
     /// Name on the command line and in reports.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     decides: Decides,
 }
 
 /// Every policy, in the order of reports: the default of the product first, the bound last.
-pub const ALL: [Policy; 2] = [
+pub(super) const ALL: [Policy; 2] = [
     Policy {
         name: LRU,
         decides: Decides::Core(policy::choose),
@@ -38,13 +38,13 @@ pub const ALL: [Policy; 2] = [
     },
 ];
 /// The default of the product, and the upper end of the gap that others close.
-pub const LRU: &str = "lru";
+pub(super) const LRU: &str = "lru";
 /// The bound, and the lower end of the gap.
-pub const OPT: &str = "opt";
+pub(super) const OPT: &str = "opt";
 
 impl Policy {
     /// Whether it needs the future: a bound, which no product can run.
-    pub const fn is_bound(self) -> bool {
+    pub(super) const fn is_bound(self) -> bool {
         match self.decides {
             Decides::Core(_) => false,
             Decides::Future => true,
@@ -52,7 +52,7 @@ impl Policy {
     }
 
     /// The policy among equal places.
-    pub fn eviction(self, trace: &Trace) -> Box<dyn Eviction> {
+    pub(super) fn eviction(self, trace: &Trace) -> Box<dyn Eviction> {
         match self.decides {
             Decides::Core(choose) => Box::new(OfCore::new(choose, trace)),
             Decides::Future => Box::new(Belady::of(trace)),
@@ -72,7 +72,7 @@ pub struct UnknownPolicy {
 ///
 /// # Errors
 /// A name that is no policy.
-pub fn named(wanted: &[String]) -> Result<Vec<Policy>, UnknownPolicy> {
+pub(super) fn named(wanted: &[String]) -> Result<Vec<Policy>, UnknownPolicy> {
     let unknown = |name: &&String| *name != "all" && !names().contains(&name.as_str());
     if let Some(name) = wanted.iter().find(unknown) {
         return Err(UnknownPolicy { name: name.clone() });

@@ -15,7 +15,7 @@ const CALLS: u32 = 512;
 
 /// What was last said, and when.
 #[derive(Debug)]
-pub struct Progress {
+pub(super) struct Progress {
     terminal: bool,
     pause: Duration,
     last: Instant,
@@ -26,7 +26,7 @@ pub struct Progress {
 
 impl Progress {
     /// Progress that is written to stderr.
-    pub fn to_stderr() -> Self {
+    pub(super) fn to_stderr() -> Self {
         let terminal = io::stderr().is_terminal();
         Self {
             terminal,
@@ -38,7 +38,7 @@ impl Progress {
     }
 
     /// Says where the work is, when it is time to. Cheap enough for every request.
-    pub fn tick(&mut self, line: impl FnOnce() -> String) {
+    pub(super) fn tick(&mut self, line: impl FnOnce() -> String) {
         self.calls = self.calls.wrapping_add(1);
         if !self.calls.is_multiple_of(CALLS) || self.last.elapsed() < self.pause {
             return;
@@ -55,7 +55,7 @@ impl Progress {
     }
 
     /// Takes the line off the terminal: results follow.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         if std::mem::take(&mut self.shown) {
             let _ = write!(io::stderr(), "\r\x1b[K").and_then(|()| io::stderr().flush());
         }

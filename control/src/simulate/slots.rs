@@ -8,24 +8,24 @@ mod of_core;
 
 use greenthread_core::ids::Millis;
 
-pub use belady::{Belady, next_uses};
-pub use of_core::{Choose, OfCore};
+pub(super) use belady::{Belady, next_uses};
+pub(super) use of_core::{Choose, OfCore};
 
 use super::trace::Trace;
 
 /// One request as a policy hears of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrival {
+pub(super) struct Arrival {
     /// How many came before it.
-    pub position: usize,
+    pub(super) position: usize,
     /// When; larger than at every arrival before it.
-    pub at: Millis,
+    pub(super) at: Millis,
     /// Who is wanted.
-    pub model: usize,
+    pub(super) model: usize,
 }
 
 /// Who leaves when a place is needed. Models are numbers from zero.
-pub trait Eviction {
+pub(super) trait Eviction {
     /// A request has arrived; told before a victim is asked for.
     fn arrived(&mut self, arrival: Arrival);
     /// The index of the one of `residents` that leaves for `arrival`. There is at least one.
@@ -34,21 +34,21 @@ pub trait Eviction {
 
 /// What came of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tally {
+pub(super) struct Tally {
     /// Requests.
-    pub requests: u64,
+    pub(super) requests: u64,
     /// Requests whose model had to be loaded.
-    pub misses: u64,
+    pub(super) misses: u64,
     /// Misses per model.
-    pub misses_of: Vec<u64>,
+    pub(super) misses_of: Vec<u64>,
     /// Requests per model.
-    pub requests_of: Vec<u64>,
+    pub(super) requests_of: Vec<u64>,
     /// Models that had to leave.
-    pub evictions: u64,
+    pub(super) evictions: u64,
 }
 
 /// Replays a trace on `slots` places (at least one), empty at first.
-pub fn replay(trace: &Trace, slots: usize, policy: &mut dyn Eviction) -> Tally {
+pub(super) fn replay(trace: &Trace, slots: usize, policy: &mut dyn Eviction) -> Tally {
     let models = trace.models.len();
     let mut tally = Tally {
         requests: 0,

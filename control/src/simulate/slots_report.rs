@@ -6,28 +6,28 @@ use super::{arguments::Output, policies::Policy, slots::Tally, table::Table};
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
+pub(super) struct Row {
     /// Name of the policy.
-    pub policy: &'static str,
+    pub(super) policy: &'static str,
     /// Places.
-    pub slots: u64,
+    pub(super) slots: usize,
     /// Requests.
-    pub requests: u64,
+    pub(super) requests: u64,
     /// Requests whose model had to be loaded.
-    pub misses: u64,
+    pub(super) misses: u64,
     /// Misses per request.
-    pub miss_ratio: f64,
+    pub(super) miss_ratio: f64,
     /// Models that had to leave.
-    pub evictions: u64,
+    pub(super) evictions: u64,
     /// Share of the gap between LRU (0) and OPT (1); absent where there is no gap.
-    pub gap_closed: Option<f64>,
+    pub(super) gap_closed: Option<f64>,
     /// It knows the future: a bound.
-    pub bound: bool,
+    pub(super) bound: bool,
 }
 
 impl Row {
     /// The figures of a run. `gap`: misses of LRU and of OPT on the same places.
-    pub fn of(policy: Policy, slots: u64, tally: &Tally, gap: (u64, u64)) -> Self {
+    pub(super) fn of(policy: Policy, slots: usize, tally: &Tally, gap: (u64, u64)) -> Self {
         let (lru, opt) = gap;
         Self {
             policy: policy.name,
@@ -46,12 +46,12 @@ impl Row {
 }
 
 /// `part` of `whole`; `None` of nothing.
-pub fn ratio(part: u64, whole: u64) -> Option<f64> {
+pub(super) fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// All rows in one form.
-pub fn report(rows: &[Row], output: Output) -> String {
+pub(super) fn report(rows: &[Row], output: Output) -> String {
     match output {
         Output::Text => text(rows),
         Output::Json => json(rows),
@@ -85,14 +85,14 @@ fn text(rows: &[Row]) -> String {
 }
 
 /// A list, one object a line.
-pub fn json<T: Serialize>(rows: &[T]) -> String {
+pub(super) fn json<T: Serialize>(rows: &[T]) -> String {
     let line = |row: &T| serde_json::to_string(row).unwrap_or_default();
     let lines: Vec<String> = rows.iter().map(line).collect();
     format!("[\n{}\n]\n", lines.join(",\n"))
 }
 
 /// The names of the fields, then a line per row.
-pub fn csv<T: Serialize>(rows: &[T]) -> String {
+pub(super) fn csv<T: Serialize>(rows: &[T]) -> String {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for row in rows {
         // Written into memory, from fields that are numbers and words.

@@ -2,25 +2,25 @@
 
 /// Lines of cells, the first being the head.
 #[derive(Clone, Debug, Default)]
-pub struct Table {
+pub(super) struct Table {
     lines: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table with this head.
-    pub fn new<'a>(head: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(super) fn new<'a>(head: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
             lines: vec![head.into_iter().map(str::to_owned).collect()],
         }
     }
 
     /// Adds a line; it has as many cells as the head.
-    pub fn line(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(super) fn line(&mut self, cells: impl IntoIterator<Item = String>) {
         self.lines.push(cells.into_iter().collect());
     }
 
     /// The table, a line end behind every line.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let columns = self.lines.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             let cells = self.lines.iter().filter_map(|line| line.get(column));

@@ -19,7 +19,7 @@ use greenthread_core::ids::Millis;
 use super::progress::Progress;
 
 /// The columns of a trace; others are ignored.
-pub const COLUMNS: [&str; 3] = ["time_s", "model", "service_s"];
+pub(super) const COLUMNS: [&str; 3] = ["time_s", "model", "service_s"];
 /// Longest line, in bytes.
 const LINE_MAX: u64 = 64 * 1_024;
 /// Bytes that the reader may be ahead of a line.
@@ -31,24 +31,26 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// One request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     /// When it arrives, counted from the zero of the trace.
-    pub at: Millis,
+    pub(super) at: Millis,
     /// Which model it wants: an index into [`Trace::models`].
-    pub model: usize,
+    pub(super) model: usize,
     /// How long its engine works on it.
-    pub service: Millis,
+    pub(super) service: Millis,
 }
 
 /// All requests of a trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trace {
+pub(super) struct Trace {
     /// Names, in the order in which they first appear.
-    pub models: Vec<String>,
+    pub(super) models: Vec<String>,
+    /// Line of the file in which each of them first appears.
+    pub(super) lines: Vec<u64>,
     /// Requests by time.
-    pub requests: Vec<Request>,
+    pub(super) requests: Vec<Request>,
     /// Requests that stood behind a later one in the file.
-    pub out_of_order: u64,
+    pub(super) out_of_order: u64,
 }
 
 /// Why there is no trace. `line` counts from 1, the header included.
@@ -96,7 +98,7 @@ pub enum TraceError {
 ///
 /// # Errors
 /// The first thing that is wrong in it.
-pub fn read(file: &Path, progress: &mut Progress) -> Result<Trace, TraceError> {
+pub(super) fn read(file: &Path, progress: &mut Progress) -> Result<Trace, TraceError> {
     let unreadable = |source| TraceError::Unreadable {
         file: file.to_owned(),
         source,
@@ -114,7 +116,11 @@ pub fn read(file: &Path, progress: &mut Progress) -> Result<Trace, TraceError> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn parse(file: &Path, source: impl Read, progress: &mut Progress) -> Result<Trace, TraceError> {
+pub(super) fn parse(
+    file: &Path,
+    source: impl Read,
+    progress: &mut Progress,
+) -> Result<Trace, TraceError> {
     let allowance = Rc::new(Cell::new(0));
     let limited = Limited {
         source,
@@ -143,7 +149,7 @@ pub fn parse(file: &Path, source: impl Read, progress: &mut Progress) -> Result<
         match &columns {
             None => columns = Some(place.columns(&record)?),
             Some(columns) => {
-                let request = place.request(&record, columns, &mut names, &mut trace.models)?;
+                let request = place.request(&record, columns, &mut names, &mut trace)?;
                 let late = trace
                     .requests
                     .last()
@@ -219,7 +225,7 @@ impl Place<'_> {
         record: &StringRecord,
         columns: &Columns,
         names: &mut BTreeMap<String, usize>,
-        models: &mut Vec<String>,
+        trace: &mut Trace,
     ) -> Result<Request, TraceError> {
         let [time, model, service] = COLUMNS;
         let name = self.field(record, columns.model, model)?;
@@ -229,9 +235,10 @@ impl Place<'_> {
         let index = match names.get(name) {
             Some(index) => *index,
             None => {
-                let index = models.len();
+                let index = trace.models.len();
                 names.insert(name.to_owned(), index);
-                models.push(name.to_owned());
+                trace.models.push(name.to_owned());
+                trace.lines.push(self.line);
                 index
             }
         };

@@ -8,7 +8,7 @@ use crate::simulate::trace::Trace;
 const NEVER: usize = usize::MAX;
 
 /// Position of the next request for the same model, for each request; `usize::MAX` when there is none.
-pub fn next_uses(trace: &Trace) -> Vec<usize> {
+pub(crate) fn next_uses(trace: &Trace) -> Vec<usize> {
     let mut next = vec![NEVER; trace.requests.len()];
     let mut seen = vec![NEVER; trace.models.len()];
     for (position, request) in trace.requests.iter().enumerate().rev() {
@@ -19,7 +19,7 @@ pub fn next_uses(trace: &Trace) -> Vec<usize> {
 
 /// Knows the future.
 #[derive(Clone, Debug)]
-pub struct Belady {
+pub(crate) struct Belady {
     next: Vec<usize>,
     /// Next use of each model, from where the run is.
     next_of: Vec<usize>,
@@ -27,7 +27,7 @@ pub struct Belady {
 
 impl Belady {
     /// Looks into the future of a trace.
-    pub fn of(trace: &Trace) -> Self {
+    pub(crate) fn of(trace: &Trace) -> Self {
         Self {
             next: next_uses(trace),
             next_of: vec![NEVER; trace.models.len()],

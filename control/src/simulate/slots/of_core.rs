@@ -12,11 +12,11 @@ use crate::simulate::trace::Trace;
 const PLACE: Bytes = Bytes(1);
 
 /// The function of a policy of the core.
-pub type Choose = fn(&Need, &[Resident], Millis) -> Choice;
+pub(crate) type Choose = fn(&Need, &[Resident], Millis) -> Choice;
 
 /// Asks the core's policy.
 #[derive(Clone, Debug)]
-pub struct OfCore {
+pub(crate) struct OfCore {
     choose: Choose,
     models: Vec<ModelId>,
     last_used: Vec<Millis>,
@@ -24,7 +24,7 @@ pub struct OfCore {
 
 impl OfCore {
     /// The policy for the models of a trace.
-    pub fn new(choose: Choose, trace: &Trace) -> Self {
+    pub(crate) fn new(choose: Choose, trace: &Trace) -> Self {
         Self {
             choose,
             models: trace.models.iter().cloned().map(ModelId).collect(),

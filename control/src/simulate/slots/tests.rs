@@ -19,7 +19,7 @@ fn trace(models: &[usize]) -> Trace {
                 service: Millis(0),
             })
             .collect(),
-        out_of_order: 0,
+        ..Trace::default()
     }
 }
 
