@@ -625,3 +625,6 @@ impl<'a> Replay<'a> {
         Millis(varied.max(0.0).round() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests;
