@@ -5,7 +5,7 @@ use crate::{
     effect::Effect,
     ids::{Millis, ModelId},
     model::SleepMode,
-    phase::{Boot, Cause, Failure, Phase},
+    phase::{Boot, Cause, Failure, Phase, Tier},
 };
 
 impl Core {
@@ -76,6 +76,7 @@ impl Core {
                         model: id.clone(),
                         attempt,
                         mode: SleepMode::Keep,
+                        tier: Tier::Ram,
                     });
                     self.enter(now, id, Phase::Booting(Boot::Sleeping(attempt)));
                 } else {

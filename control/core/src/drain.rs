@@ -7,7 +7,7 @@ use crate::{
     ids::{Epoch, Millis, ModelId},
     looks::BROKEN,
     model::{OnDrainTimeout, OnLeaseEnd, SleepMode},
-    phase::{Boot, Cause, Count, Phase},
+    phase::{Boot, Cause, Count, Phase, Tier},
     schedule::counted,
     state::{ModelState, Resident},
 };
@@ -433,6 +433,7 @@ impl Core {
             model: id.clone(),
             attempt,
             mode,
+            tier: Tier::Ram,
         });
         self.enter(
             now,

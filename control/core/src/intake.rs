@@ -3,7 +3,7 @@
 use crate::{
     Core,
     effect::Effect,
-    event::{Event, Figures, Observation, Operator, Outcome},
+    event::{Event, Figures, Memory, Observation, Operator, Outcome},
     ids::{Bytes, GateId, Millis, ModelId},
     model::ModelSpec,
     phase::{Count, Failure, Phase},
@@ -38,9 +38,8 @@ impl Core {
                 attempt,
                 observation,
             } => {
-                let memory = self.per_gpu(&model, observation.memory);
                 let seen = Observation {
-                    memory,
+                    memory: self.per_gpu(&model, observation.memory),
                     ..observation
                 };
                 self.looked(now, &model, attempt, &seen, effects);
@@ -70,6 +69,7 @@ impl Core {
                 self.slept(now, &model, attempt, outcome, effects);
             }
             Event::EngineGone { model, cause } => self.engine_gone(now, &model, &cause, effects),
+            Event::GpuRead { .. } | Event::GpuAccepted(_) => {}
             Event::ModelSet(spec) => self.set_model(now, *spec),
             Event::ModelRemoved(model) => {
                 if let Some(state) = self.models.get_mut(&model) {
@@ -152,10 +152,16 @@ impl Core {
     }
 
     /// Oracles measure engines; the ledger keeps what each of an engine's GPUs carries.
-    fn per_gpu(&self, id: &ModelId, memory: Option<Bytes>) -> Option<Bytes> {
+    fn per_gpu(&self, id: &ModelId, memory: Memory) -> Memory {
         let gpus = self.models.get(id).map_or(1, |state| state.spec.gpus.len());
         let gpus = u64::try_from(gpus).unwrap_or(1).max(1);
-        memory.map(|bytes| Bytes(bytes.0.div_ceil(gpus)))
+        let share = |bytes: Option<Bytes>| bytes.map(|bytes| Bytes(bytes.0.div_ceil(gpus)));
+        let Memory { gpu, peak, host } = memory;
+        Memory {
+            gpu: share(gpu),
+            peak: share(peak),
+            host: share(host),
+        }
     }
 
     fn outcome_per_gpu(&self, id: &ModelId, outcome: Outcome) -> Outcome {

@@ -3,7 +3,7 @@
 use crate::{
     Core,
     effect::Effect,
-    event::{EngineState, Observation},
+    event::{EngineState, Memory, Observation},
     ids::{Attempt, Millis, ModelId},
     phase::{Boot, Count, Failure, Phase},
     state::Resident,
@@ -132,7 +132,7 @@ impl Core {
                 self.record(now, id, "found awake, serving", effects);
             }
             EngineState::Asleep => {
-                let left = seen.memory.unwrap_or(state.spec.asleep);
+                let left = seen.memory.gpu.unwrap_or(state.spec.asleep);
                 state.resident = Resident::Asleep(left);
                 state.inside = seen.count.unwrap_or(0);
                 self.enter(now, id, Phase::Asleep);
@@ -177,7 +177,8 @@ impl Core {
         let seen = Observation {
             state: EngineState::Silent,
             count: None,
-            memory: None,
+            memory: Memory::default(),
+            tier: None,
         };
         self.first_look(now, id, &seen, effects);
     }
@@ -196,7 +197,7 @@ impl Core {
             EngineState::Awake => {}
             EngineState::Asleep => {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
-                state.resident = Resident::Asleep(seen.memory.unwrap_or(state.spec.asleep));
+                state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep));
                 let inside = seen.count.unwrap_or(0).max(self.gates.in_flight(id));
                 self.note_inside(now, id, inside);
                 self.enter(now, id, Phase::Asleep);
@@ -225,7 +226,7 @@ impl Core {
         };
         match seen.state {
             EngineState::Asleep => {
-                if let Some(memory) = seen.memory {
+                if let Some(memory) = seen.memory.gpu {
                     state.resident = Resident::Asleep(memory);
                 }
                 // S7: what is inside a sleeping engine is demand.
@@ -284,7 +285,7 @@ impl Core {
         match seen.state {
             EngineState::Awake => state.resident = Resident::Awake,
             EngineState::Asleep => {
-                state.resident = Resident::Asleep(seen.memory.unwrap_or(state.spec.asleep))
+                state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep))
             }
             EngineState::Gone => state.resident = Resident::Stopped,
             EngineState::Broken | EngineState::Silent => return,

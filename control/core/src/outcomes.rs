@@ -3,7 +3,7 @@
 use crate::{
     Core,
     effect::Effect,
-    event::{ActionError, EngineState, Outcome},
+    event::{ActionError, EngineState, Memory, Outcome},
     failures::COOL_DOWN,
     ids::{Attempt, Bytes, Millis, ModelId},
     model::SleepMode,
@@ -125,7 +125,7 @@ impl Core {
                     let (awake, asleep, sleep) =
                         (state.spec.awake, state.spec.asleep, state.learned.sleep);
                     effects.push(Effect::Footprint { model: id.clone() });
-                    let declared = if memory.is_some() {
+                    let declared = if memory.gpu.is_some() {
                         ""
                     } else {
                         " (as declared)"
@@ -289,14 +289,14 @@ impl Core {
         id: &ModelId,
         order: Order,
         took: u64,
-        memory: Option<Bytes>,
+        memory: Memory,
         effects: &mut Vec<Effect>,
     ) {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
         ModelState::learn(&mut state.learned.sleep, took);
-        let left = memory.unwrap_or(state.spec.asleep);
+        let left = memory.gpu.unwrap_or(state.spec.asleep);
         let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
         let repeated = std::mem::replace(&mut state.memory_repeat, kept);
         if kept && !repeated {
@@ -440,8 +440,8 @@ fn allowed_after_sleep(awake: Bytes, asleep: Bytes) -> Bytes {
 }
 
 /// Takes a measured figure over a declared one.
-fn measured(figure: &mut Bytes, memory: Option<Bytes>) {
-    if let Some(memory) = memory.filter(|memory| memory.0 > 0) {
+fn measured(figure: &mut Bytes, memory: Memory) {
+    if let Some(memory) = memory.gpu.filter(|memory| memory.0 > 0) {
         *figure = memory;
     }
 }

@@ -5,6 +5,14 @@
 
 use crate::ids::{Bytes, GpuId, Millis, ModelId};
 
+/// The policies, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PolicyName {
+    /// Least recently used (the default).
+    #[default]
+    Lru,
+}
+
 /// A model that is awake, as the policy sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resident {

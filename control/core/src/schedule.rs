@@ -6,7 +6,7 @@ use crate::{
     Core,
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
-    phase::{Boot, Cause, Failure, Phase},
+    phase::{Boot, Cause, Failure, Phase, Tier},
     policy::{self, Choice, Need, Resident as Candidate},
     state::{ModelState, Resident},
 };
@@ -181,7 +181,11 @@ impl Core {
         effects.push(if start {
             Effect::Start { model, attempt }
         } else {
-            Effect::Wake { model, attempt }
+            Effect::Wake {
+                model,
+                attempt,
+                tier: Tier::Ram,
+            }
         });
         if let Some(state) = self.models.get_mut(id) {
             // Somebody asked: the wish that it sleeps is over. One that comes from here on is obeyed when it is awake.

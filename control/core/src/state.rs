@@ -143,6 +143,7 @@ impl ModelState {
     pub(crate) const fn wake_takes(&self) -> Millis {
         match self.tier() {
             Tier::Ram => self.learned.wake,
+            Tier::Disk => self.learned.reload,
             Tier::Stopped => self.learned.start,
         }
     }
