@@ -27,7 +27,7 @@ mod view;
 
 use std::collections::BTreeMap;
 
-pub use view::ModelView;
+pub use view::{GpuView, HostView, ModelView};
 
 use decision::Decision;
 use effect::Effect;
@@ -323,6 +323,7 @@ impl Core {
             at: now,
             model: id.clone(),
             sentence: sentence.into(),
+            choice: None,
         }));
     }
 

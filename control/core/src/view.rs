@@ -2,6 +2,7 @@
 
 use crate::{
     Core,
+    decision::{Choice, Tally, WhyNot},
     effect::{Admission, PublicState},
     ids::{Bytes, GateId, GpuId, Millis, ModelId},
     phase::Tier,
@@ -44,7 +45,71 @@ pub struct ModelView {
     pub last_error: Option<String>,
 }
 
+/// What `status` shows of one GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuView {
+    /// Which.
+    pub gpu: GpuId,
+    /// Bytes that models may use.
+    pub capacity: Bytes,
+    /// Bytes that the ledger has reserved.
+    pub reserved: Bytes,
+    /// Bytes that the oracle saw in use last; `None` when it cannot tell.
+    pub used: Option<Bytes>,
+    /// Bytes that an operator accepted as somebody else's; not part of what models may use.
+    pub foreign: Bytes,
+    /// Why no transition begins on it, if so: ledger and oracle differ by more than the tolerance.
+    pub stopped: Option<String>,
+}
+
+/// What `status` shows of the host RAM of one NUMA node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostView {
+    /// Bytes that sleeping copies may take.
+    pub capacity: Bytes,
+    /// Bytes that they take by the ledger.
+    pub reserved: Bytes,
+}
+
 impl Core {
+    /// The latest choices in which a model was the target or a victim, oldest first, `last` at most.
+    pub fn explain(&self, _model: &ModelId, _last: usize) -> Vec<Choice> {
+        Vec::new()
+    }
+
+    /// One choice by its number, as long as it is kept.
+    pub fn choice(&self, _number: u64) -> Option<&Choice> {
+        None
+    }
+
+    /// Why a model is not awake at `now`; `None` for a model that is not known.
+    pub fn why_not(&self, _now: Millis, _model: &ModelId) -> Option<WhyNot> {
+        None
+    }
+
+    /// Totals since the start.
+    pub fn tally(&self) -> Tally {
+        Tally::default()
+    }
+
+    /// Every GPU.
+    pub fn gpus(&self) -> Vec<GpuView> {
+        let view = |gpu: usize| GpuView {
+            gpu: GpuId(gpu),
+            capacity: self.capacity(GpuId(gpu)),
+            reserved: self.reserved_on(GpuId(gpu)),
+            used: None,
+            foreign: Bytes(0),
+            stopped: None,
+        };
+        (0..self.fleet.gpus.len()).map(view).collect()
+    }
+
+    /// Every NUMA node whose host RAM is limited.
+    pub fn hosts(&self) -> Vec<HostView> {
+        Vec::new()
+    }
+
     /// Every model, by id.
     pub fn view(&self) -> Vec<ModelView> {
         let view = |state: &crate::state::ModelState| {
