@@ -16,6 +16,8 @@ use crate::{
 const COUNT_AGAIN: Millis = Millis(200);
 /// A count that was not answered is asked for again after this.
 const COUNT_TIMEOUT: Millis = Millis(3_000);
+/// A drain is looked at again after this, whatever happens: what it waits for may pass without an event.
+const LOOK_AGAIN: Millis = Millis(1_000);
 /// The longest idle time-out that is looked at; only keeps deadlines finite.
 const CLOCK_STEP: Millis = Millis(1);
 
@@ -48,6 +50,7 @@ impl Core {
             self.record(now, id, "it is back in the fleet", effects);
             return;
         }
+        self.wake_at(Some(now + LOOK_AGAIN));
         // 2. Nobody sleeps before a predecessor's leases have ended.
         if now < self.sleeps_from() {
             self.wake_at(Some(self.sleeps_from()));
@@ -284,18 +287,12 @@ impl Core {
 
     /// Whether another model's action is under way on one of the model's GPUs (S6).
     pub(crate) fn gpus_in_transition(&self, id: &ModelId) -> bool {
-        let Some(state) = self.models.get(id) else {
-            return false;
-        };
-        self.models.values().any(|other| {
-            other.spec.id != *id
-                && other.phase.in_transition()
-                && other
-                    .spec
-                    .gpus
-                    .iter()
-                    .any(|gpu| state.spec.gpus.contains(gpu))
-        })
+        let gpus = self.models.get(id).map(|state| &state.spec.gpus);
+        let mut places = gpus
+            .into_iter()
+            .flatten()
+            .filter_map(|gpu| self.places.gpu(*gpu));
+        places.any(|place| place.moving.iter().any(|other| other != id))
     }
 
     fn set_count(&mut self, id: &ModelId, new: Count) {

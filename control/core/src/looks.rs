@@ -28,24 +28,6 @@ impl Core {
         seen: &Observation,
         effects: &mut Vec<Effect>,
     ) {
-        let what = |core: &Self| {
-            let state = core.models.get(id)?;
-            Some((state.phase.clone(), state.resident, state.inside))
-        };
-        let before = what(self);
-        self.observed(now, id, attempt, seen, effects);
-        self.unsettled |= what(self) != before;
-        self.wake_at(self.models.get(id).map(|state| state.observe_at));
-    }
-
-    fn observed(
-        &mut self,
-        now: Millis,
-        id: &ModelId,
-        attempt: Attempt,
-        seen: &Observation,
-        effects: &mut Vec<Effect>,
-    ) {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
@@ -73,7 +55,7 @@ impl Core {
         if state.observing.is_none_or(|(asked, _)| asked != attempt) {
             return;
         }
-        (state.observing, state.observe_at) = (None, crate::next_look(now));
+        (state.observing, state.observe_at) = (None, now + self.fleet.times.observe);
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1
         } else {

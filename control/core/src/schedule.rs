@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     Core,
+    agenda::Turn,
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
     phase::{Boot, Cause, Failure, Phase, Tier},
@@ -11,25 +12,64 @@ use crate::{
     state::{ModelState, Resident},
 };
 
+/// A queue is looked at again after this, whatever happens: what it waits for may pass without an event.
+const LOOK_AGAIN: Millis = Millis(1_000);
+
 impl Core {
-    /// Starts what can start now, chooses victims for what cannot. Strictly by waiting time on each GPU, so that nobody starves.
-    pub(crate) fn schedule(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let observing = self
-            .models
-            .values()
-            .any(|state| matches!(state.phase, Phase::Booting(Boot::Observing { .. })));
-        if !self.open || observing {
+    /// Starts what can start now on these GPUs, chooses victims for what cannot. Strictly by waiting time on each GPU, so that nobody
+    /// starves.
+    pub(crate) fn schedule(
+        &mut self,
+        now: Millis,
+        mut gpus: BTreeSet<GpuId>,
+        effects: &mut Vec<Effect>,
+    ) {
+        gpus.extend(self.places.dirty());
+        if !self.open || self.places.any_observing() {
             return;
         }
-        let mut taken: BTreeSet<GpuId> = BTreeSet::new();
-        for state in self
-            .models
-            .values()
-            .filter(|state| state.phase.in_transition())
-        {
-            taken.extend(&state.spec.gpus);
+        while let Some(gpu) = gpus.pop_first() {
+            let together = self.waiting_together(gpu);
+            self.turn_at = None;
+            self.serve_queues(now, &together, effects);
+            for gpu in &together {
+                gpus.remove(gpu);
+                let at = self.turn_at;
+                self.agenda.set(Turn::Gpu(*gpu), at);
+            }
         }
-        for id in self.queue(now) {
+    }
+
+    /// The GPUs whose queues must be served together with this one's: those that share a waiting model with it.
+    fn waiting_together(&self, gpu: GpuId) -> BTreeSet<GpuId> {
+        let mut together = BTreeSet::from([gpu]);
+        let mut new = vec![gpu];
+        while let Some(gpu) = new.pop() {
+            let queued = self.places.gpu(gpu).map(|place| place.queued.iter());
+            let states = queued
+                .into_iter()
+                .flatten()
+                .filter_map(|id| self.models.get(id));
+            for gpu in states.flat_map(|state| &state.spec.gpus) {
+                if together.insert(*gpu) {
+                    new.push(*gpu);
+                }
+            }
+        }
+        together
+    }
+
+    fn serve_queues(&mut self, now: Millis, gpus: &BTreeSet<GpuId>, effects: &mut Vec<Effect>) {
+        let moves = |gpu: &&GpuId| {
+            let place = self.places.gpu(**gpu);
+            place.is_some_and(|place| !place.moving.is_empty())
+        };
+        let mut taken: BTreeSet<GpuId> = gpus.iter().filter(moves).copied().collect();
+        let queue = self.queue(now, gpus);
+        if !queue.is_empty() {
+            self.wake_at(Some(now + LOOK_AGAIN));
+        }
+        for id in queue {
             let Some(state) = self.models.get(&id) else {
                 continue;
             };
@@ -40,31 +80,19 @@ impl Core {
                 taken.extend(gpus);
             }
         }
-        self.relieve_overcommitted(now, &taken, effects);
+        self.relieve_overcommitted(now, gpus, &taken, effects);
     }
 
-    /// Everybody who waits for room: those with requests frozen for too long first, then by waiting time, then by name.
-    fn queue(&self, now: Millis) -> Vec<ModelId> {
-        let waits = |state: &&ModelState| {
-            matches!(
-                state.phase,
-                Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-            ) && !state.ending
-        };
-        let mut queue: Vec<_> = self
-            .models
-            .values()
-            .filter(waits)
-            .map(|state| {
-                (
-                    !urgent(state, now),
-                    waiting_since(state),
-                    state.spec.id.clone(),
-                )
-            })
+    /// Everybody who waits for room there: those with requests frozen for too long first, then by waiting time, then by name.
+    fn queue(&self, now: Millis, gpus: &BTreeSet<GpuId>) -> Vec<ModelId> {
+        let places = gpus.iter().filter_map(|gpu| self.places.gpu(*gpu));
+        let waiting: BTreeSet<&ModelId> = places.flat_map(|place| &place.queued).collect();
+        let states = waiting.into_iter().filter_map(|id| self.models.get(id));
+        let mut queue: Vec<_> = states
+            .map(|state| (!urgent(state, now), waiting_since(state), &state.spec.id))
             .collect();
         queue.sort();
-        queue.into_iter().map(|(_, _, id)| id).collect()
+        queue.into_iter().map(|(_, _, id)| id.clone()).collect()
     }
 
     /// The head of a queue: wake it, wait, or make room. Returns whether those behind it wait for it: not where nothing is known that
@@ -104,7 +132,7 @@ impl Core {
             self.wake_at(Some(self.sleeps_from()));
             return true;
         }
-        let candidates = self.candidates();
+        let candidates = self.candidates(&need);
         match policy::choose(&need, &candidates, now) {
             Choice::Victims(victims) => {
                 for victim in victims {
@@ -130,18 +158,17 @@ impl Core {
 
     /// Whether something that is under way on a model's GPUs ends by itself and may leave room.
     fn room_may_come(&self, now: Millis, id: &ModelId) -> bool {
-        let Some(state) = self.models.get(id) else {
-            return false;
-        };
-        self.models.values().any(|other| {
-            other.spec.id != *id
-                && other
-                    .spec
-                    .gpus
-                    .iter()
-                    .any(|gpu| state.spec.gpus.contains(gpu))
-                && (leaves_soon(other, now) || matches!(other.phase, Phase::Booting(Boot::Started)))
+        self.neighbours(id).any(|other| {
+            leaves_soon(other, now) || matches!(other.phase, Phase::Booting(Boot::Started))
         })
+    }
+
+    /// The other models that share a GPU with this one.
+    fn neighbours(&self, id: &ModelId) -> impl Iterator<Item = &ModelState> {
+        let gpus = self.models.get(id).map(|state| state.spec.gpus.as_slice());
+        let around = self.places.on(gpus.unwrap_or_default());
+        let others = around.into_iter().filter(move |other| *other != id);
+        others.filter_map(|other| self.models.get(other))
     }
 
     /// Those who wait are told so; it stays in the queue.
@@ -204,11 +231,8 @@ impl Core {
         let lacking = state.spec.gpus.iter().map(|gpu| {
             let free = self.capacity(*gpu).less(self.reserved_on(*gpu));
             let coming: Bytes = if expected {
-                let leaving =
-                    |other: &&ModelState| other.spec.gpus.contains(gpu) && leaves_soon(other, now);
-                self.models
-                    .values()
-                    .filter(leaving)
+                self.models_on(*gpu)
+                    .filter(|other| leaves_soon(other, now))
                     .map(|other| {
                         other.reserved().less(if other.ending {
                             Bytes(0)
@@ -229,7 +253,7 @@ impl Core {
     pub(crate) fn never_fits(&self, id: &ModelId) -> Option<String> {
         let state = self.models.get(id)?;
         state.spec.gpus.iter().find_map(|gpu| {
-            let others = self.models.values().filter(|other| other.spec.id != *id && other.spec.gpus.contains(gpu));
+            let others = self.models_on(*gpu).filter(|other| other.spec.id != *id);
             let kept: Bytes = others
                 .map(|other| match (other.spec.pinned && !other.disabled, other.resident) {
                     (true, _) => other.spec.awake,
@@ -254,31 +278,22 @@ impl Core {
     fn relieve_overcommitted(
         &mut self,
         now: Millis,
+        gpus: &BTreeSet<GpuId>,
         taken: &BTreeSet<GpuId>,
         effects: &mut Vec<Effect>,
     ) {
-        if now < self.sleeps_from() {
-            self.wake_at(Some(self.sleeps_from()));
-            return;
-        }
-        let mut reserved = vec![Bytes(0); self.fleet.gpus.len()];
-        for state in self.models.values() {
-            for gpu in &state.spec.gpus {
-                if let Some(sum) = reserved.get_mut(gpu.0) {
-                    *sum = *sum + state.reserved();
-                }
-            }
-        }
-        for (index, reserved) in reserved.into_iter().enumerate() {
-            let gpu = GpuId(index);
-            let excess = reserved.less(self.capacity(gpu));
+        for gpu in gpus.iter().copied() {
+            let excess = self.reserved_on(gpu).less(self.capacity(gpu));
             if excess == Bytes(0) {
                 continue;
             }
-            let leaving = |state: &ModelState| {
-                matches!(state.phase, Phase::Draining { .. }) && state.spec.gpus.contains(&gpu)
-            };
-            if taken.contains(&gpu) || self.models.values().any(leaving) {
+            if now < self.sleeps_from() {
+                self.wake_at(Some(self.sleeps_from()));
+                continue;
+            }
+            self.wake_at(Some(now + LOOK_AGAIN));
+            let leaving = |state: &ModelState| matches!(state.phase, Phase::Draining { .. });
+            if taken.contains(&gpu) || self.models_on(gpu).any(leaving) {
                 continue;
             }
             let need = Need {
@@ -286,12 +301,13 @@ impl Core {
                 busy_from: now,
                 urgent: false,
             };
-            let candidates = self.candidates();
+            let candidates = self.candidates(&need);
             match policy::choose(&need, &candidates, now) {
                 Choice::Victims(victims) => {
                     for victim in victims {
                         let sentence = format!(
-                            "GPU {index} holds {excess} more than it should: going to sleep"
+                            "GPU {} holds {excess} more than it should: going to sleep",
+                            gpu.0
                         );
                         self.begin_drain(now, &victim, Cause::Overcommit, sentence, effects);
                     }
@@ -301,11 +317,12 @@ impl Core {
         }
     }
 
-    /// Every model that is awake and serves, for the policy.
-    fn candidates(&self) -> Vec<Candidate> {
-        let serving = self
-            .models
-            .values()
+    /// Every model that serves where something is missing, for the policy.
+    fn candidates(&self, need: &Need) -> Vec<Candidate> {
+        let gpus: Vec<GpuId> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
+        let there = self.places.on(&gpus).into_iter();
+        let serving = there
+            .filter_map(|id| self.models.get(id))
             .filter(|state| matches!(state.phase, Phase::Serving));
         serving
             .map(|state| {
@@ -350,11 +367,18 @@ impl Core {
 
     /// Bytes reserved on a GPU now.
     pub(crate) fn reserved_on(&self, gpu: GpuId) -> Bytes {
-        self.models
-            .values()
-            .filter(|state| state.spec.gpus.contains(&gpu))
-            .map(ModelState::reserved)
-            .sum()
+        self.places
+            .gpu(gpu)
+            .map_or(Bytes(0), |place| place.reserved)
+    }
+
+    /// Every model that is placed on a GPU.
+    fn models_on(&self, gpu: GpuId) -> impl Iterator<Item = &ModelState> {
+        let place = self.places.gpu(gpu).map(|place| place.models.iter());
+        place
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.models.get(id))
     }
 
     /// Bytes that models may use on a GPU.
@@ -378,18 +402,11 @@ impl Core {
             }
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } | Phase::Asleep => wake,
             Phase::Queued => {
-                let ahead = self.models.values().filter(|other| {
-                    matches!(other.phase, Phase::Queued | Phase::Waking { .. })
-                        && other
-                            .spec
-                            .gpus
-                            .iter()
-                            .any(|gpu| state.spec.gpus.contains(gpu))
-                });
+                let ahead = self
+                    .neighbours(id)
+                    .filter(|other| matches!(other.phase, Phase::Queued | Phase::Waking { .. }));
                 let turn = |other: &ModelState| other.learned.sleep + other.wake_takes();
-                ahead
-                    .filter(|other| other.spec.id != *id)
-                    .fold(state.learned.sleep + wake, |sum, other| sum + turn(other))
+                ahead.fold(state.learned.sleep + wake, |sum, other| sum + turn(other))
             }
             Phase::Sleeping { .. } => round_trip,
             Phase::Draining { deadline, .. } => {

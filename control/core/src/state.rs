@@ -65,6 +65,10 @@ pub(crate) struct ModelState {
     pub(crate) ending: bool,
     /// A sleep left more memory behind than expected; one repeat was tried.
     pub(crate) memory_repeat: bool,
+    /// It was put to sleep for another, and nobody has used it since: a popular one comes back.
+    pub(crate) displaced: bool,
+    /// Which settings: grows with every change of them.
+    pub(crate) settings: u64,
 }
 
 impl ModelState {
@@ -101,6 +105,8 @@ impl ModelState {
             estimate: Millis(0),
             ending: false,
             memory_repeat: false,
+            displaced: false,
+            settings: 0,
             spec,
         }
     }
@@ -129,6 +135,11 @@ impl ModelState {
             Resident::Asleep(left) => left,
             Resident::Stopped => Bytes(0),
         }
+    }
+
+    /// Bytes of host RAM, per GPU, that its sleeping copy takes.
+    pub(crate) const fn host_reserved(&self) -> Bytes {
+        Bytes(0)
     }
 
     /// Where its weights are while it is not on the GPU.
