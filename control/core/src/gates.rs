@@ -20,6 +20,10 @@ pub(crate) struct Seen {
     pub(crate) held: u64,
     pub(crate) last_used: Option<Millis>,
     pub(crate) last_refused: Option<Millis>,
+    /// Requests that wanted the model since the gate exists.
+    asked: u64,
+    /// … of which the core has not been told yet.
+    news: u64,
 }
 
 /// Acknowledgement of one barrier by one gate.
@@ -381,6 +385,13 @@ impl Gates {
         self.sums.get(model).map_or(0, |sum| sum.in_flight)
     }
 
+    /// Requests that a gate has counted since this was last taken.
+    pub(crate) fn take_news(&mut self, id: &GateId, model: &ModelId) -> u64 {
+        let gate = self.gates.get_mut(id);
+        let seen = gate.and_then(|gate| gate.figures.get_mut(model));
+        seen.map_or(0, |seen| std::mem::take(&mut seen.news))
+    }
+
     /// Newest use and newest refused wish that a gate saw.
     pub(crate) fn moments(&self, id: &GateId, model: &ModelId) -> (Option<Millis>, Option<Millis>) {
         let seen = self.gates.get(id).and_then(|gate| gate.figures.get(model));
@@ -485,7 +496,10 @@ impl Seen {
             oldest_age: _,
             last_used_age,
             last_refused_age,
+            asked,
         } = figures;
+        self.news += asked.saturating_sub(self.asked).min(FIGURE_MOST);
+        self.asked = self.asked.max(*asked);
         (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), (*held).min(FIGURE_MOST));
         let at = |age: &u64| now.since(Millis(*age));
         self.last_used = self.last_used.max(last_used_age.as_ref().map(at));

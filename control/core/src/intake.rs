@@ -62,7 +62,8 @@ impl Core {
                 self.slept(now, &model, attempt, outcome, effects);
             }
             Event::EngineGone { model, cause } => self.engine_gone(now, &model, &cause, effects),
-            Event::GpuRead { .. } | Event::GpuAccepted(_) => {}
+            Event::GpuRead { gpu, used } => self.gpu_read(now, gpu, used, effects),
+            Event::GpuAccepted(gpu) => self.gpu_accepted(now, gpu, effects),
             Event::ModelSet(spec) => self.set_model(now, *spec),
             Event::ModelRemoved(model) => {
                 if let Some(state) = self.models.get_mut(&model) {
@@ -109,7 +110,7 @@ impl Core {
             if to_close == Some(stream) {
                 return None;
             }
-            self.take_moments(gate, figures);
+            self.take_moments(now, gate, figures);
             if *largest_term > self.fleet.term {
                 // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
                 effects.push(Effect::RaiseTerm {
@@ -139,7 +140,7 @@ impl Core {
             if self.gates.report(now, gate, *table_version, figures) {
                 figures.iter().for_each(|(id, _)| self.models.touch(id));
             }
-            self.take_moments(gate, figures);
+            self.take_moments(now, gate, figures);
         }
         if let Event::Ack {
             model,
@@ -295,15 +296,20 @@ impl Core {
     }
 
     /// Use and refused wishes, as a gate reported them.
-    fn take_moments(&mut self, gate: &GateId, figures: &[(ModelId, Figures)]) {
+    fn take_moments(&mut self, now: Millis, gate: &GateId, figures: &[(ModelId, Figures)]) {
         for (id, _) in figures {
             let (used, refused) = self.gates.moments(gate, id);
+            let asked = self.gates.take_news(gate, id);
             let newer =
                 |state: &&ModelState| used > state.last_used || refused > state.last_refused;
-            if self.models.get(id).filter(newer).is_none() {
+            if asked == 0 && self.models.get(id).filter(newer).is_none() {
                 continue;
             }
             if let Some(state) = self.models.get_mut(id) {
+                // A gate that does not count has seen one request at least when a use is news.
+                let uses = u64::from(used > state.last_used || refused > state.last_refused);
+                let at = used.max(refused).unwrap_or(now);
+                state.demand.arrived(at, asked.max(uses));
                 state.last_used = state.last_used.max(used);
                 state.last_refused = state.last_refused.max(refused);
             }

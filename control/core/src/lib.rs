@@ -6,14 +6,20 @@
 
 mod advance;
 mod agenda;
+mod choices;
 pub mod decision;
+pub mod demand;
 mod drain;
 pub mod effect;
+mod estimate;
 pub mod event;
+mod explain;
 mod failures;
 mod gates;
 pub mod ids;
 mod intake;
+pub mod learned;
+mod ledger;
 mod looks;
 pub mod model;
 mod models;
@@ -27,16 +33,19 @@ mod settle;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod view;
 
 pub use view::{GpuView, HostView, ModelView};
 
 use agenda::Agenda;
-use decision::Decision;
+use choices::Choices;
+use decision::{Decision, Tally};
 use effect::Effect;
 use event::Event;
 use gates::Gates;
 use ids::{Attempt, Millis, ModelId};
+use ledger::Audit;
 use model::{FleetSpec, ModelSpec};
 use models::Models;
 use phase::{Boot, Cause, Phase};
@@ -64,6 +73,9 @@ pub struct Core {
     gates: Gates,
     models: Models,
     places: Places,
+    audits: Vec<Audit>,
+    choices: Choices,
+    tally: Tally,
     agenda: Agenda,
     /// When the model or GPU whose turn it is wants its next one.
     turn_at: Option<Millis>,
@@ -79,6 +91,9 @@ impl Core {
     pub fn new(fleet: FleetSpec, now: Millis) -> Self {
         Self {
             places: Places::new(fleet.gpus.len(), fleet.hosts.len()),
+            audits: vec![Audit::default(); fleet.gpus.len()],
+            choices: Choices::default(),
+            tally: Tally::default(),
             fleet,
             leader_since: now,
             term_since: now,
@@ -226,6 +241,11 @@ impl Core {
 
     /// Whether somebody wants the model now (rule 9: a level, nothing consumes it).
     fn wanted(&self, now: Millis, state: &ModelState) -> bool {
+        state.restoring && !state.disabled && !state.removing || self.asked_for(now, state)
+    }
+
+    /// … for another reason than that it comes back into room that nobody wants.
+    fn asked_for(&self, now: Millis, state: &ModelState) -> bool {
         if state.disabled || state.removing {
             return state.inside > 0;
         }
@@ -234,7 +254,8 @@ impl Core {
             now.since(at) < REFUSED_IS_DEMAND && fulfilled.is_none_or(|fulfilled| at > fulfilled)
         });
         let asked = self.gates.held(&state.spec.id) > 0 || state.inside > 0;
-        asked || refused || state.operator_wants || (state.spec.pinned && !state.operator_sleeps)
+        let always = state.spec.pinned && !state.operator_sleeps;
+        asked || refused || state.operator_wants || always
     }
 
     /// Moves a model into a phase. Every change of phase passes here.
@@ -250,14 +271,14 @@ impl Core {
         if matches!(phase, Phase::Serving) {
             state.served_at = Some(now);
             state.boot_ready = true;
-            state.operator_wants = false;
+            (state.operator_wants, state.restoring) = (false, false);
             state.failures = 0;
             state.last_error = None;
             (state.inside, state.frozen_since, state.stuck) = (0, None, false);
         }
         if matches!(phase, Phase::Asleep) {
             // Who asks next begins to wait anew.
-            state.stuck = false;
+            (state.stuck, state.wait, state.restoring) = (false, None, false);
             state.boot_ready = true;
             state.operator_sleeps &= state.spec.pinned;
         }
@@ -267,6 +288,14 @@ impl Core {
         // A look that is under way was asked for in another phase; its answer would be stale.
         (state.observing, state.observe_at, state.silent) =
             (None, now + self.fleet.times.observe, 0);
+        match self.models.get(id).map(|state| &state.phase) {
+            Some(Phase::Serving) => {
+                self.wait_ends(now, id);
+                self.came_back(now, id);
+            }
+            Some(Phase::Queued) => self.wait_begins(now, id),
+            Some(_) | None => {}
+        }
         self.refresh();
     }
 
@@ -295,7 +324,7 @@ impl Core {
             at: now,
             model: id.clone(),
             sentence: sentence.into(),
-            choice: None,
+            choice: self.choices.made_at(now, id),
         }));
     }
 

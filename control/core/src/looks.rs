@@ -5,7 +5,7 @@ use crate::{
     effect::Effect,
     event::{EngineState, Memory, Observation},
     ids::{Attempt, Millis, ModelId},
-    phase::{Boot, Count, Failure, Phase},
+    phase::{Boot, Count, Failure, Phase, Tier},
     state::Resident,
 };
 
@@ -116,6 +116,7 @@ impl Core {
             EngineState::Asleep => {
                 let left = seen.memory.gpu.unwrap_or(state.spec.asleep);
                 state.resident = Resident::Asleep(left);
+                state.copy = seen.tier.unwrap_or(Tier::Ram);
                 state.inside = seen.count.unwrap_or(0);
                 self.enter(now, id, Phase::Asleep);
                 self.record(now, id, "found asleep", effects);
@@ -180,6 +181,7 @@ impl Core {
             EngineState::Asleep => {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
                 state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep));
+                state.copy = seen.tier.unwrap_or(Tier::Ram);
                 let inside = seen.count.unwrap_or(0).max(self.gates.in_flight(id));
                 self.note_inside(now, id, inside);
                 self.enter(now, id, Phase::Asleep);
@@ -211,6 +213,7 @@ impl Core {
                 if let Some(memory) = seen.memory.gpu {
                     state.resident = Resident::Asleep(memory);
                 }
+                state.copy = seen.tier.unwrap_or(state.copy);
                 // S7: what is inside a sleeping engine is demand.
                 let inside = seen.count.unwrap_or(state.inside);
                 self.note_inside(now, id, inside);
