@@ -329,11 +329,16 @@ impl Driver {
                 self.engines.run(&model, Action::Observe(attempt))
             }
             Effect::Start { model, attempt } => self.engines.run(&model, Action::Start(attempt)),
-            Effect::Wake { model, attempt } => self.engines.run(&model, Action::Wake(attempt)),
+            Effect::Wake {
+                model,
+                attempt,
+                tier: _,
+            } => self.engines.run(&model, Action::Wake(attempt)),
             Effect::Sleep {
                 model,
                 attempt,
                 mode,
+                tier: _,
             } => self.engines.run(&model, Action::Sleep(attempt, mode)),
             Effect::Kill { model, cause } => self.engines.run(&model, Action::Kill(cause)),
             Effect::Removed(model) => self.end_engine(model),
@@ -411,6 +416,8 @@ fn about(event: &Event) -> Option<&ModelId> {
         | Event::Ack { .. }
         | Event::Bye { .. }
         | Event::StreamClosed { .. }
+        | Event::GpuRead { .. }
+        | Event::GpuAccepted(_)
         | Event::ModelRemoved(_)
         | Event::Operator { .. }
         | Event::Deposed

@@ -161,6 +161,7 @@ mod tests {
                 at: Millis(n),
                 model: model.clone(),
                 sentence: n.to_string(),
+                choice: None,
             });
         }
         let kept = journal.of(&model);

@@ -148,6 +148,7 @@ pub async fn run(
             gpus: fleet.gpus.iter().copied().map(Bytes).collect(),
             times: fleet.times,
             term,
+            ..FleetSpec::default()
         },
         hold: fleet.hold.clone(),
         // One gate per worker and one on the main thread.

@@ -256,6 +256,7 @@ mod tests {
             command: ms,
             max_flow: ms,
             forward_bound: ms,
+            observe: ms,
         }
     }
 

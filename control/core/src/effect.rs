@@ -4,6 +4,7 @@ use crate::{
     decision::Decision,
     ids::{Attempt, Epoch, GateId, ModelId, StreamId},
     model::SleepMode,
+    phase::Tier,
 };
 
 /// Why a gate refuses requests of a row.
@@ -121,13 +122,19 @@ pub enum Effect {
     Observe { model: ModelId, attempt: Attempt },
     /// Start the engine's process and wait until it serves (awake); `Event::Started`.
     Start { model: ModelId, attempt: Attempt },
-    /// Wake the engine and verify it (status, state, memory, canary); `Event::Woke`.
-    Wake { model: ModelId, attempt: Attempt },
-    /// Put the engine to sleep and verify it (state, memory); `Event::Slept`. Abandon when not accepted within `command`.
+    /// Wake the engine from this tier and verify it (status, state, memory, canary); `Event::Woke`.
+    Wake {
+        model: ModelId,
+        attempt: Attempt,
+        tier: Tier,
+    },
+    /// Put the engine to sleep, its weights into this tier, and verify it (state, memory); `Event::Slept`. Abandon when not accepted
+    /// within `command`.
     Sleep {
         model: ModelId,
         attempt: Attempt,
         mode: SleepMode,
+        tier: Tier,
     },
     /// End the engine's process; `Event::EngineGone` follows.
     Kill { model: ModelId, cause: String },

@@ -212,6 +212,7 @@ fn times(section: &Section<'_>, reader: &Reader<'_>) -> Times {
         command: read("command", 2),
         max_flow: read("maxFlow", 600),
         forward_bound,
+        observe: Millis::seconds(1),
     };
     check::times(&times, |key| section.place_of(key), reader);
     times

@@ -8,7 +8,7 @@ use std::{
 
 use greenthread_core::{
     ids::{Bytes, GpuId, Millis, ModelId},
-    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd},
+    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd, Sizes},
 };
 use sha2::{Digest, Sha256};
 
@@ -25,6 +25,7 @@ const FIRST_GUESS: Durations = Durations {
     start: Millis::seconds(60),
     wake: Millis::seconds(2),
     sleep: Millis::seconds(2),
+    reload: Millis::seconds(10),
 };
 
 /// A model and the places of what is checked against other models.
@@ -459,6 +460,7 @@ fn spec(
             counts: true,
             lossless: true,
             restartable: engine.command.is_some(),
+            disk: false,
         },
     };
     // Rule 14: only an engine that keeps what it receives while asleep may go on without a lease.
@@ -473,7 +475,9 @@ fn spec(
         awake,
         asleep,
         conditioned: false,
+        sizes: Sizes::default(),
         pinned: behaviour.pinned,
+        popular: false,
         idle_timeout: behaviour.idle_timeout.map(millis),
         drain_timeout: millis(behaviour.drain_timeout),
         on_drain_timeout: behaviour.on_drain_timeout,

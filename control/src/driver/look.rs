@@ -67,6 +67,7 @@ impl Driver {
             phase: view.phase.to_owned(),
             tier: match view.tier {
                 Tier::Ram => "ram",
+                Tier::Disk => "disk",
                 Tier::Stopped => "stopped",
             }
             .to_owned(),

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use greenthread_core::{
     event::{Event, Outcome},
     ids::{Bytes, GpuId, Millis, ModelId},
-    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd},
+    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd, Sizes},
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -118,6 +118,7 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
         counts: true,
         lossless: true,
         restartable: command.is_some(),
+        disk: false,
     };
     let zero = Millis(0);
     let spec = ModelSpec {
@@ -126,7 +127,9 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
         awake: Bytes::gib(16),
         asleep: Bytes::gib(1),
         conditioned: false,
+        sizes: Sizes::default(),
         pinned: false,
+        popular: false,
         idle_timeout: None,
         drain_timeout: zero,
         on_drain_timeout: OnDrainTimeout::Freeze,
@@ -139,6 +142,7 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
             start: zero,
             wake: zero,
             sleep: zero,
+            reload: zero,
         },
     };
     Model {

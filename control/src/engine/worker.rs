@@ -6,7 +6,7 @@ use std::{
 };
 
 use greenthread_core::{
-    event::{EngineState, Event, Observation},
+    event::{EngineState, Event, Memory, Observation},
     ids::{Attempt, Bytes, ModelId},
     model::ModelSpec,
 };
@@ -183,7 +183,11 @@ impl Worker {
         let observation = Observation {
             state,
             count,
-            memory,
+            memory: Memory {
+                gpu: memory,
+                ..Memory::default()
+            },
+            tier: None,
         };
         let model = self.id.clone();
         self.send(Event::Observed {

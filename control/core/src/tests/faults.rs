@@ -197,7 +197,7 @@ impl World {
             }
             Effect::Observe { model, attempt } => self.look(model, attempt),
             Effect::Start { model, attempt } => self.tell_engine(&model, Kind::Start, attempt),
-            Effect::Wake { model, attempt } => {
+            Effect::Wake { model, attempt, .. } => {
                 self.check(
                     !self.unknown.contains(&model),
                     "a wake overtakes a sleep of unknown outcome",
@@ -208,6 +208,7 @@ impl World {
                 model,
                 attempt,
                 mode,
+                ..
             } => {
                 self.check(mode == SleepMode::Keep, "requests were truncated");
                 self.check(
@@ -369,6 +370,7 @@ fn fleet(term: u64) -> FleetSpec {
         gpus: vec![Bytes(40 * GIB)],
         times: times(),
         term,
+        ..FleetSpec::default()
     }
 }
 

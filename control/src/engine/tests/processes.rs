@@ -135,7 +135,7 @@ async fn starts_sleeps_wakes_and_ends_an_engine() {
         let Outcome::Done { memory, .. } = outcome else {
             panic!("{outcome:?}")
         };
-        memory
+        memory.gpu
     };
     assert_eq!(memory(start(&mut bench).await), Some(Bytes::gib(16)));
     bench

@@ -1,7 +1,7 @@
 //! What is reported of engines that misbehave.
 
 use greenthread_core::{
-    event::{EngineState, Event, Observation, Outcome},
+    event::{EngineState, Event, Memory, Observation, Outcome},
     ids::Attempt,
     model::SleepMode,
 };
@@ -117,7 +117,8 @@ async fn a_closed_port_is_an_engine_that_is_gone() {
         Observation {
             state: EngineState::Gone,
             count: None,
-            memory: None
+            memory: Memory::default(),
+            tier: None,
         }
     );
     bench.engines.run(&id(), sleep());

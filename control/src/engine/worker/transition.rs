@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use greenthread_core::{
-    event::{ActionError, EngineState, Event, Outcome},
+    event::{ActionError, EngineState, Event, Memory, Outcome},
     ids::{Attempt, Bytes, ModelId},
     model::{ModelSpec, SleepMode},
 };
@@ -301,7 +301,13 @@ impl Worker {
                 let memory = self.memory(&known);
                 known.footprint.sleep_ms = Some(took);
                 known.footprint.asleep = memory.map(|bytes| bytes.0).or(known.footprint.asleep);
-                Outcome::Done { took, memory }
+                Outcome::Done {
+                    took,
+                    memory: Memory {
+                        gpu: memory,
+                        ..Memory::default()
+                    },
+                }
             }
             Err(trouble) => self.failed(trouble).await,
         }
@@ -387,7 +393,13 @@ impl Worker {
             memory
         };
         self.get_to_know(&EngineState::Awake);
-        Outcome::Done { took, memory }
+        Outcome::Done {
+            took,
+            memory: Memory {
+                gpu: memory,
+                ..Memory::default()
+            },
+        }
     }
 }
 

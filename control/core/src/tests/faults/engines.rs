@@ -51,7 +51,8 @@ impl World {
                 engine.state
             },
             count: (!silent).then_some(inside),
-            memory: None,
+            memory: Memory::default(),
+            tier: None,
         };
         let delay = self.random.below(if self.faults { 300 } else { 20 });
         self.post(
@@ -128,7 +129,7 @@ fn answer(model: ModelId, job: &Job, engine: EngineState) -> Event {
     let outcome = match job.outcome {
         Fate::Works if engine != EngineState::Gone || job.kind == Kind::Kill => Outcome::Done {
             took: 100,
-            memory: None,
+            memory: Memory::default(),
         },
         Fate::Works | Fate::Refuses => Outcome::Failed(ActionError {
             cause: "refused".into(),
