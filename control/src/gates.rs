@@ -344,6 +344,7 @@ fn translate(row: RowFigures) -> ((ModelId, Figures), (ModelId, RowTotals)) {
         held,
         oldest_age: oldest_age_ms,
         last_used_age: last_used_age_ms,
+        asked: 0,
         last_refused_age: last_refused_age_ms,
     };
     let outcomes: BTreeMap<String, u64> = outcomes

@@ -114,20 +114,20 @@ fn rows(trace: &Trace, slots: &[usize], policies: &[Policy]) -> Vec<Row> {
     let mut rows = Vec::new();
     for places in slots {
         let run = |policy: &Policy| slots::replay(trace, *places, &mut *policy.eviction(trace));
-        let mut tallies: Vec<(Policy, slots::Tally)> = policies::ALL
+        let mut tallies: Vec<(Policy, slots::Tally)> = policies::all()
             .into_iter()
             .filter(|policy| {
-                let asked = policies.iter().any(|asked| asked.name == policy.name);
-                asked || policy.name == LRU || policy.name == OPT
+                let asked = policies.iter().any(|asked| asked.name() == policy.name());
+                asked || policy.name() == LRU || policy.name() == OPT
             })
             .map(|policy| (policy, run(&policy)))
             .collect();
         let misses = |name: &str| {
-            let of = tallies.iter().find(|(policy, _)| policy.name == name);
+            let of = tallies.iter().find(|(policy, _)| policy.name() == name);
             of.map_or(0, |(_, tally)| tally.misses)
         };
         let gap = (misses(LRU), misses(OPT));
-        tallies.retain(|(policy, _)| policies.iter().any(|asked| asked.name == policy.name));
+        tallies.retain(|(policy, _)| policies.iter().any(|asked| asked.name() == policy.name()));
         rows.extend(
             tallies
                 .iter()

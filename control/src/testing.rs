@@ -34,6 +34,7 @@ pub(crate) fn model(name: &str, address: &str) -> Model {
         sizes: Sizes::default(),
         pinned: false,
         popular: false,
+        tier: None,
         idle_timeout: None,
         drain_timeout: Millis::seconds(30),
         on_drain_timeout: OnDrainTimeout::Freeze,

@@ -130,6 +130,7 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
         sizes: Sizes::default(),
         pinned: false,
         popular: false,
+        tier: None,
         idle_timeout: None,
         drain_timeout: zero,
         on_drain_timeout: OnDrainTimeout::Freeze,

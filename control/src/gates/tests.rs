@@ -157,6 +157,7 @@ fn figures_reach_the_core_and_the_counters() {
             held: 3,
             oldest_age: 0,
             last_used_age: Some(9),
+            asked: 0,
             last_refused_age: None
         }
     );

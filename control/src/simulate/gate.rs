@@ -90,6 +90,7 @@ struct Row {
     barriered: bool,
     held: VecDeque<(usize, Millis)>,
     in_flight: u64,
+    asked: u64,
     last_used: Option<Millis>,
     last_refused: Option<Millis>,
 }
@@ -122,6 +123,7 @@ impl Gate {
             barriered: false,
             held: VecDeque::new(),
             in_flight: 0,
+            asked: 0,
             last_used: None,
             last_refused: None,
         };
@@ -138,6 +140,7 @@ impl Gate {
             self.held >= self.limits.limit || self.rows[model].held.len() >= self.limits.per_model;
         let budget = self.limits.budget;
         let row = &mut self.rows[model];
+        row.asked += 1;
         let verdict = match row.admission {
             Admission::Admit => Verdict::Forward,
             Admission::Refuse {
@@ -227,6 +230,7 @@ impl Gate {
         Figures {
             in_flight: row.in_flight,
             held: row.held.len() as u64,
+            asked: row.asked,
             oldest_age: row.held.front().map_or(0, |(_, since)| age(*since)),
             last_used_age: row.last_used.map(age),
             last_refused_age: row.last_refused.map(age),
@@ -236,16 +240,6 @@ impl Gate {
     /// Requests of a model that were admitted and have not ended.
     pub(super) fn in_flight(&self, model: usize) -> u64 {
         self.rows[model].in_flight
-    }
-
-    /// When a model was last used.
-    pub(super) fn last_used(&self, model: usize) -> Option<Millis> {
-        self.rows[model].last_used
-    }
-
-    /// Whether requests of a model are held.
-    pub(super) fn holds(&self, model: usize) -> bool {
-        !self.rows[model].held.is_empty()
     }
 }
 

@@ -59,10 +59,6 @@ struct Watch {
     since: Millis,
     busy_since: Option<Millis>,
     busy: Millis,
-    /// It left for another model.
-    evicted: bool,
-    /// When it was asleep after that, unless it was asked for since.
-    evicted_at: Option<Millis>,
 }
 
 /// Everything that is counted.
@@ -81,10 +77,6 @@ pub(super) struct Meter {
     pub(super) wakes: u64,
     /// Sleeps that ended.
     pub(super) sleeps: u64,
-    /// Sleeps that made room for another model.
-    pub(super) evictions: u64,
-    /// Evicted models that were asked for within their own wake time.
-    pub(super) regrets: u64,
     /// Bytes that went to GPUs and from them.
     pub(super) moved: Bytes,
     /// Refusals by reason, each try counted.
@@ -103,8 +95,6 @@ impl Meter {
             since: now,
             busy_since: None,
             busy: Millis(0),
-            evicted: false,
-            evicted_at: None,
         };
         Self {
             models: vec![watch; models],
@@ -114,8 +104,6 @@ impl Meter {
             requests_of: vec![0; models],
             wakes: 0,
             sleeps: 0,
-            evictions: 0,
-            regrets: 0,
             moved: Bytes(0),
             refusals: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -123,12 +111,9 @@ impl Meter {
         }
     }
 
-    /// A request has arrived for the first time. `wakes_in`: how long its model's wake takes.
-    pub(super) fn arrived(&mut self, now: Millis, model: usize, wakes_in: Millis) {
+    /// A request has arrived for the first time.
+    pub(super) fn arrived(&mut self, model: usize) {
         self.requests_of[model] += 1;
-        if let Some(at) = self.models[model].evicted_at.take() {
-            self.regrets += u64::from(now.since(at) <= wakes_in);
-        }
     }
 
     /// A request could not go on at once.
@@ -151,18 +136,13 @@ impl Meter {
         }
     }
 
-    /// A row was published. `idle`: it drains because nobody has asked for it for long.
-    pub(super) fn published(&mut self, now: Millis, model: usize, row: &PublishedRow, idle: bool) {
+    /// A row was published.
+    pub(super) fn published(&mut self, now: Millis, model: usize, row: &PublishedRow) {
         let doing = Doing::of(row);
-        let watch = &mut self.models[model];
-        if watch.doing == doing {
-            return;
+        if self.models[model].doing != doing {
+            self.close(now, model);
+            self.models[model].doing = doing;
         }
-        if doing == Doing::Draining {
-            watch.evicted = !idle;
-        }
-        self.close(now, model);
-        self.models[model].doing = doing;
     }
 
     /// An engine began to compute or ended.
@@ -184,16 +164,10 @@ impl Meter {
         self.moved = self.moved + bytes;
     }
 
-    /// An engine sleeps; `bytes` went from its GPUs. `asked`: somebody waits for it already.
-    pub(super) fn slept(&mut self, now: Millis, model: usize, bytes: Bytes, asked: bool) {
+    /// An engine sleeps; `bytes` went from its GPUs.
+    pub(super) fn slept(&mut self, bytes: Bytes) {
         self.sleeps += 1;
         self.moved = self.moved + bytes;
-        let watch = &mut self.models[model];
-        if std::mem::take(&mut watch.evicted) {
-            self.evictions += 1;
-            self.regrets += u64::from(asked);
-            watch.evicted_at = (!asked).then_some(now);
-        }
     }
 
     /// The replay has ended.

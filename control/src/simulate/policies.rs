@@ -1,61 +1,54 @@
 //! The policies that replay knows, by name: those of the core, and OPT, which looks into the future and is their bound.
-//!
-//! A new policy of the core is one row of [`ALL`].
 
 use greenthread_core::policy;
 
 use super::{
-    slots::{Belady, Choose, Eviction, OfCore},
+    slots::{Belady, Eviction, OfCore},
     trace::Trace,
 };
 
-/// What decides.
-#[derive(Clone, Copy, Debug)]
-enum Decides {
-    /// A function of the core.
-    Core(Choose),
-    /// Belady, from the trace itself.
-    Future,
-}
-
-/// One policy.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Policy {
-    /// Name on the command line and in reports.
-    pub(super) name: &'static str,
-    decides: Decides,
-}
-
-/// Every policy, in the order of reports: the default of the product first, the bound last.
-pub(super) const ALL: [Policy; 2] = [
-    Policy {
-        name: LRU,
-        decides: Decides::Core(policy::choose),
-    },
-    Policy {
-        name: OPT,
-        decides: Decides::Future,
-    },
-];
 /// The default of the product, and the upper end of the gap that others close.
 pub(super) const LRU: &str = "lru";
 /// The bound, and the lower end of the gap.
 pub(super) const OPT: &str = "opt";
 
+/// One policy.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Policy {
+    /// One of the core.
+    OfCore(&'static policy::Policy),
+    /// Belady, from the trace itself.
+    Future,
+}
+
+/// Every policy, in the order of reports: those of the core, the bound last.
+pub(super) fn all() -> Vec<Policy> {
+    let of_core = policy::Policy::ALL.into_iter().map(Policy::OfCore);
+    of_core.chain([Policy::Future]).collect()
+}
+
 impl Policy {
-    /// Whether it needs the future: a bound, which no product can run.
-    pub(super) const fn is_bound(self) -> bool {
-        match self.decides {
-            Decides::Core(_) => false,
-            Decides::Future => true,
+    /// Name on the command line and in reports.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::OfCore(policy) => policy.name,
+            Self::Future => OPT,
+        }
+    }
+
+    /// The policy of the core; `None`: it needs the future, so no product can run it.
+    pub(super) const fn of_core(self) -> Option<&'static policy::Policy> {
+        match self {
+            Self::OfCore(policy) => Some(policy),
+            Self::Future => None,
         }
     }
 
     /// The policy among equal places.
     pub(super) fn eviction(self, trace: &Trace) -> Box<dyn Eviction> {
-        match self.decides {
-            Decides::Core(choose) => Box::new(OfCore::new(choose, trace)),
-            Decides::Future => Box::new(Belady::of(trace)),
+        match self {
+            Self::OfCore(policy) => Box::new(OfCore::new(policy, trace)),
+            Self::Future => Box::new(Belady::of(trace)),
         }
     }
 }
@@ -68,7 +61,7 @@ pub struct UnknownPolicy {
     pub name: String,
 }
 
-/// The policies that names stand for, each once, in the order of [`ALL`]; no name and `all` mean every one.
+/// The policies that names stand for, each once, in the order of [`all`]; no name and `all` mean every one.
 ///
 /// # Errors
 /// A name that is no policy.
@@ -78,12 +71,12 @@ pub(super) fn named(wanted: &[String]) -> Result<Vec<Policy>, UnknownPolicy> {
         return Err(UnknownPolicy { name: name.clone() });
     }
     let every = wanted.is_empty() || wanted.iter().any(|name| name == "all");
-    let asked = |policy: &Policy| every || wanted.iter().any(|name| name == policy.name);
-    Ok(ALL.into_iter().filter(asked).collect())
+    let asked = |policy: &Policy| every || wanted.iter().any(|name| name == policy.name());
+    Ok(all().into_iter().filter(asked).collect())
 }
 
 fn names() -> Vec<&'static str> {
-    ALL.iter().map(|policy| policy.name).collect()
+    all().into_iter().map(Policy::name).collect()
 }
 
 #[cfg(test)]
@@ -95,7 +88,7 @@ mod tests {
         named(&wanted)
             .unwrap()
             .iter()
-            .map(|policy| policy.name)
+            .map(|policy| policy.name())
             .collect()
     }
 

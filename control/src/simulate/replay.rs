@@ -3,17 +3,17 @@
 //! Everything but engines is instant: reports, acknowledgements, looks. What happens at the same moment happens in this order: what was
 //! under way ends, requests arrive, the core's own deadlines. Leases and heartbeats are stretched, so that a quiet month costs nothing.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use greenthread_core::{
     Core,
+    decision::Tally,
     effect::{Effect, PublishedRow},
-    event::{Event, Observation, Outcome},
+    event::{Event, Memory, Observation, Outcome},
     ids::{Attempt, Bytes, GateId, Millis, ModelId, StreamId},
     model::{FleetSpec, SleepMode, Times},
+    phase::Tier,
+    policy::Policy,
 };
 
 use super::{
@@ -38,6 +38,7 @@ const TIMES: Times = Times {
     command: Millis::seconds(2),
     max_flow: Millis::seconds(600),
     forward_bound: Millis(1),
+    observe: Millis::seconds(30 * 24 * 3_600),
 };
 /// The only stream.
 const STREAM: StreamId = StreamId(1);
@@ -45,6 +46,8 @@ const STREAM: StreamId = StreamId(1);
 /// How a trace is replayed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Habits {
+    /// How victims are chosen.
+    pub(super) policy: &'static Policy,
     /// Requests that an engine works on at a time.
     pub(super) concurrency: usize,
     /// How often a client asks again after a refusal.
@@ -60,6 +63,8 @@ pub(super) struct Habits {
 pub(super) struct Replayed {
     /// Everything that was counted.
     pub(super) meter: Meter,
+    /// What the core counted itself.
+    pub(super) tally: Tally,
     /// When the first request arrived, on the clock of the spans.
     pub(super) from: Millis,
     /// When everything had ended.
@@ -67,7 +72,7 @@ pub(super) struct Replayed {
 }
 
 /// What will happen.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Happening {
     /// An engine has done what it was told.
     Done {
@@ -89,10 +94,10 @@ enum Happening {
 }
 
 /// What an engine was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Start,
-    Wake,
+    Wake(Tier),
     Sleep,
 }
 
@@ -120,7 +125,8 @@ struct Replay<'a> {
     numbers: BTreeMap<ModelId, usize>,
     requests: Vec<Progressed>,
     open: usize,
-    happenings: BinaryHeap<Reverse<(Millis, u64, Happening)>>,
+    /// By time, then in the order in which they were foreseen.
+    happenings: BTreeMap<(Millis, u64), Happening>,
     tickets: u64,
     /// What the core is to be told at this moment.
     said: VecDeque<Event>,
@@ -142,6 +148,7 @@ pub(super) fn replay(
     let to = replay.run(progress, title);
     replay.meter.finish(to);
     Replayed {
+        tally: replay.core.tally(),
         meter: replay.meter,
         from: START,
         to,
@@ -154,6 +161,8 @@ impl<'a> Replay<'a> {
             gpus: setting.gpus.clone(),
             times: TIMES,
             term: 1,
+            policy: habits.policy,
+            ..FleetSpec::default()
         };
         let models = setting.models.len();
         let id = |(number, actor): (usize, &super::setting::Actor)| (actor.spec.id.clone(), number);
@@ -170,7 +179,7 @@ impl<'a> Replay<'a> {
             numbers: setting.models.iter().enumerate().map(id).collect(),
             requests: vec![Progressed::default(); trace.requests.len()],
             open: trace.requests.len(),
-            happenings: BinaryHeap::new(),
+            happenings: BTreeMap::new(),
             tickets: 0,
             said: VecDeque::new(),
             effects: Vec::new(),
@@ -213,7 +222,7 @@ impl<'a> Replay<'a> {
         let mut now = Millis(0);
         while self.open > 0 {
             let arrives = arrivals.peek().map(|(_, at)| *at);
-            let happens = self.happenings.peek().map(|Reverse((at, _, _))| *at);
+            let happens = self.happenings.first_key_value().map(|((at, _), _)| *at);
             let due = self
                 .core
                 .next_deadline()
@@ -226,7 +235,7 @@ impl<'a> Replay<'a> {
                 .fold(due, Millis::min);
             now = now.max(next);
             if happens.is_some_and(|at| at <= now) {
-                if let Some(Reverse((_, _, happening))) = self.happenings.pop() {
+                if let Some((_, happening)) = self.happenings.pop_first() {
                     self.happened(now, happening);
                 }
             } else if arrives.is_some_and(|at| at <= now) {
@@ -250,8 +259,7 @@ impl<'a> Replay<'a> {
     fn arrives(&mut self, now: Millis, request: usize) {
         let model = self.trace.requests[request].model;
         if self.requests[request].tries == 0 {
-            self.meter
-                .arrived(now, model, self.setting.models[model].takes.wake);
+            self.meter.arrived(model);
         }
         let verdict = self.gate.arrive(now, model, request);
         match verdict {
@@ -315,7 +323,10 @@ impl<'a> Replay<'a> {
     }
 
     fn done(&mut self, now: Millis, model: usize, attempt: Attempt, action: Action, took: u64) {
-        let outcome = Outcome::Done { took, memory: None };
+        let outcome = Outcome::Done {
+            took,
+            memory: Memory::default(),
+        };
         let actor = &self.setting.models[model];
         let id = actor.spec.id.clone();
         let spread = actor.spec.gpus.len() as u64;
@@ -328,12 +339,12 @@ impl<'a> Replay<'a> {
                 .saturating_mul(spread),
         );
         let event = match action {
-            Action::Start | Action::Wake => {
+            Action::Start | Action::Wake(_) => {
                 for foreseen in self.engines[model].woke(now) {
                     self.foresee(model, Some(foreseen));
                 }
                 self.meter.woke(moved);
-                if action == Action::Wake {
+                if action != Action::Start {
                     Event::Woke {
                         model: id,
                         attempt,
@@ -349,8 +360,7 @@ impl<'a> Replay<'a> {
             }
             Action::Sleep => {
                 self.engines[model].slept();
-                let asked = self.gate.holds(model) || self.gate.in_flight(model) > 0;
-                self.meter.slept(now, model, moved, asked);
+                self.meter.slept(moved);
                 Event::Slept {
                     model: id,
                     attempt,
@@ -386,13 +396,16 @@ impl<'a> Replay<'a> {
             Effect::Start { model, attempt } => {
                 self.begin_action(now, &model, attempt, Action::Start)
             }
-            Effect::Wake { model, attempt } => {
-                self.begin_action(now, &model, attempt, Action::Wake)
-            }
+            Effect::Wake {
+                model,
+                attempt,
+                tier,
+            } => self.begin_action(now, &model, attempt, Action::Wake(tier)),
             Effect::Sleep {
                 model,
                 attempt,
                 mode,
+                tier: _,
             } => {
                 self.go_to_sleep(now, &model, mode);
                 self.begin_action(now, &model, attempt, Action::Sleep);
@@ -412,8 +425,7 @@ impl<'a> Replay<'a> {
         let Some(model) = self.numbers.get(&row.model).copied() else {
             return;
         };
-        self.meter
-            .published(now, model, row, self.is_idle(now, model));
+        self.meter.published(now, model, row);
         let Settled {
             released,
             refused,
@@ -441,15 +453,6 @@ impl<'a> Replay<'a> {
         if changed {
             self.report(now, Some(model));
         }
-    }
-
-    /// Whether nobody has used a model for as long as makes it sleep by itself.
-    fn is_idle(&self, now: Millis, model: usize) -> bool {
-        let last = self.gate.last_used(model).unwrap_or(START);
-        let timeout = self.setting.models[model].spec.idle_timeout;
-        timeout.is_some_and(|timeout| now.since(last) >= timeout)
-            && self.gate.in_flight(model) == 0
-            && !self.gate.holds(model)
     }
 
     fn forward(&mut self, now: Millis, request: usize) {
@@ -507,7 +510,8 @@ impl<'a> Replay<'a> {
         let observation = Observation {
             state: engine.state(),
             count: Some(engine.inside() as u64),
-            memory: None,
+            memory: Memory::default(),
+            tier: None,
         };
         self.said.push_back(Event::Observed {
             model,
@@ -523,7 +527,9 @@ impl<'a> Replay<'a> {
         let takes = self.setting.models[model].takes;
         let took = self.vary(match action {
             Action::Start => takes.start,
-            Action::Wake => takes.wake,
+            Action::Wake(Tier::Ram) => takes.wake,
+            Action::Wake(Tier::Disk) => takes.reload,
+            Action::Wake(Tier::Stopped) => takes.start,
             Action::Sleep => takes.sleep,
         });
         let done = Happening::Done {
@@ -607,7 +613,7 @@ impl<'a> Replay<'a> {
 
     fn later(&mut self, at: Millis, happening: Happening) {
         self.tickets += 1;
-        self.happenings.push(Reverse((at, self.tickets, happening)));
+        self.happenings.insert((at, self.tickets), happening);
     }
 
     /// A duration with its deviation.

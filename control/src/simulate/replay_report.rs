@@ -46,6 +46,8 @@ pub(super) struct Row {
     evictions: Option<u64>,
     /// Evicted models that were asked for within their own wake time.
     regrets: Option<u64>,
+    /// Models woken again within a minute after they left for another one.
+    thrash: Option<u64>,
     /// To GPUs and from them.
     bytes_moved: Option<u64>,
     wait_mean_s: Option<f64>,
@@ -154,8 +156,9 @@ impl Run {
             misses,
             miss_ratio: ratio(misses, requests).unwrap_or(0.0),
             wakes: meter.wakes,
-            evictions: Some(meter.evictions),
-            regrets: Some(meter.regrets),
+            evictions: Some(replayed.tally.evictions),
+            regrets: Some(replayed.tally.regrets),
+            thrash: Some(replayed.tally.thrash),
             bytes_moved: Some(meter.moved.0),
             wait_mean_s: all.mean_s(),
             wait_p50_s: quantile(0.5),
@@ -216,6 +219,7 @@ impl Run {
             wakes: loads,
             evictions: None,
             regrets: None,
+            thrash: None,
             bytes_moved: None,
             wait_mean_s: None,
             wait_p50_s: None,

@@ -44,7 +44,10 @@ pub(super) fn run(
         [] => vec![None],
         given => given.iter().map(|wait| Some(millis(*wait))).collect(),
     };
-    let replays = policies.iter().filter(|policy| !policy.is_bound()).count();
+    let replays = policies
+        .iter()
+        .filter_map(|policy| policy.of_core())
+        .count();
     let pictures = replays * numbers.len() * max_waits.len();
     let mut runs = Vec::new();
     for gpus in numbers {
@@ -70,21 +73,26 @@ pub(super) fn run(
             }
             for policy in policies {
                 let of = Of {
-                    policy: policy.name,
+                    policy: policy.name(),
                     setting: &setting,
                     max_wait: *max_wait,
                     strict,
                     target: millis(arguments.target_p99),
                 };
-                if policy.is_bound() {
+                let Some(chooses) = policy.of_core() else {
                     runs.extend(Run::of_future(of));
                     continue;
-                }
-                let title = format!("{} on {gpus} GPUs", policy.name);
-                let replayed =
-                    replay::replay(&trace, &setting, habits(arguments), progress, &title);
+                };
+                let title = format!("{} on {gpus} GPUs", policy.name());
+                let replayed = replay::replay(
+                    &trace,
+                    &setting,
+                    habits(arguments, chooses),
+                    progress,
+                    &title,
+                );
                 if let Some(file) = &arguments.plot {
-                    let name = (pictures > 1).then(|| (policy.name, gpus, *max_wait));
+                    let name = (pictures > 1).then(|| (policy.name(), gpus, *max_wait));
                     let file = plot_file(file, name);
                     plot::write(&file, &title, &setting, &replayed).map_err(|source| {
                         SimulateError::Plot {
@@ -109,8 +117,9 @@ pub(super) fn run(
     })
 }
 
-fn habits(arguments: &Arguments) -> Habits {
+fn habits(arguments: &Arguments, policy: &'static greenthread_core::policy::Policy) -> Habits {
     Habits {
+        policy,
         concurrency: arguments.world.concurrency.unwrap_or(usize::MAX),
         retries: arguments.world.retries,
         vary: arguments.world.vary,
@@ -203,9 +212,9 @@ fn answers(policies: &[Policy], runs: &[Run], target: Millis) -> Vec<String> {
         let mut of_policy = runs
             .iter()
             .map(|run| &run.row)
-            .filter(|row| row.policy == policy.name);
+            .filter(|row| row.policy == policy.name());
         let enough = of_policy.clone().find(|row| row.meets_target == Some(true));
-        let name = policy.name;
+        let name = policy.name();
         match enough {
             Some(row) => format!(
                 "{name}: {} GPU{} {} enough: 99 of 100 requests wait at most {} (wanted: {target}).",
@@ -225,7 +234,7 @@ fn answers(policies: &[Policy], runs: &[Run], target: Millis) -> Vec<String> {
     };
     policies
         .iter()
-        .filter(|policy| !policy.is_bound())
+        .filter(|policy| policy.of_core().is_some())
         .map(sentence)
         .filter(|sentence| !sentence.is_empty())
         .collect()

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap, path::Path};
 
 use greenthread_core::{
     ids::{Bytes, GpuId, Millis, ModelId},
-    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd},
+    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd, Sizes},
 };
 
 use super::{arguments::Assumptions, gate::HoldLimits, trace::Trace};
@@ -129,7 +129,12 @@ pub(super) fn of_fleet(fleet: &Fleet) -> Setting {
         .map(|(model, _, _)| model.name.as_str())
         .collect();
     let sentence = |(_, spec, _): &&(&Model, ModelSpec, bool)| {
-        let Durations { start, wake, sleep } = spec.guess;
+        let Durations {
+            start,
+            wake,
+            reload: _,
+            sleep,
+        } = spec.guess;
         format!(
             "not measured yet, so bytes are as declared and a start takes {start}, a wake {wake}, a sleep {sleep}: {}",
             some(&names)
@@ -165,6 +170,7 @@ pub(super) fn assumed(trace: &Trace, gpus: usize, assumed: &Assumptions) -> Sett
     let takes = Durations {
         start: millis(assumed.start),
         wake: millis(assumed.wake),
+        reload: millis(assumed.start),
         sleep: millis(assumed.sleep),
     };
     let place = Bytes(assumed.place_size);
@@ -176,8 +182,11 @@ pub(super) fn assumed(trace: &Trace, gpus: usize, assumed: &Assumptions) -> Sett
             gpus: vec![GpuId(0)],
             awake: place,
             asleep: Bytes(0),
+            sizes: Sizes::default(),
+            tier: None,
             conditioned: true,
             pinned: false,
+            popular: false,
             idle_timeout: None,
             drain_timeout: Millis::seconds(30),
             on_drain_timeout: OnDrainTimeout::Freeze,
@@ -189,6 +198,7 @@ pub(super) fn assumed(trace: &Trace, gpus: usize, assumed: &Assumptions) -> Sett
                 counts: true,
                 lossless: true,
                 restartable: true,
+                disk: false,
             },
             guess: takes,
         }),

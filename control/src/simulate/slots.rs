@@ -9,7 +9,7 @@ mod of_core;
 use greenthread_core::ids::Millis;
 
 pub(super) use belady::{Belady, next_uses};
-pub(super) use of_core::{Choose, OfCore};
+pub(super) use of_core::OfCore;
 
 use super::trace::Trace;
 

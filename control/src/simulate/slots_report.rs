@@ -30,7 +30,7 @@ impl Row {
     pub(super) fn of(policy: Policy, slots: usize, tally: &Tally, gap: (u64, u64)) -> Self {
         let (lru, opt) = gap;
         Self {
-            policy: policy.name,
+            policy: policy.name(),
             slots,
             requests: tally.requests,
             misses: tally.misses,
@@ -40,7 +40,7 @@ impl Row {
                 let closed = lru as f64 - tally.misses as f64;
                 (gap > 0.0).then(|| closed / gap)
             }),
-            bound: policy.is_bound(),
+            bound: policy.of_core().is_none(),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::simulate::{arguments::Assumptions, meter::Doing, setting, trace::Request};
 
 const HABITS: Habits = Habits {
+    policy: Policy::ALL[0],
     concurrency: usize::MAX,
     retries: 2,
     vary: 0.0,
@@ -77,7 +78,12 @@ fn an_idle_model_makes_room() {
     assert_eq!(waits(&replayed), [2_000, 3_000]);
     let meter = &replayed.meter;
     assert_eq!(
-        (meter.wakes, meter.sleeps, meter.evictions, meter.regrets),
+        (
+            meter.wakes,
+            meter.sleeps,
+            replayed.tally.evictions,
+            replayed.tally.regrets
+        ),
         (2, 1, 1, 0)
     );
 }
@@ -90,7 +96,12 @@ fn a_busy_model_is_frozen_after_its_drain_and_goes_on_later() {
     assert_eq!(waits(&replayed), [2_000, 38_000]);
     let meter = &replayed.meter;
     assert_eq!(
-        (meter.evictions, meter.wakes, meter.cut, meter.waits.len()),
+        (
+            replayed.tally.evictions,
+            meter.wakes,
+            meter.cut,
+            meter.waits.len()
+        ),
         (2, 3, 0, 2)
     );
     // Its frozen request brings it back as soon as the other one is idle: that one leaves too.
@@ -122,9 +133,9 @@ fn an_abort_cuts_off_and_a_cut_request_is_over() {
 fn who_is_wanted_back_within_its_wake_time_is_a_regret() {
     // m0 leaves for m1 and is asleep at 61 s; it is wanted at 62 s, within the 2 s of its wake.
     let soon = trace(&[(0, 0, 1), (60, 1, 1), (62, 0, 1)]);
-    assert_eq!(run(&soon, &world(&soon, 1), HABITS).meter.regrets, 1);
+    assert_eq!(run(&soon, &world(&soon, 1), HABITS).tally.regrets, 1);
     let later = trace(&[(0, 0, 1), (60, 1, 1), (64, 0, 1)]);
-    assert_eq!(run(&later, &world(&later, 1), HABITS).meter.regrets, 0);
+    assert_eq!(run(&later, &world(&later, 1), HABITS).tally.regrets, 0);
 }
 
 #[test]

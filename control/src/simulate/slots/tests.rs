@@ -1,6 +1,6 @@
 //! OPT against every possible choice, LRU against a list, and what strict means.
 
-use greenthread_core::policy;
+use greenthread_core::policy::Policy;
 
 use super::*;
 use crate::simulate::{dice::Dice, trace::Request};
@@ -27,6 +27,10 @@ fn random(seed: u64, length: usize, models: u64) -> Trace {
     let mut dice = Dice::new(seed);
     let drawn: Vec<usize> = (0..length).map(|_| dice.below(models)).collect();
     trace(&drawn)
+}
+
+fn lru() -> &'static Policy {
+    Policy::named("lru").unwrap()
 }
 
 /// The fewest loads, by trying everything.
@@ -90,7 +94,7 @@ fn the_policy_of_the_core_is_lru() {
     for seed in 0..20 {
         let trace = random(seed, 400, 12);
         for slots in [1, 2, 5, 12, 20] {
-            let lru = replay(&trace, slots, &mut OfCore::new(policy::choose, &trace));
+            let lru = replay(&trace, slots, &mut OfCore::new(lru(), &trace));
             assert_eq!(
                 lru.misses,
                 naive(&wanted(&trace), slots),
@@ -107,7 +111,7 @@ fn requests_of_the_same_moment_have_an_order() {
     for request in &mut trace.requests {
         request.at = Millis(7);
     }
-    let tally = replay(&trace, 2, &mut OfCore::new(policy::choose, &trace));
+    let tally = replay(&trace, 2, &mut OfCore::new(lru(), &trace));
     assert_eq!((tally.misses, tally.evictions), (3, 1));
     assert_eq!(
         (tally.misses_of, tally.requests_of),
