@@ -32,6 +32,7 @@ pub(crate) fn model(name: &str, address: &str) -> Model {
         asleep: Bytes::gib(1),
         conditioned: true,
         sizes: Sizes::default(),
+        tier: None,
         pinned: false,
         popular: false,
         idle_timeout: None,

@@ -476,6 +476,7 @@ fn spec(
         asleep,
         conditioned: false,
         sizes: Sizes::default(),
+        tier: None,
         pinned: behaviour.pinned,
         popular: false,
         idle_timeout: behaviour.idle_timeout.map(millis),

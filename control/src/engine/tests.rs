@@ -128,6 +128,7 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
         asleep: Bytes::gib(1),
         conditioned: false,
         sizes: Sizes::default(),
+        tier: None,
         pinned: false,
         popular: false,
         idle_timeout: None,
