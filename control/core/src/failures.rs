@@ -104,9 +104,15 @@ impl Core {
         let was_stopped = state.resident == Resident::Stopped;
         state.resident = Resident::Stopped;
         (state.inside, state.frozen_since) = (0, None);
-        if std::mem::take(&mut state.ending) || was_stopped {
+        let ended = std::mem::take(&mut state.ending);
+        // Room may have become free for whoever wants to sleep there.
+        self.touch_draining();
+        if ended || was_stopped {
             return;
         }
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
         match &state.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Waiting) => {}
             Phase::Booting(Boot::Unanswered) => {

@@ -18,13 +18,6 @@ impl Core {
         event: Event,
         effects: &mut Vec<Effect>,
     ) -> Option<(GateId, u64)> {
-        self.unsettled |= !matches!(
-            event,
-            Event::Tick
-                | Event::Observed { .. }
-                | Event::Report { .. }
-                | Event::StreamClosed { .. }
-        );
         let sender = self.heard(now, &event, effects);
         match event {
             Event::Tick
@@ -69,7 +62,8 @@ impl Core {
                 self.slept(now, &model, attempt, outcome, effects);
             }
             Event::EngineGone { model, cause } => self.engine_gone(now, &model, &cause, effects),
-            Event::GpuRead { .. } | Event::GpuAccepted(_) => {}
+            Event::GpuRead { gpu, used } => self.gpu_read(now, gpu, used, effects),
+            Event::GpuAccepted(gpu) => self.gpu_accepted(now, gpu, effects),
             Event::ModelSet(spec) => self.set_model(now, *spec),
             Event::ModelRemoved(model) => {
                 if let Some(state) = self.models.get_mut(&model) {
@@ -97,7 +91,18 @@ impl Core {
             ..
         } = event
         {
+            let (known, alive) = (self.gates.known_to(gate), self.gates.any_alive());
             let to_close = self.gates.hello(now, gate, stream, sequence, figures);
+            let listed = figures.iter().map(|(id, _)| id);
+            known
+                .iter()
+                .chain(listed)
+                .for_each(|id| self.models.touch(id));
+            self.touch_draining();
+            if !alive {
+                // The first gate: idleness can be seen from here on.
+                self.models.touch_all();
+            }
             effects.extend(to_close.map(|stream| Effect::CloseStream {
                 gate: gate.clone(),
                 stream,
@@ -105,7 +110,7 @@ impl Core {
             if to_close == Some(stream) {
                 return None;
             }
-            self.take_moments(gate, figures);
+            self.take_moments(now, gate, figures);
             if *largest_term > self.fleet.term {
                 // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
                 effects.push(Effect::RaiseTerm {
@@ -132,8 +137,10 @@ impl Core {
             ..
         } = event
         {
-            self.unsettled |= self.gates.report(now, gate, *table_version, figures);
-            self.take_moments(gate, figures);
+            if self.gates.report(now, gate, *table_version, figures) {
+                figures.iter().for_each(|(id, _)| self.models.touch(id));
+            }
+            self.take_moments(now, gate, figures);
         }
         if let Event::Ack {
             model,
@@ -143,9 +150,13 @@ impl Core {
         } = event
         {
             self.gates.acknowledge(gate, model, *epoch, *in_flight);
+            self.models.touch(model);
         }
         if let Event::Bye { .. } = event {
+            let known = self.gates.known_to(gate);
             self.gates.bye(gate);
+            known.iter().for_each(|id| self.models.touch(id));
+            self.touch_draining();
             return None;
         }
         Some((gate.clone(), sequence))
@@ -177,7 +188,6 @@ impl Core {
     fn depose(&mut self, effects: &mut Vec<Effect>) {
         // Rule 10: stop transitions, then heartbeats, close every stream.
         self.deposed = true;
-        self.deadline = None;
         let open = self.gates.close_all().into_iter();
         effects.extend(open.map(|(gate, stream)| Effect::CloseStream { gate, stream }));
     }
@@ -211,11 +221,9 @@ impl Core {
                     ..spec
                 };
                 state.removing = false;
+                state.settings += 1;
             }
-            Some(_) | None => {
-                self.models
-                    .insert(spec.id.clone(), ModelState::new(spec, now));
-            }
+            Some(_) | None => self.models.insert(ModelState::new(spec, now)),
         }
     }
 
@@ -262,13 +270,23 @@ impl Core {
             return;
         }
         (self.fleet.term, self.counter, self.term_since) = (term, 0, now);
-        for state in self.models.values_mut() {
+        let ids: Vec<ModelId> = self
+            .models
+            .values()
+            .map(|state| state.spec.id.clone())
+            .collect();
+        for id in ids {
+            let Some(state) = self.models.get_mut(&id) else {
+                continue;
+            };
             // Every epoch is of the new term; running barriers are acknowledged again under theirs, and engines counted after that.
             state.published = None;
             if let Phase::Draining { count, .. } = &mut state.phase {
                 *count = Count::NotYet;
             }
         }
+        // The successor's wait begins anew, for every queue too.
+        self.places.mark_all();
         effects.extend(
             self.gates
                 .close_all()
@@ -278,14 +296,23 @@ impl Core {
     }
 
     /// Use and refused wishes, as a gate reported them.
-    fn take_moments(&mut self, gate: &GateId, figures: &[(ModelId, Figures)]) {
+    fn take_moments(&mut self, now: Millis, gate: &GateId, figures: &[(ModelId, Figures)]) {
         for (id, _) in figures {
-            let Some(state) = self.models.get_mut(id) else {
-                continue;
-            };
             let (used, refused) = self.gates.moments(gate, id);
-            state.last_used = state.last_used.max(used);
-            state.last_refused = state.last_refused.max(refused);
+            let asked = self.gates.take_news(gate, id);
+            let newer =
+                |state: &&ModelState| used > state.last_used || refused > state.last_refused;
+            if asked == 0 && self.models.get(id).filter(newer).is_none() {
+                continue;
+            }
+            if let Some(state) = self.models.get_mut(id) {
+                // A gate that does not count has seen one request at least when a use is news.
+                let uses = u64::from(used > state.last_used || refused > state.last_refused);
+                let at = used.max(refused).unwrap_or(now);
+                state.demand.arrived(at, asked.max(uses));
+                state.last_used = state.last_used.max(used);
+                state.last_refused = state.last_refused.max(refused);
+            }
         }
     }
 }

@@ -1,7 +1,10 @@
 //! What an operator says about a model and about the fleet: values, validated by the shell.
 
-use crate::ids::{Bytes, GpuId, Millis, ModelId};
-pub use crate::policy::PolicyName;
+use crate::{
+    ids::{Bytes, GpuId, Millis, ModelId},
+    phase::Tier,
+    policy::Policy,
+};
 
 /// How requests in an engine are treated when it is put to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct ModelSpec {
     pub asleep: Bytes,
     /// What else it takes, and where all figures come from.
     pub sizes: Sizes,
+    /// Where its weights go when it sleeps; `None`: to host RAM, and deeper where that is short.
+    pub tier: Option<Tier>,
     /// The conditioning cycle was done in an earlier life (its footprint is known).
     pub conditioned: bool,
     /// Never a victim, awake from the start.
@@ -167,9 +172,9 @@ pub struct FleetSpec {
     /// How far ledger and oracle may differ on a GPU before transitions stop there.
     pub tolerance: Bytes,
     /// How victims are chosen.
-    pub policy: PolicyName,
+    pub policy: &'static Policy,
     /// A second policy that decides beside the first without acting.
-    pub shadow: Option<PolicyName>,
+    pub shadow: Option<&'static Policy>,
     /// Times.
     pub times: Times,
     /// Term of this life, persisted before.

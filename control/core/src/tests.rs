@@ -44,6 +44,7 @@ fn spec(name: &str) -> ModelSpec {
         asleep: Bytes(GIB),
         conditioned: true,
         sizes: Sizes::default(),
+        tier: None,
         pinned: false,
         popular: false,
         idle_timeout: Some(Millis(300_000)),

@@ -2,7 +2,7 @@
 
 use crate::{
     Core,
-    decision::{Choice, Tally, WhyNot},
+    decision::{Choice, Tally},
     effect::{Admission, PublicState},
     ids::{Bytes, GateId, GpuId, Millis, ModelId},
     phase::Tier,
@@ -73,41 +73,45 @@ pub struct HostView {
 
 impl Core {
     /// The latest choices in which a model was the target or a victim, oldest first, `last` at most.
-    pub fn explain(&self, _model: &ModelId, _last: usize) -> Vec<Choice> {
-        Vec::new()
+    pub fn explain(&self, model: &ModelId, last: usize) -> Vec<Choice> {
+        self.choices.of(model, last)
     }
 
     /// One choice by its number, as long as it is kept.
-    pub fn choice(&self, _number: u64) -> Option<&Choice> {
-        None
-    }
-
-    /// Why a model is not awake at `now`; `None` for a model that is not known.
-    pub fn why_not(&self, _now: Millis, _model: &ModelId) -> Option<WhyNot> {
-        None
+    pub fn choice(&self, number: u64) -> Option<&Choice> {
+        self.choices.get(number)
     }
 
     /// Totals since the start.
     pub fn tally(&self) -> Tally {
-        Tally::default()
+        self.tally
     }
 
     /// Every GPU.
     pub fn gpus(&self) -> Vec<GpuView> {
-        let view = |gpu: usize| GpuView {
-            gpu: GpuId(gpu),
-            capacity: self.capacity(GpuId(gpu)),
-            reserved: self.reserved_on(GpuId(gpu)),
-            used: None,
-            foreign: Bytes(0),
-            stopped: None,
+        let view = |gpu: usize| {
+            let audit = self.audit(GpuId(gpu));
+            GpuView {
+                gpu: GpuId(gpu),
+                capacity: self.capacity(GpuId(gpu)),
+                reserved: self.reserved_on(GpuId(gpu)),
+                used: audit.used,
+                foreign: audit.foreign,
+                stopped: self.stopped(GpuId(gpu)),
+            }
         };
         (0..self.fleet.gpus.len()).map(view).collect()
     }
 
     /// Every NUMA node whose host RAM is limited.
     pub fn hosts(&self) -> Vec<HostView> {
-        Vec::new()
+        let nodes = self.fleet.hosts.iter().enumerate();
+        nodes
+            .map(|(host, capacity)| HostView {
+                capacity: *capacity,
+                reserved: self.places.host_reserved(host),
+            })
+            .collect()
     }
 
     /// Every model, by id.
