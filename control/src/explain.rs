@@ -13,6 +13,9 @@ use crate::{
     journal,
 };
 
+/// The policy whose price is no figure for people.
+const RECENCY: &str = "lru";
+
 /// The choices about one model, oldest first.
 pub fn choices(about: &str, choices: &[Choice]) -> String {
     if choices.is_empty() {
@@ -238,7 +241,7 @@ fn need(need: &Need) -> (String, String) {
 }
 
 fn weighed(weighed: &Weighed, choice: &Choice) -> String {
-    let merits = merits(weighed, &choice.weighed);
+    let merits = merits(weighed, choice);
     let not_before = |until: &Option<u64>| match until {
         Some(until) => format!("not before {}", clock(*until)),
         None => "not before something changes".to_owned(),
@@ -271,8 +274,9 @@ fn weighed(weighed: &Weighed, choice: &Choice) -> String {
 }
 
 /// Figures of a model that could go, and how they compare with those of the others that could.
-fn merits(weighed: &Weighed, all: &[Weighed]) -> String {
-    let rivals: Vec<&Weighed> = all
+fn merits(weighed: &Weighed, choice: &Choice) -> String {
+    let rivals: Vec<&Weighed> = choice
+        .weighed
         .iter()
         .filter(|one| matches!(one.verdict, Verdict::Chosen | Verdict::Kept))
         .collect();
@@ -286,9 +290,9 @@ fn merits(weighed: &Weighed, all: &[Weighed]) -> String {
         format!("unused for {idle}")
     }];
     parts.push(format!("frees {}", Bytes(weighed.frees_bytes)));
-    // A price says something only beside another one.
+    // A price says something only beside another one; the one of `lru` is a moment, which "unused for" says better.
     let differ = rivals.iter().any(|rival| rival.price != weighed.price);
-    if let Some(price) = weighed.price.filter(|_| differ) {
+    if let Some(price) = weighed.price.filter(|_| differ && choice.policy != RECENCY) {
         let least = rivals
             .iter()
             .all(|rival| rival.price.is_none_or(|other| price <= other));
@@ -346,7 +350,7 @@ fn figure(price: f64) -> String {
     let size = price.abs();
     if size == 0.0 {
         "0".to_owned()
-    } else if size < 0.01 || size >= 1e7 {
+    } else if !(0.01..1e7).contains(&size) {
         format!("{price:.1e}")
     } else if size < 1.0 {
         format!("{price:.2}")

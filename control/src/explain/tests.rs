@@ -280,6 +280,18 @@ fn who_cannot_help_is_one_line_and_equal_prices_say_nothing() {
 }
 
 #[test]
+fn the_price_of_recency_is_left_to_the_idle_time() {
+    let text = choice(&Choice {
+        policy: "lru".into(),
+        ..eviction()
+    });
+    assert!(
+        text.contains("unused for 41.0 s (longest of 2)") && !text.contains("price"),
+        "{text}"
+    );
+}
+
+#[test]
 fn the_shadow_agrees_or_would_have_sent_nobody() {
     let with = |victims: &[&str], differs| {
         let shadow = Shadow {

@@ -24,7 +24,7 @@ pub(super) async fn explain(
     Path(name): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Vec<Choice>>, Response> {
-    let last = last(&query)?;
+    let last = last(&query).map_err(bad_query)?;
     let input = |reply| Input::Explain { name, last, reply };
     let choices = answer(&api, input).await?;
     choices.map(Json).map_err(|error| unknown(&error))
@@ -69,25 +69,23 @@ pub(super) async fn why_not(
     why.map(Json).map_err(|error| unknown(&error))
 }
 
-/// How many choices a query asks for. What nobody knows is refused, so that a slip is not answered with something else.
-fn last(query: &[(String, String)]) -> Result<usize, Response> {
+/// How many choices a query asks for; otherwise what is wrong with it. What nobody knows is wrong, so that a slip is not answered with
+/// something else.
+fn last(query: &[(String, String)]) -> Result<usize, String> {
     let mut last = LAST;
     for (name, value) in query {
-        let parsed = value.parse().ok();
-        let message = match parsed.filter(|count| (1..=LAST_MAX).contains(count)) {
-            Some(count) if name == "last" => {
-                last = count;
-                continue;
-            }
-            None if name == "last" => format!("last={value} is not how many choices to show"),
-            Some(_) | None => format!("there is no parameter {name:?}"),
-        };
-        return Err(problem(
-            StatusCode::BAD_REQUEST,
-            "bad_query",
-            message,
-            format!("use last=N with N from 1 to {LAST_MAX}; without it {LAST} are shown"),
-        ));
+        if name != "last" {
+            return Err(format!("there is no parameter {name:?}"));
+        }
+        let count = value.parse().ok();
+        last = count
+            .filter(|count| (1..=LAST_MAX).contains(count))
+            .ok_or_else(|| format!("last={value} is not how many choices to show"))?;
     }
     Ok(last)
+}
+
+fn bad_query(message: String) -> Response {
+    let remedy = format!("use last=N with N from 1 to {LAST_MAX}; without it {LAST} are shown");
+    problem(StatusCode::BAD_REQUEST, "bad_query", message, remedy)
 }

@@ -4,7 +4,7 @@ use greenthread_core::ids::Bytes;
 
 use crate::overview::{Gpu, Host, Model, Overview, Size, Sizes};
 
-/// One GPU: what models have, what is seen, and, where nothing moves, why and what to do.
+/// One GPU: what models have, what is seen, and, where nothing moves, why; the core's words say what to do as well.
 pub fn gpu(gpu: &Gpu) -> String {
     let Gpu {
         gpu: number,
@@ -28,12 +28,7 @@ pub fn gpu(gpu: &Gpu) -> String {
     }
     text.push('\n');
     if let Some(reason) = stopped {
-        text.push_str(&format!(
-            "  STOPPED, nothing wakes or goes to sleep on it: {}.\n  \
-             Is that memory somebody else's? `greenthread accept-gpu {number}` does without it. If not, end what holds it: \
-             GreenThread goes on when the figures agree.\n",
-            reason.trim_end_matches('.')
-        ));
+        text.push_str(&format!("  STOPPED: {}.\n", reason.trim_end_matches('.')));
     }
     text
 }
@@ -126,17 +121,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_gpu_says_why_and_what_to_do() {
+    fn a_stopped_gpu_says_why() {
         let stopped = Gpu {
             gpu: 1,
             used_bytes: Some(30 * GIB),
-            stopped: Some("13.0 GiB more are in use than models hold.".into()),
+            stopped: Some(
+                "30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1)"
+                    .into(),
+            ),
             ..zero()
         };
         let text = gpu(&stopped);
-        let expected = "  STOPPED, nothing wakes or goes to sleep on it: 13.0 GiB more are in use than models hold.\n";
-        assert!(text.contains(expected), "{text}");
-        assert!(text.contains("`greenthread accept-gpu 1`"), "{text}");
+        let expected = "  STOPPED: 30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1).\n";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]
