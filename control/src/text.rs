@@ -205,7 +205,9 @@ pub fn advice(model: &Model) -> Option<String> {
         Some(_) | None => match &model.last_error {
             Some(error) => Some(format!("the last error was: {error}")),
             None if model.held > 0 && model.state == "pending" => {
-                Some(format!("{} requests wait until room is made for it; the last decision says for what.", model.held))
+                let (held, name) = (model.held, &model.name);
+                let wait = if held == 1 { "request waits" } else { "requests wait" };
+                Some(format!("{held} {wait} until there is room for it: `greenthread why-not {name}` says for what."))
             }
             None => None,
         },
@@ -334,6 +336,19 @@ qwen: its wake failed: out of memory. It is tried again by itself after a pause;
 `greenthread wake qwen` tries at once.
 ";
         assert_eq!(fleet(&overview), expected);
+    }
+
+    #[test]
+    fn who_waits_for_room_is_pointed_to_the_reason() {
+        let queued = |held| Model {
+            state: "pending".into(),
+            held,
+            ..testing::model_overview("qwen")
+        };
+        let expected =
+            "1 request waits until there is room for it: `greenthread why-not qwen` says for what.";
+        assert_eq!(advice(&queued(1)).as_deref(), Some(expected));
+        assert_eq!(advice(&queued(0)), None);
     }
 
     #[test]
