@@ -92,6 +92,8 @@ pub(crate) fn model_overview(name: &str) -> overview::Model {
         in_flight: 0,
         held: 0,
         frozen: 0,
+        gpus: vec![0],
+        sizes: overview::Sizes::default(),
         reserved_bytes: 16 << 30,
         since_ms: 41_000,
         idle_ms: None,

@@ -162,6 +162,13 @@ impl Core {
             regrets: Vec::new(),
         };
         if let Some(last) = self.choices.get_mut(self.choices.latest(id))
+            && last.makes_room_for(id)
+            && matches!(choice.taken, Taken::WaitForRoom | Taken::Wake(_))
+        {
+            // What an eviction was made for is part of it: one thing to explain, and not three.
+            return last.number;
+        }
+        if let Some(last) = self.choices.get_mut(self.choices.latest(id))
             && last.target == *id
             && last.is_waiting()
             && last.followed.is_empty()
@@ -342,6 +349,13 @@ impl Core {
 }
 
 impl Choice {
+    /// Others go for this model, and it has not come yet.
+    fn makes_room_for(&self, id: &ModelId) -> bool {
+        self.target == *id
+            && matches!(self.taken, Taken::Evict(_))
+            && self.followed.iter().all(|followed| followed.model != *id)
+    }
+
     fn is_waiting(&self) -> bool {
         match self.taken {
             Taken::Wait(_) | Taken::WaitForRoom | Taken::WaitForTurn | Taken::GiveUp => true,
