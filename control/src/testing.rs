@@ -33,6 +33,7 @@ pub(crate) fn model(name: &str, address: &str) -> Model {
         conditioned: true,
         sizes: Sizes::default(),
         pinned: false,
+        tier: None,
         popular: false,
         idle_timeout: None,
         drain_timeout: Millis::seconds(30),

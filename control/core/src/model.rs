@@ -1,6 +1,9 @@
 //! What an operator says about a model and about the fleet: values, validated by the shell.
 
-use crate::ids::{Bytes, GpuId, Millis, ModelId};
+use crate::{
+    ids::{Bytes, GpuId, Millis, ModelId},
+    phase::Tier,
+};
 pub use crate::policy::PolicyName;
 
 /// How requests in an engine are treated when it is put to sleep.
@@ -62,6 +65,8 @@ pub struct ModelSpec {
     pub conditioned: bool,
     /// Never a victim, awake from the start.
     pub pinned: bool,
+    /// Where its weights go when it sleeps: always into this tier. `None`: as deep as host RAM needs.
+    pub tier: Option<Tier>,
     /// Woken again after it was displaced, once there is room and nobody waits.
     pub popular: bool,
     /// Idle this long: sleep. `None`: never by itself.

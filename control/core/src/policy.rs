@@ -13,6 +13,26 @@ pub enum PolicyName {
     Lru,
 }
 
+impl PolicyName {
+    /// Every policy, the default first.
+    pub const ALL: &[Self] = &[Self::Lru];
+
+    /// As operators write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lru => "lru",
+        }
+    }
+
+    /// The policy that operators call so.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|policy| policy.as_str() == text)
+    }
+}
+
 /// A model that is awake, as the policy sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resident {

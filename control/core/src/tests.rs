@@ -45,6 +45,7 @@ fn spec(name: &str) -> ModelSpec {
         conditioned: true,
         sizes: Sizes::default(),
         pinned: false,
+        tier: None,
         popular: false,
         idle_timeout: Some(Millis(300_000)),
         drain_timeout: Millis(30_000),

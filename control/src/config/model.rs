@@ -477,6 +477,7 @@ fn spec(
         conditioned: false,
         sizes: Sizes::default(),
         pinned: behaviour.pinned,
+        tier: None,
         popular: false,
         idle_timeout: behaviour.idle_timeout.map(millis),
         drain_timeout: millis(behaviour.drain_timeout),

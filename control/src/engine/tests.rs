@@ -129,6 +129,7 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
         conditioned: false,
         sizes: Sizes::default(),
         pinned: false,
+        tier: None,
         popular: false,
         idle_timeout: None,
         drain_timeout: zero,
