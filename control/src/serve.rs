@@ -146,9 +146,13 @@ pub async fn run(
     let driver = Driver::new(Parts {
         fleet: FleetSpec {
             gpus: fleet.gpus.iter().copied().map(Bytes).collect(),
+            hosts: fleet.hosts.iter().copied().map(Bytes).collect(),
+            host_of: fleet.host_of.clone(),
+            tolerance: Bytes(fleet.tolerance),
+            policy: fleet.policy,
+            shadow: fleet.shadow,
             times: fleet.times,
             term,
-            ..FleetSpec::default()
         },
         hold: fleet.hold.clone(),
         // One gate per worker and one on the main thread.

@@ -1,10 +1,10 @@
 //! What an operator says about a model and about the fleet: values, validated by the shell.
 
+pub use crate::policy::PolicyName;
 use crate::{
     ids::{Bytes, GpuId, Millis, ModelId},
     phase::Tier,
 };
-pub use crate::policy::PolicyName;
 
 /// How requests in an engine are treated when it is put to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
