@@ -11,6 +11,7 @@ use greenthread_core::{
     event::{EngineState, Event, Outcome},
     ids::{Attempt, Bytes},
     model::SleepMode,
+    phase::Tier,
 };
 
 use super::{Bench, id, model};
@@ -140,9 +141,9 @@ async fn starts_sleeps_wakes_and_ends_an_engine() {
     assert_eq!(memory(start(&mut bench).await), Some(Bytes::gib(16)));
     bench
         .engines
-        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep));
+        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep, Tier::Ram));
     assert_eq!(memory(bench.outcome().await), Some(Bytes::gib(1)));
-    bench.engines.run(&id(), Action::Wake(ATTEMPT));
+    bench.engines.run(&id(), Action::Wake(ATTEMPT, Tier::Ram));
     assert_eq!(memory(bench.outcome().await), Some(Bytes::gib(16)));
     bench.engines.save_footprint(&id()).expect("write");
 
@@ -166,12 +167,12 @@ async fn memory_has_the_last_word() {
     let complaints = [
         (
             "LEAK",
-            Action::Sleep(ATTEMPT, SleepMode::Keep),
+            Action::Sleep(ATTEMPT, SleepMode::Keep, Tier::Ram),
             "keeps its memory: 16.0 GiB",
         ),
         (
             "THIN",
-            Action::Wake(ATTEMPT),
+            Action::Wake(ATTEMPT, Tier::Ram),
             "memory did not come back: 8.0 GiB",
         ),
     ];
@@ -201,7 +202,7 @@ async fn a_process_with_a_closed_port_still_holds_its_memory() {
     start(&mut bench).await;
     bench
         .engines
-        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep));
+        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep, Tier::Ram));
     let outcome = bench.outcome().await;
     assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
     bench.engines.run(&id(), Action::Observe(ATTEMPT));
