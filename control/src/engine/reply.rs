@@ -92,21 +92,29 @@ pub fn has_results(body: &str) -> bool {
 }
 
 /// How deep the engine sleeps, from `GET /metrics`: the level that it was last asked for, which is not the level that it sleeps at
-/// when it slept already. `None`: awake, or its replicas disagree, or the metric is not there.
-pub fn depth(metrics: &str) -> Option<Depth> {
-    let is_on = |state: &str| {
+/// when it slept already. `Some(None)`: its weights are where they were, it is awake or only paused. `None`: the metric is not there,
+/// or its replicas disagree.
+pub fn depth(metrics: &str) -> Option<Option<Depth>> {
+    let samples = |state: &str| -> Vec<bool> {
         let label = format!("sleep_state=\"{state}\"");
-        let mut samples = metrics
+        metrics
             .lines()
             .filter(|line| line.starts_with("vllm:engine_sleep_state{") && line.contains(&label))
             .map(|line| line.ends_with(" 1.0") || line.ends_with(" 1"))
-            .peekable();
-        samples.peek().is_some() && samples.all(|is_one| is_one)
+            .collect()
     };
-    match (is_on("weights_offloaded"), is_on("discard_all")) {
-        (true, false) => Some(Depth::Ram),
-        (false, true) => Some(Depth::Disk),
-        (false, false) | (true, true) => None,
+    let (ram, disk) = (samples("weights_offloaded"), samples("discard_all"));
+    let all = |samples: &[bool], is_on| {
+        !samples.is_empty() && samples.iter().all(|sample| *sample == is_on)
+    };
+    if all(&ram, true) && all(&disk, false) {
+        Some(Some(Depth::Ram))
+    } else if all(&disk, true) && all(&ram, false) {
+        Some(Some(Depth::Disk))
+    } else if all(&disk, false) && all(&ram, false) {
+        Some(None)
+    } else {
+        None
     }
 }
 
@@ -349,19 +357,26 @@ mod tests {
             samples.iter().map(line).collect::<String>()
         };
         let (ram, disk) = ("weights_offloaded", "discard_all");
+        let (asleep, awake) = (("awake", "0.0"), ("awake", "1.0"));
         for (samples, expected) in [
-            (&[("awake", "1.0"), (ram, "0.0"), (disk, "0.0")][..], None),
+            (&[awake, (ram, "0.0"), (disk, "0.0")][..], Some(None)),
+            // Level 0.
+            (&[asleep, (ram, "0.0"), (disk, "0.0")], Some(None)),
             (
-                &[("awake", "0.0"), (ram, "1.0"), (disk, "0.0")],
-                Some(Depth::Ram),
+                &[asleep, (ram, "1.0"), (disk, "0.0")],
+                Some(Some(Depth::Ram)),
             ),
             (
-                &[("awake", "0.0"), (ram, "0.0"), (disk, "1.0")],
-                Some(Depth::Disk),
+                &[asleep, (ram, "0.0"), (disk, "1.0")],
+                Some(Some(Depth::Disk)),
             ),
             // Two replicas that are not alike.
             (
                 &[(ram, "1.0"), (disk, "0.0"), (ram, "0.0"), (disk, "1.0")],
+                None,
+            ),
+            (
+                &[(ram, "1.0"), (disk, "0.0"), (ram, "0.0"), (disk, "0.0")],
                 None,
             ),
             (&[], None),

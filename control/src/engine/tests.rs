@@ -1,8 +1,10 @@
 //! The facade against engines that surprise: a double over HTTP that misbehaves on demand, and real small processes.
 
 mod double;
+mod memory;
 mod processes;
 mod surprises;
+mod tiers;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 

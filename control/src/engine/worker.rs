@@ -21,7 +21,7 @@ use super::{
     process::{self, Launch, Running},
     registry::{Record, Registry},
     reply::{Canary, ModelCard},
-    vllm::{Vllm, sentence},
+    vllm::{Trouble, Vllm, sentence},
 };
 use crate::config::Model;
 
@@ -286,6 +286,15 @@ impl Worker {
             self.send(Event::ModelSet(Box::new(spec))).await;
         }
         Ok(())
+    }
+
+    /// Makes sure that the engine is known, before something is asked of it.
+    async fn meet(&self) -> Result<(), Trouble> {
+        let is_known = self.lock().canary.is_some();
+        if is_known {
+            return Ok(());
+        }
+        self.contact().await.map_err(Trouble::NotSent)
     }
 
     /// Beside the actions: gets to know an engine that was never met, and proves its counts where they are not known to

@@ -86,8 +86,9 @@ impl Vllm {
         }
     }
 
-    /// How deep the engine sleeps by its own metric: the level that it was last asked for. `None`: awake, or it does not say.
-    pub async fn sleeps_by_metric(&self) -> Option<Depth> {
+    /// How deep the engine sleeps by its own metric: the level that it was last asked for. `Some(None)`: its weights are where they
+    /// were. `None`: it does not say.
+    pub async fn sleeps_by_metric(&self) -> Option<Option<Depth>> {
         reply::depth(&self.http.get_ok("/metrics", self.command).await.ok()?)
     }
 

@@ -84,7 +84,7 @@ impl Worker {
         match told {
             Some(depth) => Some(depth),
             // Somebody else put it to sleep.
-            None => self.driver().sleeps_by_metric().await,
+            None => self.driver().sleeps_by_metric().await.flatten(),
         }
     }
 
@@ -95,17 +95,14 @@ impl Worker {
             let known = self.lock();
             (known.told.depth, known.reloads)
         };
+        let in_doubt = if reloads { Depth::Disk } else { Depth::Ram };
         match (told, shown) {
-            (Some(Depth::Disk), _) | (None, Some(Depth::Disk)) => Depth::Disk,
-            (Some(Depth::Ram), Some(Depth::Ram) | None) | (None, Some(Depth::Ram)) => Depth::Ram,
+            (Some(Depth::Disk), _) | (None, Some(Some(Depth::Disk))) => Depth::Disk,
+            (Some(Depth::Ram), Some(Some(Depth::Ram) | None) | None)
+            | (None, Some(Some(Depth::Ram) | None)) => Depth::Ram,
             // It was told level 2 by somebody else: asleep already, or awake in between.
-            (Some(Depth::Ram), Some(Depth::Disk)) | (None, None) => {
-                if reloads {
-                    Depth::Disk
-                } else {
-                    Depth::Ram
-                }
-            }
+            (Some(Depth::Ram), Some(Some(Depth::Disk))) => in_doubt,
+            (None, None) => in_doubt,
         }
     }
 }

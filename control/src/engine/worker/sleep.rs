@@ -55,9 +55,7 @@ impl Worker {
             (Some(Depth::Ram | Depth::Disk) | None, depth) => depth,
         };
         if depth == Depth::Disk && before.is_none() {
-            if self.lock().canary.is_none() {
-                self.contact().await.map_err(Trouble::NotSent)?;
-            }
+            self.meet().await?;
             if !self.lock().can_reload() {
                 return Err(Trouble::NotSent(
                     "nothing was sent: its engine cannot load weights again".to_owned(),

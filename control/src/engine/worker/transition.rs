@@ -266,23 +266,7 @@ impl Worker {
     }
 
     async fn wake(self: &Arc<Self>, began: Instant) -> Outcome {
-        let depth = self.wakes_from().await;
-        let outcome = match self.wake_verified(depth, began + self.settings.wake).await {
-            Ok(()) => {
-                let took = elapsed(began);
-                self.lock().keep_wake(depth, took);
-                return self.awake(took);
-            }
-            Err(trouble @ Trouble::NoReload(_)) => {
-                self.cannot_reload(&trouble).await;
-                self.failed(trouble).await
-            }
-            Err(trouble @ (Trouble::NotSent(_) | Trouble::Lost(_))) => self.failed(trouble).await,
-            Err(trouble @ (Trouble::Definite(_) | Trouble::Unknown(_))) => {
-                self.lay_back(trouble, depth).await
-            }
-        };
-        match outcome {
+        match self.woken(began).await {
             Outcome::Failed(ActionError { cause, engine }) => {
                 let cause = self.with_log(cause);
                 Outcome::Failed(ActionError { cause, engine })
@@ -294,10 +278,29 @@ impl Worker {
         }
     }
 
-    async fn wake_verified(self: &Arc<Self>, depth: Depth, end: Instant) -> Result<(), Trouble> {
-        if self.lock().canary.is_none() {
-            self.contact().await.map_err(Trouble::NotSent)?;
+    async fn woken(self: &Arc<Self>, began: Instant) -> Outcome {
+        if let Err(trouble) = self.meet().await {
+            return self.failed(trouble).await;
         }
+        let depth = self.wakes_from().await;
+        match self.wake_verified(depth, began + self.settings.wake).await {
+            Ok(()) => {
+                let took = elapsed(began);
+                self.lock().keep_wake(depth, took);
+                self.awake(took)
+            }
+            Err(trouble @ Trouble::NoReload(_)) => {
+                self.cannot_reload(&trouble).await;
+                self.failed(trouble).await
+            }
+            Err(trouble @ (Trouble::NotSent(_) | Trouble::Lost(_))) => self.failed(trouble).await,
+            Err(trouble @ (Trouble::Definite(_) | Trouble::Unknown(_))) => {
+                self.lay_back(trouble, depth).await
+            }
+        }
+    }
+
+    async fn wake_verified(self: &Arc<Self>, depth: Depth, end: Instant) -> Result<(), Trouble> {
         let tokens = self.driver().generated_tokens().await;
         let left = || end.saturating_duration_since(Instant::now());
         self.driver().wake(depth, left()).await?;
