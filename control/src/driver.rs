@@ -334,14 +334,14 @@ impl Driver {
             Effect::Wake {
                 model,
                 attempt,
-                tier: _,
-            } => self.engines.run(&model, Action::Wake(attempt)),
+                tier,
+            } => self.engines.run(&model, Action::Wake(attempt, tier)),
             Effect::Sleep {
                 model,
                 attempt,
                 mode,
-                tier: _,
-            } => self.engines.run(&model, Action::Sleep(attempt, mode)),
+                tier,
+            } => self.engines.run(&model, Action::Sleep(attempt, mode, tier)),
             Effect::Kill { model, cause } => self.engines.run(&model, Action::Kill(cause)),
             Effect::Removed(model) => self.end_engine(model),
             Effect::Dropped(model) => {
