@@ -59,10 +59,12 @@ pub(super) fn own_memory(pid: u32) -> u64 {
         .sum()
 }
 
+type MembersByGroup = BTreeMap<u32, Vec<u32>>;
+
 /// Which living processes form which group. All of `/proc` is read for that, so it is at most a second old, and not newer.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    read: Mutex<Option<(Instant, BTreeMap<u32, Vec<u32>>)>>,
+    read: Mutex<Option<(Instant, MembersByGroup)>>,
 }
 
 impl Groups {
@@ -70,7 +72,7 @@ impl Groups {
     pub(super) fn members(&self, group: u32) -> Vec<u32> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
-            let mut groups: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+            let mut groups = MembersByGroup::new();
             for pid in pids() {
                 if let Some(process) = look(pid) {
                     groups.entry(process.group).or_default().push(pid);

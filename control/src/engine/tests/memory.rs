@@ -145,21 +145,17 @@ async fn an_engine_is_stopped_and_started_as_the_deepest_sleep() {
     bench
         .engines
         .run(&id(), Action::Wake(ATTEMPT, Tier::Stopped));
-    let event = bench.next(Some).await;
-    let event = match event {
-        Event::ModelSet(_) => bench.next(Some).await,
-        other => other,
-    };
-    assert!(
-        matches!(
-            event,
-            Event::Woke {
-                outcome: Outcome::Done { .. },
-                ..
+    let started = bench
+        .next(|event| {
+            assert!(!matches!(event, Event::EngineGone { .. }), "{event:?}");
+            if let Event::Woke { outcome, .. } = event {
+                Some(outcome)
+            } else {
+                None
             }
-        ),
-        "{event:?}"
-    );
+        })
+        .await;
+    assert!(matches!(started, Outcome::Done { .. }), "{started:?}");
     assert_ne!(pid(&bench), group);
 }
 

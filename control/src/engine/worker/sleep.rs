@@ -21,7 +21,7 @@ use crate::engine::{
 impl Worker {
     /// Puts the engine to sleep so deep, and verifies it.
     pub(super) async fn sleep(&self, began: Instant, mode: SleepMode, depth: Depth) -> Outcome {
-        match self.sleep_verified(mode, depth).await {
+        match self.sleep_verified(began, mode, depth).await {
             Ok(depth) => {
                 let took = elapsed(began);
                 let mut known = self.lock();
@@ -35,9 +35,15 @@ impl Worker {
     }
 
     /// Returns how deep it sleeps: deeper than it was to, where it did so already.
-    async fn sleep_verified(&self, mode: SleepMode, depth: Depth) -> Result<Depth, Trouble> {
-        let look = self.driver().observe(self.settings.observe).await;
-        let before = match look.state {
+    async fn sleep_verified(
+        &self,
+        began: Instant,
+        mode: SleepMode,
+        depth: Depth,
+    ) -> Result<Depth, Trouble> {
+        // A command is sent in time or not at all: looking must not make it late.
+        let left = || self.settings.command.saturating_sub(began.elapsed());
+        let before = match self.driver().observe(left()).await.state {
             EngineState::Asleep => self.depth().await,
             EngineState::Awake | EngineState::Gone | EngineState::Broken | EngineState::Silent => {
                 None
@@ -61,6 +67,11 @@ impl Worker {
                     "nothing was sent: its engine cannot load weights again".to_owned(),
                 ));
             }
+        }
+        if left().is_zero() {
+            return Err(Trouble::NotSent(
+                "nothing was sent: it took too long to look at".to_owned(),
+            ));
         }
         if before.is_none() {
             self.notes_host();
@@ -87,7 +98,7 @@ impl Worker {
         };
         // A process keeps nothing of what is inside it.
         let inside = match mode {
-            SleepMode::Keep => self.driver().observe(self.settings.observe).await.load,
+            SleepMode::Keep => self.driver().observe(self.settings.command).await.load,
             SleepMode::Abort => None,
         };
         let is_counted = self.is_counted(&self.lock());

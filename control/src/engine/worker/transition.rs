@@ -282,8 +282,10 @@ impl Worker {
         if let Err(trouble) = self.meet().await {
             return self.failed(trouble).await;
         }
-        let depth = self.wakes_from().await;
-        match self.wake_verified(depth, began + self.settings.wake).await {
+        let driver = self.driver();
+        let (depth, tokens) = tokio::join!(self.wakes_from(), driver.generated_tokens());
+        let end = began + self.settings.wake;
+        match self.wake_verified(depth, tokens, end).await {
             Ok(()) => {
                 let took = elapsed(began);
                 self.lock().keep_wake(depth, took);
@@ -300,8 +302,12 @@ impl Worker {
         }
     }
 
-    async fn wake_verified(self: &Arc<Self>, depth: Depth, end: Instant) -> Result<(), Trouble> {
-        let tokens = self.driver().generated_tokens().await;
+    async fn wake_verified(
+        &self,
+        depth: Depth,
+        tokens: Option<u64>,
+        end: Instant,
+    ) -> Result<(), Trouble> {
         let left = || end.saturating_duration_since(Instant::now());
         self.driver().wake(depth, left()).await?;
         let floor = self.awake_floor();
