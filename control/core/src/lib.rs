@@ -10,6 +10,7 @@ mod drain;
 pub mod effect;
 pub mod event;
 mod failures;
+pub mod forecast;
 mod gates;
 pub mod ids;
 mod intake;
