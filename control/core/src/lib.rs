@@ -15,6 +15,7 @@ mod estimate;
 pub mod event;
 mod explain;
 mod failures;
+pub mod forecast;
 mod gates;
 pub mod ids;
 mod intake;
