@@ -16,6 +16,8 @@ use crate::{
 const KEPT: usize = 32;
 /// What is kept of what followed one choice.
 const FOLLOWED: usize = 16;
+/// A wait is looked at as a whole again after this.
+const WEIGHED_FOR: Millis = Millis(1_000);
 /// Woken again so soon after it made room for another: the two take turns.
 const THRASH: Millis = Millis::seconds(60);
 
@@ -108,6 +110,9 @@ impl Core {
         needs: Vec<GpuNeed>,
         taken: Taken,
     ) -> u64 {
+        if let Some(number) = self.still_waits(now, id, &taken) {
+            return number;
+        }
         let weighed = self.weighed(now, id, need, &taken);
         let shadow = match &taken {
             Taken::Evict(victims) => self.shadow(now, need, victims),
@@ -124,6 +129,16 @@ impl Core {
         }
         let trigger = self.trigger(now, id);
         self.keep(now, id, trigger, needs, weighed, taken, shadow)
+    }
+
+    /// The running choice of a model that waits as it did a moment ago: not everybody is weighed again for every event.
+    fn still_waits(&mut self, now: Millis, id: &ModelId, taken: &Taken) -> Option<u64> {
+        let number = self.choices.latest(id)?;
+        let last = self.choices.get(number)?;
+        let same = std::mem::discriminant(taken) == std::mem::discriminant(&last.taken);
+        let fresh = last.target == *id && last.is_waiting() && same;
+        let state = self.models.get(id)?;
+        (fresh && now < state.weighed_at + WEIGHED_FOR).then_some(number)
     }
 
     /// A choice about one model alone.
@@ -148,6 +163,9 @@ impl Core {
         taken: Taken,
         shadow: Option<Shadow>,
     ) -> u64 {
+        if let Some(state) = self.models.get_mut(id) {
+            state.weighed_at = now;
+        }
         let choice = Choice {
             number: 0,
             at: now,

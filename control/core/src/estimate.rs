@@ -10,6 +10,8 @@ use crate::{
     state::{ModelState, Resident},
 };
 
+/// An estimate is made anew after this.
+const ESTIMATED_FOR: Millis = Millis(1_000);
 /// Where nothing is known that could ever make room.
 const NO_IDEA: Millis = Millis::seconds(60);
 
@@ -54,12 +56,18 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
+        if now < state.estimated_at + ESTIMATED_FOR {
+            return;
+        }
         let new = self.estimate(now, id, &state.phase);
         let old = state.estimate;
         let change = new.since(old) + old.since(new);
         let notable = change.0 > 500 && change.0 > old.0 / 4;
-        if notable && let Some(state) = self.models.get_mut(id) {
-            state.estimate = new;
+        if let Some(state) = self.models.get_mut(id) {
+            state.estimated_at = now;
+            if notable {
+                state.estimate = new;
+            }
         }
     }
 

@@ -175,17 +175,19 @@ impl Gates {
         }
     }
 
-    /// New figures of a gate. Returns whether more than ages and uses changed.
-    fn take(&mut self, now: Millis, id: &GateId, figures: &[(ModelId, Figures)]) -> bool {
+    /// New figures of a gate. Returns the models of which more than ages and uses changed.
+    fn take(&mut self, now: Millis, id: &GateId, figures: &[(ModelId, Figures)]) -> Vec<ModelId> {
+        let mut changed = Vec::new();
         let Some(gate) = self.gates.get_mut(id) else {
-            return false;
+            return changed;
         };
-        let mut changed = false;
         for (model, figures) in figures {
             let seen = gate.figures.entry(model.clone()).or_default();
             let old = seen.sum();
             seen.take(now, figures);
-            changed |= old != seen.sum() || figures.last_refused_age.is_some();
+            if old != seen.sum() || figures.last_refused_age.is_some() {
+                changed.push(model.clone());
+            }
             if !gate.fenced {
                 change(&mut self.sums, model, old, seen.sum());
             }
@@ -213,17 +215,17 @@ impl Gates {
         true
     }
 
-    /// Figures of a Report (after [`Self::accepts`]). Returns whether they change anything but ages.
+    /// Figures of a Report (after [`Self::accepts`]). Returns the models of which they change more than ages.
     pub(crate) fn report(
         &mut self,
         now: Millis,
         id: &GateId,
         table_version: u64,
         figures: &[(ModelId, Figures)],
-    ) -> bool {
+    ) -> Vec<ModelId> {
         let mut changed = self.take(now, id, figures);
         let Some(gate) = self.gates.get_mut(id) else {
-            return false;
+            return changed;
         };
         gate.table_version = table_version;
         for (model, figures) in figures {
@@ -232,7 +234,7 @@ impl Gates {
                 && acknowledged.zero != (figures.in_flight == 0)
             {
                 acknowledged.zero = figures.in_flight == 0;
-                changed = true;
+                changed.push(model.clone());
             }
         }
         changed

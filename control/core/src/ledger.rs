@@ -142,8 +142,8 @@ impl Core {
             last_used: state.last_used.map_or(served, |used| used.max(served)),
             not_before: served + state.spec.min_runtime,
             spared_until: state.spare_until,
-            sleep: state.learned.sleep.quantile(50),
-            wake: state.learned.wake.quantile(50),
+            sleep: state.learned.sleep.median(),
+            wake: state.learned.wake.median(),
             demand: state.demand.rate(now),
             next_use: 1_000.0 / state.demand.rate(now),
         }

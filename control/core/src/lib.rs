@@ -285,7 +285,7 @@ impl Core {
         }
         state.phase = phase;
         state.since = now;
-        state.estimate = estimate;
+        (state.estimate, state.estimated_at) = (estimate, now);
         // A look that is under way was asked for in another phase; its answer would be stale.
         (state.observing, state.observe_at, state.silent) =
             (None, now + self.fleet.times.observe, 0);

@@ -122,7 +122,7 @@ impl Core {
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);
-                    let sleep = state.learned.sleep.quantile(50);
+                    let sleep = state.learned.sleep.median();
                     effects.push(Effect::Footprint { model: id.clone() });
                     let declared = if memory.gpu.is_some() {
                         ""

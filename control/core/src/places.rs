@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Core,
     ids::{Bytes, GpuId, Millis, ModelId},
-    phase::{Boot, Phase},
+    phase::{Boot, Cause, Phase},
     state::{ModelState, Resident},
 };
 
@@ -31,7 +31,7 @@ pub(crate) struct Face {
     gpus: Vec<GpuId>,
     reserved: Bytes,
     host: Bytes,
-    phase: Phase,
+    phase: Step,
     resident: Resident,
     wanted: bool,
     busy: bool,
@@ -43,6 +43,43 @@ pub(crate) struct Face {
     spare_until: Millis,
     /// Which settings: grows with every change of them.
     settings: u64,
+}
+
+/// As much of a phase as concerns others: neither its attempts nor its counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Step {
+    name: &'static str,
+    moving: bool,
+    waits: bool,
+    observing: bool,
+    started: bool,
+    drains_for: Option<Cause>,
+}
+
+impl Step {
+    fn of(phase: &Phase) -> Self {
+        Self {
+            name: phase.name(),
+            moving: phase.in_transition(),
+            waits: matches!(
+                phase,
+                Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
+            ),
+            observing: matches!(phase, Phase::Booting(Boot::Observing { .. })),
+            started: matches!(phase, Phase::Booting(Boot::Started)),
+            drains_for: match phase {
+                Phase::Draining { cause, .. } => Some(cause.clone()),
+                Phase::Booting(_)
+                | Phase::Asleep
+                | Phase::Queued
+                | Phase::Waking { .. }
+                | Phase::Serving
+                | Phase::Sleeping { .. }
+                | Phase::Failed { .. }
+                | Phase::Removed { .. } => None,
+            },
+        }
+    }
 }
 
 /// The index over all models.
@@ -80,9 +117,14 @@ impl Places {
     }
 
     /// Every model on any of these GPUs, by id, each once.
-    pub(crate) fn on(&self, gpus: &[GpuId]) -> BTreeSet<&ModelId> {
+    pub(crate) fn on(&self, gpus: &[GpuId]) -> Vec<&ModelId> {
         let places = gpus.iter().filter_map(|gpu| self.gpu(*gpu));
-        places.flat_map(|place| &place.models).collect()
+        let mut there: Vec<&ModelId> = places.flat_map(|place| &place.models).collect();
+        if gpus.len() > 1 {
+            there.sort_unstable();
+            there.dedup();
+        }
+        there
     }
 
     pub(crate) fn draining(&self) -> &BTreeSet<ModelId> {
@@ -134,7 +176,7 @@ impl Places {
             if face.waits() {
                 place.queued.insert(id.clone());
             }
-            if face.phase.in_transition() {
+            if face.phase.moving {
                 place.moving.insert(id.clone());
             }
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
@@ -142,10 +184,10 @@ impl Places {
                 *sum = *sum + face.host;
             }
         }
-        if matches!(face.phase, Phase::Draining { .. }) {
+        if face.phase.drains_for.is_some() {
             self.draining.insert(id.clone());
         }
-        if matches!(face.phase, Phase::Booting(Boot::Observing { .. })) {
+        if face.phase.observing {
             self.observing.insert(id.clone());
         }
     }
@@ -171,11 +213,7 @@ impl Places {
 
 impl Face {
     fn waits(&self) -> bool {
-        let phase = matches!(
-            self.phase,
-            Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-        );
-        phase && !self.ending
+        self.phase.waits && !self.ending
     }
 }
 
@@ -214,7 +252,7 @@ impl Core {
             gpus: state.spec.gpus.clone(),
             reserved: state.reserved(),
             host: state.host_reserved(),
-            phase: state.phase.clone(),
+            phase: Step::of(&state.phase),
             resident: state.resident,
             wanted: self.wanted(self.now, state),
             busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,

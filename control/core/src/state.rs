@@ -83,6 +83,9 @@ pub(crate) struct ModelState {
     pub(crate) copy: Tier,
     /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
     pub(crate) host_kept: Bytes,
+    /// When who could make room for it was last weighed, and its wait last estimated.
+    pub(crate) weighed_at: Millis,
+    pub(crate) estimated_at: Millis,
     /// Its way since somebody began to wait.
     pub(crate) wait: Option<Wait>,
     /// Which settings: grows with every change of them.
@@ -131,6 +134,8 @@ impl ModelState {
             regretted: false,
             copy: Tier::Ram,
             host_kept: Bytes(0),
+            weighed_at: Millis(0),
+            estimated_at: Millis(0),
             wait: None,
             settings: 0,
             spec,

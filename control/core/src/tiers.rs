@@ -155,7 +155,7 @@ impl Core {
             Tier::Disk => &learned.reload,
             Tier::Stopped => &learned.start,
         };
-        let longer = wake.quantile(50).since(learned.wake.quantile(50));
+        let longer = wake.median().since(learned.wake.median());
         let seconds = u32::try_from(longer.0.min(1 << 31)).unwrap_or(u32::MAX);
         f64::from(seconds) / 1_000.0 * state.demand.rate(now)
     }

@@ -3,6 +3,11 @@
 //! Engines and gates answer in virtual time as real ones do: looks every second, reports at every change, drains that are acknowledged
 //! and counted. Only the time inside [`Core::step`] is measured.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a bench reads the clock; the core does not"
+)]
+
 mod world;
 
 use std::time::Duration;
@@ -82,7 +87,11 @@ fn month() {
         world.times.clear();
         held.push(resident_kib());
         if day % 10 == 0 {
-            println!("day {day:>2}: {} KiB resident, {} wakes", held[day - 1], world.wakes);
+            println!(
+                "day {day:>2}: {} KiB resident, {} wakes",
+                held[day - 1],
+                world.wakes
+            );
         }
     }
     let (early, late) = (held[1], held[29]);
@@ -96,6 +105,9 @@ fn month() {
 /// Resident memory of this process, from `/proc/self/statm` (pages of 4 KiB).
 fn resident_kib() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * 4
 }

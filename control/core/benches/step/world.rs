@@ -11,9 +11,7 @@ use greenthread_core::{
     effect::{Admission, Effect, RefuseReason},
     event::{EngineState, Event, Figures, Memory, Observation, Outcome},
     ids::{Bytes, GateId, GpuId, Millis, ModelId, StreamId},
-    model::{
-        Caps, Durations, FleetSpec, ModelSpec, OnDrainTimeout, OnLeaseEnd, Sizes, Times,
-    },
+    model::{Caps, Durations, FleetSpec, ModelSpec, OnDrainTimeout, OnLeaseEnd, Sizes, Times},
 };
 
 /// How large the fleet is and how much is asked of it.
@@ -209,11 +207,24 @@ impl World {
                 .iter_mut()
                 .map(|(model, figures)| (model, figures))
                 .filter(|(_, figures)| busy(figures))
-                .map(|(model, figures)| (model_id(*model), std::mem::take(&mut figures.last_used_age).map_or_else(|| figures.clone(), |age| Figures { last_used_age: Some(age), ..figures.clone() })))
+                .map(|(model, figures)| {
+                    (
+                        model_id(*model),
+                        std::mem::take(&mut figures.last_used_age).map_or_else(
+                            || figures.clone(),
+                            |age| Figures {
+                                last_used_age: Some(age),
+                                ..figures.clone()
+                            },
+                        ),
+                    )
+                })
                 .collect()
         } else {
             let figures = |model: usize| state.figures.get(&model).cloned().unwrap_or_default();
-            rows.into_iter().map(|model| (model_id(model), figures(model))).collect()
+            rows.into_iter()
+                .map(|model| (model_id(model), figures(model)))
+                .collect()
         };
         let event = Event::Report {
             gate: gate_id(gate),
@@ -242,27 +253,52 @@ impl World {
             Effect::Observe { model, attempt } => {
                 let awake = self.awake[number(&model)];
                 let observation = Observation {
-                    state: if awake { EngineState::Awake } else { EngineState::Asleep },
+                    state: if awake {
+                        EngineState::Awake
+                    } else {
+                        EngineState::Asleep
+                    },
                     count: Some(0),
                     memory: Memory::default(),
                     tier: None,
                 };
                 let takes = 1 + self.below(8);
-                self.after(takes, Happening::Event(Event::Observed { model, attempt, observation }));
+                self.after(
+                    takes,
+                    Happening::Event(Event::Observed {
+                        model,
+                        attempt,
+                        observation,
+                    }),
+                );
             }
             Effect::Wake { model, attempt, .. } => {
                 self.wakes += 1;
                 self.awake[number(&model)] = true;
                 let takes = 400 + self.below(400);
                 let outcome = done(takes);
-                self.after(takes, Happening::Event(Event::Woke { model, attempt, outcome }));
+                self.after(
+                    takes,
+                    Happening::Event(Event::Woke {
+                        model,
+                        attempt,
+                        outcome,
+                    }),
+                );
             }
             Effect::Sleep { model, attempt, .. } => {
                 self.sleeps += 1;
                 self.awake[number(&model)] = false;
                 let takes = 50 + self.below(100);
                 let outcome = done(takes);
-                self.after(takes, Happening::Event(Event::Slept { model, attempt, outcome }));
+                self.after(
+                    takes,
+                    Happening::Event(Event::Slept {
+                        model,
+                        attempt,
+                        outcome,
+                    }),
+                );
             }
             Effect::Publish(row) => self.publish(&row.model, row.epoch, row.admission),
             Effect::SendSnapshot { rows, .. } => {
@@ -287,7 +323,10 @@ impl World {
         self.admits[model] = admission == Admission::Admit;
         let draining = matches!(
             admission,
-            Admission::Refuse { reason: RefuseReason::Draining, .. }
+            Admission::Refuse {
+                reason: RefuseReason::Draining,
+                ..
+            }
         );
         for gate in 0..self.gates.len() {
             let figures = self.gates[gate].figures.entry(model).or_default();
@@ -321,7 +360,8 @@ impl World {
         });
         self.happens[slot] = Some(happening);
         self.numbers += 1;
-        self.due.push(Reverse((self.now + delay, self.numbers, slot)));
+        self.due
+            .push(Reverse((self.now + delay, self.numbers, slot)));
     }
 
     /// A number below `limit` (xorshift).
@@ -370,7 +410,9 @@ fn model_id(model: usize) -> ModelId {
 }
 
 fn number(id: &ModelId) -> usize {
-    id.0.get(1..6).and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    id.0.get(1..6)
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(0)
 }
 
 fn spec(model: usize, gpus: usize) -> ModelSpec {
