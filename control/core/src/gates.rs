@@ -10,6 +10,8 @@ use crate::{
     ids::{Epoch, GateId, Millis, ModelId, StreamId},
 };
 
+/// What other gates have in flight is told again after this: it is for people.
+const ELSEWHERE_EVERY: Millis = Millis(900);
 /// A gate that says more requests than this lies; sums of the figures of all gates stay far from overflowing.
 const FIGURE_MOST: u64 = 1 << 32;
 
@@ -45,6 +47,8 @@ struct Gate {
     last_heard: Millis,
     last_sequence: u64,
     table_version: u64,
+    /// When it was last told what other gates have in flight.
+    elsewhere_at: Millis,
     fenced: bool,
     figures: BTreeMap<ModelId, Seen>,
     acknowledged: BTreeMap<ModelId, Acknowledged>,
@@ -123,6 +127,7 @@ impl Gates {
             last_heard: now,
             last_sequence: 0,
             table_version: 0,
+            elsewhere_at: Millis(0),
             fenced: false,
             figures: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
@@ -431,8 +436,22 @@ impl Gates {
         .collect()
     }
 
-    /// What the other gates have in flight, by model, for `/status` at this gate.
-    pub(crate) fn elsewhere(&self, id: &GateId) -> Vec<(ModelId, u64)> {
+    /// What the other gates have in flight, by model, for `/status` at this gate; `None` where it was told a moment ago.
+    pub(crate) fn elsewhere(
+        &mut self,
+        now: Millis,
+        id: &GateId,
+        anew: bool,
+    ) -> Option<Vec<(ModelId, u64)>> {
+        let gate = self.gates.get_mut(id)?;
+        if !anew && now < gate.elsewhere_at + ELSEWHERE_EVERY {
+            return None;
+        }
+        gate.elsewhere_at = now;
+        Some(self.in_flight_elsewhere(id))
+    }
+
+    fn in_flight_elsewhere(&self, id: &GateId) -> Vec<(ModelId, u64)> {
         let own = self.gates.get(id).filter(|gate| !gate.fenced);
         let mut own = own.map(|gate| gate.figures.iter().peekable());
         let mut elsewhere = Vec::new();

@@ -130,7 +130,7 @@ impl Core {
         if let Some((gate, sequence)) = heartbeat_for
             && let Some(stream) = self.gates.served(&gate)
         {
-            let elsewhere = self.gates.elsewhere(&gate);
+            let elsewhere = self.gates.elsewhere(now, &gate, false);
             effects.push(Effect::Heartbeat {
                 gate,
                 stream,
