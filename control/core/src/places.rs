@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Core,
     ids::{Bytes, GpuId, Millis, ModelId},
+    models::Slot,
     phase::{Boot, Cause, Phase},
     state::{ModelState, Resident},
 };
@@ -15,10 +16,10 @@ use crate::{
 /// One GPU.
 #[derive(Debug, Default)]
 pub(crate) struct Place {
-    /// Every model that is placed on it.
-    pub(crate) models: BTreeSet<ModelId>,
+    /// Every model that is placed on it, by id.
+    pub(crate) models: BTreeMap<ModelId, Slot>,
     /// Those that wait for room.
-    pub(crate) queued: BTreeSet<ModelId>,
+    pub(crate) queued: BTreeMap<ModelId, Slot>,
     /// Bytes reserved on it.
     pub(crate) reserved: Bytes,
     /// Models of which an action is under way (S6: at most one, but for what was found at the start).
@@ -117,14 +118,17 @@ impl Places {
     }
 
     /// Every model on any of these GPUs, by id, each once.
-    pub(crate) fn on(&self, gpus: &[GpuId]) -> Vec<&ModelId> {
+    pub(crate) fn on(&self, gpus: &[GpuId]) -> Vec<Slot> {
         let places = gpus.iter().filter_map(|gpu| self.gpu(*gpu));
-        let mut there: Vec<&ModelId> = places.flat_map(|place| &place.models).collect();
-        if gpus.len() > 1 {
-            there.sort_unstable();
-            there.dedup();
+        if gpus.len() == 1 {
+            return places
+                .flat_map(|place| place.models.values().copied())
+                .collect();
         }
-        there
+        let there: BTreeMap<&ModelId, Slot> = places
+            .flat_map(|place| place.models.iter().map(|(id, slot)| (id, *slot)))
+            .collect();
+        there.into_values().collect()
     }
 
     pub(crate) fn draining(&self) -> &BTreeSet<ModelId> {
@@ -166,15 +170,15 @@ impl Places {
         self.dirty.is_empty()
     }
 
-    fn put(&mut self, id: &ModelId, face: &Face, host_of: &[usize]) {
+    fn put(&mut self, id: &ModelId, slot: Slot, face: &Face, host_of: &[usize]) {
         for gpu in &face.gpus {
             let Some(place) = self.gpus.get_mut(gpu.0) else {
                 continue;
             };
-            place.models.insert(id.clone());
+            place.models.insert(id.clone(), slot);
             place.reserved = place.reserved + face.reserved;
             if face.waits() {
-                place.queued.insert(id.clone());
+                place.queued.insert(id.clone(), slot);
             }
             if face.phase.moving {
                 place.moving.insert(id.clone());
@@ -232,8 +236,8 @@ impl Core {
                 if let Some(old) = &old {
                     self.places.take(&id, old, &self.fleet.host_of);
                 }
-                if let Some(face) = face {
-                    self.places.put(&id, &face, &self.fleet.host_of);
+                if let (Some(face), Some(slot)) = (face, self.models.slot(&id)) {
+                    self.places.put(&id, slot, &face, &self.fleet.host_of);
                     self.places.faces.insert(id.clone(), face);
                 }
                 // Nothing is scheduled before every engine was looked at: then everybody gets a turn.

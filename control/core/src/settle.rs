@@ -28,7 +28,7 @@ impl Core {
         for _ in 0..ROUNDS {
             let dirty = self.places.take_dirty();
             let on_dirty = dirty.iter().filter_map(|gpu| self.places.gpu(*gpu));
-            turn.extend(on_dirty.flat_map(|place| &place.models).cloned());
+            turn.extend(on_dirty.flat_map(|place| place.models.keys()).cloned());
             self.open_when_observed(now);
             if turn.is_empty() && dirty.is_empty() && self.places.is_settled() {
                 return;
