@@ -137,9 +137,8 @@ impl Core {
             ..
         } = event
         {
-            if self.gates.report(now, gate, *table_version, figures) {
-                figures.iter().for_each(|(id, _)| self.models.touch(id));
-            }
+            let changed = self.gates.report(now, gate, *table_version, figures);
+            changed.iter().for_each(|id| self.models.touch(id));
             self.take_moments(now, gate, figures);
         }
         if let Event::Ack {

@@ -15,6 +15,7 @@ mod estimate;
 pub mod event;
 mod explain;
 mod failures;
+pub mod forecast;
 mod gates;
 pub mod ids;
 mod intake;
@@ -129,7 +130,7 @@ impl Core {
         if let Some((gate, sequence)) = heartbeat_for
             && let Some(stream) = self.gates.served(&gate)
         {
-            let elsewhere = self.gates.elsewhere(&gate);
+            let elsewhere = self.gates.elsewhere(now, &gate, false);
             effects.push(Effect::Heartbeat {
                 gate,
                 stream,
@@ -284,7 +285,7 @@ impl Core {
         }
         state.phase = phase;
         state.since = now;
-        state.estimate = estimate;
+        (state.estimate, state.estimated_at) = (estimate, now);
         // A look that is under way was asked for in another phase; its answer would be stale.
         (state.observing, state.observe_at, state.silent) =
             (None, now + self.fleet.times.observe, 0);

@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Core,
     ids::{Bytes, GpuId, Millis, ModelId},
-    phase::{Boot, Phase},
+    models::Slot,
+    phase::{Boot, Cause, Phase},
     state::{ModelState, Resident},
 };
 
 /// One GPU.
 #[derive(Debug, Default)]
 pub(crate) struct Place {
-    /// Every model that is placed on it.
-    pub(crate) models: BTreeSet<ModelId>,
+    /// Every model that is placed on it, by id.
+    pub(crate) models: BTreeMap<ModelId, Slot>,
     /// Those that wait for room.
-    pub(crate) queued: BTreeSet<ModelId>,
+    pub(crate) queued: BTreeMap<ModelId, Slot>,
     /// Bytes reserved on it.
     pub(crate) reserved: Bytes,
     /// Models of which an action is under way (S6: at most one, but for what was found at the start).
@@ -31,7 +32,7 @@ pub(crate) struct Face {
     gpus: Vec<GpuId>,
     reserved: Bytes,
     host: Bytes,
-    phase: Phase,
+    phase: Step,
     resident: Resident,
     wanted: bool,
     busy: bool,
@@ -43,6 +44,43 @@ pub(crate) struct Face {
     spare_until: Millis,
     /// Which settings: grows with every change of them.
     settings: u64,
+}
+
+/// As much of a phase as concerns others: neither its attempts nor its counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Step {
+    name: &'static str,
+    moving: bool,
+    waits: bool,
+    observing: bool,
+    started: bool,
+    drains_for: Option<Cause>,
+}
+
+impl Step {
+    fn of(phase: &Phase) -> Self {
+        Self {
+            name: phase.name(),
+            moving: phase.in_transition(),
+            waits: matches!(
+                phase,
+                Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
+            ),
+            observing: matches!(phase, Phase::Booting(Boot::Observing { .. })),
+            started: matches!(phase, Phase::Booting(Boot::Started)),
+            drains_for: match phase {
+                Phase::Draining { cause, .. } => Some(cause.clone()),
+                Phase::Booting(_)
+                | Phase::Asleep
+                | Phase::Queued
+                | Phase::Waking { .. }
+                | Phase::Serving
+                | Phase::Sleeping { .. }
+                | Phase::Failed { .. }
+                | Phase::Removed { .. } => None,
+            },
+        }
+    }
 }
 
 /// The index over all models.
@@ -80,9 +118,17 @@ impl Places {
     }
 
     /// Every model on any of these GPUs, by id, each once.
-    pub(crate) fn on(&self, gpus: &[GpuId]) -> BTreeSet<&ModelId> {
+    pub(crate) fn on(&self, gpus: &[GpuId]) -> Vec<Slot> {
         let places = gpus.iter().filter_map(|gpu| self.gpu(*gpu));
-        places.flat_map(|place| &place.models).collect()
+        if gpus.len() == 1 {
+            return places
+                .flat_map(|place| place.models.values().copied())
+                .collect();
+        }
+        let there: BTreeMap<&ModelId, Slot> = places
+            .flat_map(|place| place.models.iter().map(|(id, slot)| (id, *slot)))
+            .collect();
+        there.into_values().collect()
     }
 
     pub(crate) fn draining(&self) -> &BTreeSet<ModelId> {
@@ -124,17 +170,17 @@ impl Places {
         self.dirty.is_empty()
     }
 
-    fn put(&mut self, id: &ModelId, face: &Face, host_of: &[usize]) {
+    fn put(&mut self, id: &ModelId, slot: Slot, face: &Face, host_of: &[usize]) {
         for gpu in &face.gpus {
             let Some(place) = self.gpus.get_mut(gpu.0) else {
                 continue;
             };
-            place.models.insert(id.clone());
+            place.models.insert(id.clone(), slot);
             place.reserved = place.reserved + face.reserved;
             if face.waits() {
-                place.queued.insert(id.clone());
+                place.queued.insert(id.clone(), slot);
             }
-            if face.phase.in_transition() {
+            if face.phase.moving {
                 place.moving.insert(id.clone());
             }
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
@@ -142,10 +188,10 @@ impl Places {
                 *sum = *sum + face.host;
             }
         }
-        if matches!(face.phase, Phase::Draining { .. }) {
+        if face.phase.drains_for.is_some() {
             self.draining.insert(id.clone());
         }
-        if matches!(face.phase, Phase::Booting(Boot::Observing { .. })) {
+        if face.phase.observing {
             self.observing.insert(id.clone());
         }
     }
@@ -171,11 +217,7 @@ impl Places {
 
 impl Face {
     fn waits(&self) -> bool {
-        let phase = matches!(
-            self.phase,
-            Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-        );
-        phase && !self.ending
+        self.phase.waits && !self.ending
     }
 }
 
@@ -194,8 +236,8 @@ impl Core {
                 if let Some(old) = &old {
                     self.places.take(&id, old, &self.fleet.host_of);
                 }
-                if let Some(face) = face {
-                    self.places.put(&id, &face, &self.fleet.host_of);
+                if let (Some(face), Some(slot)) = (face, self.models.slot(&id)) {
+                    self.places.put(&id, slot, &face, &self.fleet.host_of);
                     self.places.faces.insert(id.clone(), face);
                 }
                 // Nothing is scheduled before every engine was looked at: then everybody gets a turn.
@@ -214,7 +256,7 @@ impl Core {
             gpus: state.spec.gpus.clone(),
             reserved: state.reserved(),
             host: state.host_reserved(),
-            phase: state.phase.clone(),
+            phase: Step::of(&state.phase),
             resident: state.resident,
             wanted: self.wanted(self.now, state),
             busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,

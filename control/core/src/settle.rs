@@ -14,10 +14,17 @@ use crate::{
 /// Rounds in which models may follow from each other within one step; what is left goes on a millisecond later.
 const ROUNDS: usize = 8;
 
+/// Turns that are due and taken in one step: a fleet that was started at once wants its looks at once. What is left stays due, and the
+/// next step follows without a pause.
+const DUE_MOST: usize = 8;
+
 impl Core {
     /// Lets everybody who may do something have a turn.
     pub(crate) fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        while let Some(due) = self.agenda.take_due(now) {
+        for _ in 0..DUE_MOST {
+            let Some(due) = self.agenda.take_due(now) else {
+                break;
+            };
             match due {
                 Turn::Model(id) => self.models.touch(&id),
                 Turn::Gpu(gpu) => self.places.mark(gpu),
@@ -28,7 +35,7 @@ impl Core {
         for _ in 0..ROUNDS {
             let dirty = self.places.take_dirty();
             let on_dirty = dirty.iter().filter_map(|gpu| self.places.gpu(*gpu));
-            turn.extend(on_dirty.flat_map(|place| &place.models).cloned());
+            turn.extend(on_dirty.flat_map(|place| place.models.keys()).cloned());
             self.open_when_observed(now);
             if turn.is_empty() && dirty.is_empty() && self.places.is_settled() {
                 return;

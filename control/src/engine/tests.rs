@@ -1,8 +1,10 @@
 //! The facade against engines that surprise: a double over HTTP that misbehaves on demand, and real small processes.
 
 mod double;
+mod memory;
 mod processes;
 mod surprises;
+mod tiers;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -129,8 +131,8 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
         conditioned: false,
         sizes: Sizes::default(),
         pinned: false,
-        popular: false,
         tier: None,
+        popular: false,
         idle_timeout: None,
         drain_timeout: zero,
         on_drain_timeout: OnDrainTimeout::Freeze,
