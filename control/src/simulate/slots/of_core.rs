@@ -1,8 +1,9 @@
 //! A policy of the core among equal places: the same choice as in production, of models that are never busy or pinned, take a second to
-//! move either way, and are asked for as often as the core would expect.
+//! move either way, and are expected as often, and as soon, as the core would expect them.
 
 use greenthread_core::{
     demand::Demand,
+    forecast::Forecast,
     ids::{Bytes, GpuId, Millis, ModelId},
     policy::{self, Choice, Need, Policy, Resident},
 };
@@ -20,6 +21,7 @@ const MOVE: Millis = Millis::seconds(1);
 pub(crate) struct OfCore {
     policy: &'static Policy,
     models: Vec<Model>,
+    forecast: Forecast,
 }
 
 /// What is known of a model.
@@ -41,6 +43,7 @@ impl OfCore {
         Self {
             policy,
             models: trace.models.iter().map(model).collect(),
+            forecast: Forecast::default(),
         }
     }
 
@@ -50,7 +53,6 @@ impl OfCore {
             last_used,
             demand,
         } = &self.models[model];
-        let rate = demand.rate(now);
         Resident {
             model: id.clone(),
             gpus: vec![GpuId(0)],
@@ -62,8 +64,8 @@ impl OfCore {
             spared_until: Millis(0),
             sleep: MOVE,
             wake: MOVE,
-            demand: rate,
-            next_use: 1_000.0 / rate,
+            demand: demand.rate(now),
+            next_use: self.forecast.next_use(id),
         }
     }
 }
@@ -73,9 +75,12 @@ impl Eviction for OfCore {
         let model = &mut self.models[arrival.model];
         model.last_used = arrival.at;
         model.demand.arrived(arrival.at, 1);
+        self.forecast.arrived(&model.id, arrival.at, 1);
     }
 
     fn victim(&mut self, arrival: Arrival, residents: &[usize]) -> usize {
+        let among = residents.iter().map(|model| &self.models[*model].id);
+        self.forecast.chosen_among(among);
         let need = Need {
             missing: vec![(GpuId(0), PLACE)],
             busy_from: arrival.at,
