@@ -144,11 +144,7 @@ pub(super) fn of_fleet(fleet: &Fleet) -> Setting {
             some(&names)
         )
     };
-    let assumptions = unmeasured
-        .first()
-        .map(|first| sentence(first))
-        .into_iter()
-        .collect();
+    let assumptions = unmeasured.first().map(sentence).into_iter().collect();
     let models = known
         .iter()
         .map(|(model, spec, _)| Actor {
