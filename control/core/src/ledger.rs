@@ -145,7 +145,7 @@ impl Core {
             sleep: state.learned.sleep.median(),
             wake: state.learned.wake.median(),
             demand: state.demand.rate(now),
-            next_use: 1_000.0 / state.demand.rate(now),
+            next_use: self.forecast.next_use(id),
         }
     }
 

@@ -44,6 +44,7 @@ use choices::Choices;
 use decision::{Decision, Tally};
 use effect::Effect;
 use event::Event;
+use forecast::Forecast;
 use gates::Gates;
 use ids::{Attempt, Millis, ModelId};
 use ledger::Audit;
@@ -76,6 +77,7 @@ pub struct Core {
     places: Places,
     audits: Vec<Audit>,
     choices: Choices,
+    forecast: Forecast,
     tally: Tally,
     agenda: Agenda,
     /// When the model or GPU whose turn it is wants its next one.
@@ -94,6 +96,7 @@ impl Core {
             places: Places::new(fleet.gpus.len(), fleet.hosts.len()),
             audits: vec![Audit::default(); fleet.gpus.len()],
             choices: Choices::default(),
+            forecast: Forecast::default(),
             tally: Tally::default(),
             fleet,
             leader_since: now,

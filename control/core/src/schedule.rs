@@ -200,6 +200,16 @@ impl Core {
         }
     }
 
+    /// The forecast hears of every choice, whoever makes it: it duels with recency over who goes.
+    fn forecast_learns(&mut self, now: Millis, need: &Need) {
+        let candidates = self.candidates(now, need);
+        let idle = candidates.iter().filter(|candidate| {
+            !candidate.pinned && !candidate.busy && candidate.free_from() <= now
+        });
+        let ids: Vec<&ModelId> = idle.map(|candidate| &candidate.model).collect();
+        self.forecast.chosen_among(ids);
+    }
+
     /// The victims of a choice begin to drain.
     fn make_room(
         &mut self,
@@ -211,6 +221,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let number = self.choose_for(now, id, need, needs, Taken::Evict(victims.clone()));
+        self.forecast_learns(now, need);
         self.wait_chosen(now, id);
         self.tally.evictions += u64::try_from(victims.len()).unwrap_or(0);
         for victim in victims {
