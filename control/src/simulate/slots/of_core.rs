@@ -3,6 +3,7 @@
 
 use greenthread_core::{
     demand::Demand,
+    forecast::Forecast,
     ids::{Bytes, GpuId, Millis, ModelId},
     policy::{self, Choice, Need, Policy, Resident},
 };
@@ -20,6 +21,7 @@ const MOVE: Millis = Millis::seconds(1);
 pub(crate) struct OfCore {
     policy: &'static Policy,
     models: Vec<Model>,
+    forecast: Forecast,
 }
 
 /// What is known of a model.
@@ -41,6 +43,7 @@ impl OfCore {
         Self {
             policy,
             models: trace.models.iter().map(model).collect(),
+            forecast: Forecast::default(),
         }
     }
 
@@ -63,7 +66,7 @@ impl OfCore {
             sleep: MOVE,
             wake: MOVE,
             demand: rate,
-            next_use: 1_000.0 / rate,
+            next_use: self.forecast.next_use(id),
         }
     }
 }
@@ -73,6 +76,7 @@ impl Eviction for OfCore {
         let model = &mut self.models[arrival.model];
         model.last_used = arrival.at;
         model.demand.arrived(arrival.at, 1);
+        self.forecast.arrived(&model.id, arrival.at, 1);
     }
 
     fn victim(&mut self, arrival: Arrival, residents: &[usize]) -> usize {
@@ -81,6 +85,8 @@ impl Eviction for OfCore {
             busy_from: arrival.at,
             urgent: false,
         };
+        let there = residents.iter().map(|model| &self.models[*model].id);
+        self.forecast.chosen_among(there);
         let candidates: Vec<Resident> = residents
             .iter()
             .map(|model| self.resident(arrival.at, *model))
