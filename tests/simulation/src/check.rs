@@ -1,0 +1,350 @@
+//! What must hold after every step: S1 to S7 of the design, and the rules of the protocol as far as they can be seen from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use greenthread_core::{
+    effect::{Admission, Effect, PublishedRow},
+    event::{ActionError, EngineState, Event, Outcome},
+    ids::{Attempt, Bytes, Epoch, GpuId, ModelId},
+    model::{OnDrainTimeout, SleepMode},
+};
+
+use crate::{
+    agenda::Order,
+    engine::{Engine, Process},
+    plan::CAPACITY,
+    request::Stage,
+    world::World,
+};
+
+/// Epochs that were used, per life of the state directory.
+#[derive(Clone, Debug, Default)]
+pub struct Epochs {
+    newest: BTreeMap<ModelId, (u64, Epoch, u8)>,
+    used: BTreeSet<(u64, Epoch)>,
+}
+
+impl World {
+    /// Rule 3: within a step, no row change stands behind a heartbeat.
+    pub(crate) fn check_order(&mut self, effects: &[Effect]) {
+        let heartbeat =
+            (effects.iter()).position(|effect| matches!(effect, Effect::Heartbeat { .. }));
+        let publish = (effects.iter()).rposition(|effect| matches!(effect, Effect::Publish(_)));
+        let overtaken = matches!((heartbeat, publish), (Some(first), Some(last)) if first < last);
+        self.check(!overtaken, |_| {
+            "rule 3: a heartbeat overtakes a row change".to_owned()
+        });
+    }
+
+    /// Rule 13: epochs only grow, none is used twice, and every change of admission has a new one.
+    pub(crate) fn check_row(&mut self, life: usize, row: &PublishedRow) {
+        let kind = match row.admission {
+            Admission::Admit => 0,
+            Admission::Hold { .. } => 1,
+            Admission::Refuse { reason, .. } => 2 + reason as u8,
+        };
+        let incarnation = self.persisted.incarnation;
+        let term = self.controls[life].term;
+        self.check(row.epoch.term == term, |_| {
+            format!("rule 13: an epoch of term {}, not {term}", row.epoch.term)
+        });
+        let fresh = self.epochs.used.insert((incarnation, row.epoch));
+        let now = (incarnation, row.epoch, kind);
+        let before = self.epochs.newest.insert(row.model.clone(), now);
+        match before.filter(|(of, _, _)| *of == incarnation) {
+            Some((_, epoch, _)) if row.epoch < epoch => {
+                self.violated(format!("rule 13: the epoch of {:?} shrinks", row.model));
+            }
+            Some((_, epoch, before)) if row.epoch == epoch => {
+                self.check(before == kind, |_| {
+                    "rule 13: an admission changes without a new epoch".to_owned()
+                });
+            }
+            Some(_) | None => self.check(fresh, |_| "rule 13: an epoch is used twice".to_owned()),
+        }
+        if row.admission == Admission::Admit
+            && let Some(engine) = self.rows.get(&row.model).copied()
+        {
+            self.engines[engine].told_to_sleep = false;
+        }
+    }
+
+    /// Keeps the books about actions, from the events that end them.
+    pub(crate) fn before_step(&mut self, life: usize, event: &Event) {
+        match event {
+            Event::Started { model, attempt, .. } | Event::Woke { model, attempt, .. } => {
+                self.action_ended(life, model, *attempt, true);
+                self.remember(life, event);
+            }
+            Event::Slept {
+                model,
+                attempt,
+                outcome,
+            } => {
+                let definite = match outcome {
+                    Outcome::Done { .. } => true,
+                    Outcome::Failed(ActionError { engine, .. }) => match engine {
+                        EngineState::Awake | EngineState::Gone | EngineState::Broken => true,
+                        EngineState::Asleep | EngineState::Silent => false,
+                    },
+                    Outcome::Unknown { .. } => false,
+                };
+                self.action_ended(life, model, *attempt, definite);
+                self.remember(life, event);
+            }
+            Event::EngineGone { model, .. } => {
+                if let Some(engine) = self.rows.get(model) {
+                    self.controls[life].under_way.remove(engine);
+                }
+            }
+            Event::ModelSet(spec) => {
+                let name = self
+                    .rows
+                    .get(&spec.id)
+                    .map(|row| self.engines[*row].name.clone());
+                for row in 0..self.engines.len() {
+                    if Some(&self.engines[row].name) == name.as_ref() {
+                        self.render_again(life, row);
+                    }
+                }
+            }
+            Event::Observed { .. } => self.remember(life, event),
+            Event::Tick
+            | Event::Hello { .. }
+            | Event::Report { .. }
+            | Event::Ack { .. }
+            | Event::Bye { .. }
+            | Event::StreamClosed { .. }
+            | Event::ModelRemoved(_)
+            | Event::Operator { .. }
+            | Event::Deposed
+            | Event::TermRaised(_) => {}
+        }
+    }
+
+    fn remember(&mut self, life: usize, event: &Event) {
+        let told = &mut self.controls[life].told;
+        if told.len() == 24 {
+            told.remove(0);
+        }
+        told.push(event.clone());
+    }
+
+    fn action_ended(&mut self, life: usize, model: &ModelId, attempt: Attempt, definite: bool) {
+        let Some(engine) = self.rows.get(model) else {
+            return;
+        };
+        let under_way = &mut self.controls[life].under_way;
+        if definite
+            && under_way
+                .get(engine)
+                .is_some_and(|(_, known)| *known == attempt)
+        {
+            under_way.remove(engine);
+        }
+    }
+
+    /// What must hold at the moment at which an engine is told something.
+    pub(crate) fn check_action(&mut self, life: usize, engine: usize, order: Order) {
+        if self.plan.leader_lease > 0 {
+            let leads = self.leadership.holder == Some(life) && self.now < self.leadership.until;
+            self.check(leads, |_| {
+                "rule 7: a control that does not lead commands an engine".to_owned()
+            });
+        }
+        let gpus = self.engines[engine].spec.gpus.clone();
+        let others = self.controls[life].under_way.keys().copied();
+        let crowded = others
+            .filter(|other| *other != engine)
+            .any(|other| (self.engines[other].spec.gpus.iter()).any(|gpu| gpus.contains(gpu)));
+        self.check(!crowded, |_| "S6: two transitions on one GPU".to_owned());
+        let pending = self.controls[life].under_way.get(&engine).copied();
+        match order {
+            Order::Sleep(mode) => {
+                let again = matches!(pending, Some((Order::Sleep(_), _)));
+                self.check_sleep(life, engine, mode, again);
+            }
+            Order::Start | Order::Wake => {
+                self.check(pending.is_none(), |_| {
+                    format!("rule 11: {order:?} while {pending:?} is under way")
+                });
+                self.check_room(engine, &gpus);
+            }
+        }
+    }
+
+    /// S4: what is woken has room, in real bytes.
+    fn check_room(&mut self, engine: usize, gpus: &[GpuId]) {
+        for gpu in gpus {
+            let there = |other: &&Engine| other.spec.gpus.contains(gpu);
+            let on_gpu: Vec<&Engine> = self.engines.iter().filter(there).collect();
+            let explained = on_gpu.iter().any(|other| other.surprise);
+            let all: Bytes = on_gpu.iter().map(|other| other.holds).sum();
+            let held = all.less(self.engines[engine].holds);
+            let need = self.engines[engine].spec.awake;
+            self.check(explained || held + need <= CAPACITY, |_| {
+                format!(
+                    "S4: {need} are woken on GPU {} where others hold {held}",
+                    gpu.0
+                )
+            });
+        }
+    }
+
+    /// S2 and S3: nobody admits any more, and nothing is inside; or what is inside is frozen, or the operator chose to cut it.
+    fn check_sleep(&mut self, life: usize, engine: usize, mode: SleepMode, again: bool) {
+        let spec = self.engines[engine].spec.clone();
+        for gate in 0..self.gates.len() {
+            let node = &self.gates[gate];
+            let local = node.local(self.now);
+            let leased = node.alive && node.reference.leased(local, &spec.id.0);
+            let flows = node.alive && node.reference.flows(local, &spec.id.0);
+            self.check(!leased, |world| {
+                format!(
+                    "S2: {} sleeps while {} admits",
+                    spec.id.0, world.gates[gate].id
+                )
+            });
+            self.check(!flows || spec.caps.lossless, |world| {
+                format!(
+                    "rule 14: {} sleeps while {} flows",
+                    spec.id.0, world.gates[gate].id
+                )
+            });
+        }
+        let control = &self.controls[life];
+        let drained_for = match control.phases.get(&engine) {
+            Some(("Draining", since)) => control.local(self.now).since(*since).0,
+            Some(_) | None => 0,
+        };
+        let ran_out = drained_for >= spec.drain_timeout.0;
+        let freezes =
+            ran_out && spec.caps.lossless && spec.on_drain_timeout == OnDrainTimeout::Freeze;
+        let cuts = ran_out && spec.on_drain_timeout == OnDrainTimeout::Abort;
+        self.check(mode == SleepMode::Keep || cuts || again, |_| {
+            "S3: requests are cut off, and nobody chose so".to_owned()
+        });
+        let known = &self.engines[engine];
+        let awake = known.process == Process::Up && !known.asleep;
+        if awake && !again && !freezes && mode == SleepMode::Keep {
+            let inside = self.weighing(engine);
+            self.check(inside.is_none(), |_| {
+                format!("S2: {} sleeps with request {inside:?}", spec.id.0)
+            });
+        }
+        self.engines[engine].told_to_sleep = true;
+    }
+
+    /// A request that is in the engine, or on its way to it, and that an empty drain had to wait for.
+    fn weighing(&self, engine: usize) -> Option<u32> {
+        let caps = self.engines[engine].spec.caps;
+        let weighs = |request: &u32| {
+            let known = &self.requests[*request as usize];
+            let there = matches!(known.stage, Stage::OnItsWay | Stage::Inside);
+            // Rule 14, and S2 for engines without a count: what a silent gate has in flight goes on after the wake.
+            let flowed = known.flowed && caps.lossless;
+            let uncounted = caps.lossless && !caps.counts;
+            known.row == Some(engine) && there && !known.abandoned && !flowed && !uncounted
+        };
+        let mut requests = self
+            .gates
+            .iter()
+            .flat_map(|gate| gate.requests.iter().copied());
+        requests.find(weighs)
+    }
+
+    /// S1, and the other half of S2.
+    pub(crate) fn check_forward(&mut self, gate: usize, request: u32, row: usize) {
+        let id = self.engines[row].spec.id.0.clone();
+        let node = &self.gates[gate];
+        let local = node.local(self.now);
+        let leased = node.reference.leased(local, &id);
+        let flows = node.reference.flows(local, &id);
+        self.check(leased || flows, |world| {
+            format!(
+                "S1: {} forwards request {request} for {id}",
+                world.gates[gate].id
+            )
+        });
+        self.requests[request as usize].flowed = !leased;
+        let known = &self.engines[row];
+        let allowed = !known.told_to_sleep || (flows && known.spec.caps.lossless);
+        self.check(allowed, |world| {
+            format!(
+                "S2: {} forwards to {id}, which was told to sleep",
+                world.gates[gate].id
+            )
+        });
+        if let Some(since) = self.calm_since {
+            let arrived = self.requests[request as usize].arrived;
+            let (waited, bound) = (self.now - arrived, self.longest_wait());
+            self.check(arrived < since || waited <= bound, |_| {
+                format!(
+                    "liveness: request {request} for {id} waited {waited} ms, more than {bound}"
+                )
+            });
+        }
+    }
+
+    /// A request reaches an engine: if that sleeps, then for a reason, or without harm.
+    pub(crate) fn check_arrival(&mut self, engine: usize, request: u32) {
+        let known = &self.engines[engine];
+        if !known.asleep {
+            return;
+        }
+        self.totals.late += 1;
+        let restarted = self.requests[request as usize].admitted < known.started_at;
+        let harmless = known.spec.caps.lossless || known.stray || known.may_cut || restarted;
+        let weighs = self.weighs(request);
+        self.check(harmless || !weighs, |_| {
+            format!("S2: request {request} reaches a sleeping engine and is lost")
+        });
+    }
+
+    /// The ledger, against its capacity and against what is really held.
+    pub(crate) fn check_core(&mut self, life: usize) {
+        if self.controls[life].deposed {
+            return;
+        }
+        let open = self.controls[life].core.is_open();
+        let view = self.controls[life].core.view();
+        let mut moving: BTreeSet<GpuId> = BTreeSet::new();
+        let mut surprised = false;
+        self.controls[life].phases.clear();
+        for model in &view {
+            let Some(engine) = self.rows.get(&model.id).copied() else {
+                continue;
+            };
+            self.controls[life]
+                .phases
+                .insert(engine, (model.phase, model.since));
+            let known = &self.engines[engine];
+            let fits = known.holds <= model.reserved;
+            self.check(fits || known.surprise, |_| {
+                format!(
+                    "S4: {} holds more than the {} reserved for it ({})",
+                    model.id.0, model.reserved, model.phase
+                )
+            });
+            let foreign = self.engines[engine].is_foreign(life);
+            self.engines[engine].surprise &= !(fits && open) || foreign;
+            surprised |= self.engines[engine].surprise;
+            if matches!(model.phase, "Waking" | "Sleeping") {
+                for gpu in &self.engines[engine].spec.gpus.clone() {
+                    let alone = moving.insert(*gpu);
+                    self.check(alone, |_| "S6: two models move on one GPU".to_owned());
+                }
+            }
+        }
+        let ledger = self.controls[life].core.ledger();
+        let fits = ledger
+            .iter()
+            .all(|(reserved, capacity)| reserved <= capacity);
+        let control = &mut self.controls[life];
+        control.found = surprised || (control.found && !(fits && open));
+        let found = control.found;
+        self.check(fits || found, |_| {
+            format!("S4: the ledger is beyond capacity: {ledger:?}")
+        });
+    }
+}

@@ -1,0 +1,196 @@
+//! The end of a run: faults stop, what is open ends, then traffic without faults. Nobody waits for ever.
+
+use greenthread_core::{
+    effect::{Admission, RefuseReason},
+    event::Operator,
+};
+
+use crate::{
+    agenda::Item,
+    engine::Process,
+    request::{Outcome, Stage},
+    world::World,
+};
+
+/// Longest cool-down, longest look at engines that do not answer, and what else has a fixed length in the core.
+const FIXED: u64 = 480_000;
+
+impl World {
+    /// Faults stop; everybody is served in the end.
+    pub(crate) fn end(&mut self) {
+        self.note(|_| "faults stop".to_owned());
+        (self.faults, self.load) = (false, false);
+        self.agenda.push(self.now, Item::ControlStarts);
+        for engine in 0..self.engines.len() {
+            let known = &mut self.engines[engine];
+            (known.lie, known.slower) = (None, 0);
+            if self.engines[engine].disabled {
+                self.operate(engine, Operator::Enable);
+            }
+        }
+        let healed = self.healed_at();
+        self.run_until(healed + 1_000);
+        // Whoever ran out of restarts is woken by hand.
+        for engine in 0..self.engines.len() {
+            if self.engines[engine].present {
+                self.operate(engine, Operator::Wake);
+            }
+        }
+        let patience = FIXED + self.longest_wait() * 4;
+        if !self.until_nothing_is_open(patience) {
+            return self.complain_of_waiting(patience);
+        }
+        self.calm();
+    }
+
+    /// When everything that stands still or is stuck goes on.
+    fn healed_at(&self) -> u64 {
+        let gates = self.gates.iter().map(|gate| gate.frozen_until);
+        let gateways = self.gateways.iter().map(|gateway| gateway.stalled_until);
+        let controls = self.controls.iter().map(|control| control.frozen_until);
+        let engines = self.engines.iter().map(|engine| engine.hangs_until);
+        let latest = gates.chain(gateways).chain(controls).chain(engines).max();
+        let leads_at = self.leadership.away_until + self.plan.leader_lease;
+        latest.unwrap_or(0).max(leads_at).max(self.now)
+    }
+
+    fn until_nothing_is_open(&mut self, patience: u64) -> bool {
+        let end = self.now + patience;
+        while self.open > 0 && self.now < end && self.violation.is_none() {
+            self.run_until(self.now + 500);
+        }
+        self.open == 0 || self.violation.is_some()
+    }
+
+    fn complain_of_waiting(&mut self, patience: u64) {
+        let open = |request: &&crate::request::Request| !matches!(request.stage, Stage::Over(_));
+        let first = self.requests.iter().find(open).cloned();
+        let views: Vec<String> = (self.controls.iter())
+            .filter(|control| control.alive && !control.deposed)
+            .flat_map(|control| control.core.view())
+            .map(|view| format!("{} {} {:?}", view.id.0, view.phase, view.last_error))
+            .collect();
+        self.violated(format!(
+            "liveness: {} requests are open {patience} ms after the last fault, the first {first:?}; {views:?}",
+            self.open
+        ));
+    }
+
+    /// The longest that a request may be held once everything works: as many cycles as there are models (see Liveness in the design).
+    pub(crate) fn longest_wait(&self) -> u64 {
+        let most =
+            |of: fn(&crate::engine::Engine) -> u64| self.engines.iter().map(of).max().unwrap_or(0);
+        let cycle = most(|engine| engine.spec.max_wait.0)
+            + most(|engine| engine.spec.min_runtime.0)
+            + most(|engine| engine.spec.drain_timeout.0)
+            + most(|engine| engine.takes().1 + engine.takes().2)
+            + most(|engine| engine.takes().0)
+            + 3_000;
+        cycle * (self.engines.len() as u64 + 1)
+    }
+
+    /// Models that must be served when asked for: in the fleet, and possible on it.
+    fn servable(&self, name: usize) -> bool {
+        let name = &self.plan.models[name].name;
+        let owns = |at: &usize| {
+            let engine = &self.engines[*at];
+            engine.name == *name
+                && engine.present
+                && engine.has_prefix
+                && engine.process != Process::Starting
+        };
+        let Some(engine) = (0..self.engines.len()).find(owns) else {
+            return false;
+        };
+        let id = &self.engines[engine].spec.id;
+        let leader = self
+            .controls
+            .iter()
+            .rfind(|control| control.alive && !control.deposed);
+        let views = leader
+            .map(|control| control.core.view())
+            .unwrap_or_default();
+        let fits = |admission| {
+            !matches!(
+                admission,
+                Admission::Refuse {
+                    reason: RefuseReason::NeverFits,
+                    ..
+                }
+            )
+        };
+        views
+            .iter()
+            .any(|view| view.id == *id && fits(view.admission))
+    }
+
+    /// Traffic without faults: short requests for every model, then one of each that is asked for until it is answered.
+    fn calm(&mut self) {
+        self.note(|_| "calm".to_owned());
+        self.plan.service = self.plan.service.min(300);
+        self.calm_since = Some(self.now + 5_000);
+        let end = self.now + self.plan.calm;
+        (self.load, self.plan.request_every) = (true, self.plan.request_every.max(100));
+        self.agenda.push(self.now, Item::NextRequest);
+        self.run_until(end);
+        self.load = false;
+        let patience = FIXED + self.longest_wait() * 2;
+        if !self.until_nothing_is_open(patience) {
+            return self.complain_of_waiting(patience);
+        }
+        for model in 0..self.plan.models.len() {
+            self.probe(model, patience);
+        }
+        self.nothing_is_left();
+    }
+
+    /// A client that asks again until it is answered.
+    fn probe(&mut self, model: usize, patience: u64) {
+        let end = self.now + patience;
+        let gates = |world: &Self| {
+            let takes = |gate: &usize| world.gates[*gate].alive && !world.gates[*gate].replaced;
+            (0..world.gates.len()).find(takes)
+        };
+        while self.violation.is_none() && self.servable(model) {
+            let Some(request) = gates(self).and_then(|gate| self.arrive(gate, model, false)) else {
+                return self.violated("no gate is left");
+            };
+            while self.violation.is_none()
+                && !matches!(self.requests[request as usize].stage, Stage::Over(_))
+                && self.now < end
+            {
+                self.run_until(self.now + 200);
+            }
+            let stage = self.requests[request as usize].stage;
+            if stage == Stage::Over(Outcome::Answered) {
+                return;
+            }
+            if self.now >= end {
+                let name = self.plan.models[model].name.clone();
+                self.violated(format!("liveness: nobody answers for {name}: {stage:?}"));
+            }
+            self.run_until(self.now + 1_000);
+        }
+    }
+
+    /// What control believes of requests is zero again.
+    fn nothing_is_left(&mut self) {
+        self.run_until(self.now + 2_000);
+        let leader = self
+            .controls
+            .iter()
+            .rfind(|control| control.alive && !control.deposed);
+        let views = leader
+            .map(|control| control.core.view())
+            .unwrap_or_default();
+        for view in views {
+            let left = (view.in_flight, view.held);
+            self.check(left == (0, 0), |_| {
+                format!(
+                    "{} has {left:?} in flight and held, and nobody asks",
+                    view.id.0
+                )
+            });
+        }
+    }
+}
