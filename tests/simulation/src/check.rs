@@ -17,11 +17,11 @@ use crate::{
     world::World,
 };
 
-/// Epochs that were used, per life of the state directory.
+/// Epochs that were used.
 #[derive(Clone, Debug, Default)]
 pub struct Epochs {
-    newest: BTreeMap<ModelId, (u64, Epoch, u8)>,
-    used: BTreeSet<(u64, Epoch)>,
+    newest: BTreeMap<ModelId, (usize, Epoch, u8)>,
+    used: BTreeSet<Epoch>,
 }
 
 impl World {
@@ -43,15 +43,14 @@ impl World {
             Admission::Hold { .. } => 1,
             Admission::Refuse { reason, .. } => 2 + reason as u8,
         };
-        let incarnation = self.persisted.incarnation;
         let term = self.controls[life].term;
         self.check(row.epoch.term == term, |_| {
             format!("rule 13: an epoch of term {}, not {term}", row.epoch.term)
         });
-        let fresh = self.epochs.used.insert((incarnation, row.epoch));
-        let now = (incarnation, row.epoch, kind);
+        let fresh = self.epochs.used.insert(row.epoch);
+        let now = (life, row.epoch, kind);
         let before = self.epochs.newest.insert(row.model.clone(), now);
-        match before.filter(|(of, _, _)| *of == incarnation) {
+        match before.filter(|(of, _, _)| *of == life) {
             Some((_, epoch, _)) if row.epoch < epoch => {
                 self.violated(format!("rule 13: the epoch of {:?} shrinks", row.model));
             }
@@ -161,7 +160,10 @@ impl World {
         let pending = self.controls[life].under_way.get(&engine).copied();
         match order {
             Order::Sleep(mode) => {
-                let again = matches!(pending, Some((Order::Sleep(_), _)));
+                let again = matches!(
+                    self.controls[life].phases.get(&engine),
+                    Some(("Sleeping", _))
+                );
                 self.check_sleep(life, engine, mode, again);
             }
             Order::Start | Order::Wake => {
@@ -169,6 +171,7 @@ impl World {
                     format!("rule 11: {order:?} while {pending:?} is under way")
                 });
                 self.check_room(engine, &gpus);
+                self.controls[life].begun.extend(gpus);
             }
         }
     }
@@ -309,7 +312,6 @@ impl World {
         let open = self.controls[life].core.is_open();
         let view = self.controls[life].core.view();
         let mut moving: BTreeSet<GpuId> = BTreeSet::new();
-        let mut surprised = false;
         self.controls[life].phases.clear();
         for model in &view {
             let Some(engine) = self.rows.get(&model.id).copied() else {
@@ -328,7 +330,6 @@ impl World {
             });
             let foreign = self.engines[engine].is_foreign(life);
             self.engines[engine].surprise &= !(fits && open) || foreign;
-            surprised |= self.engines[engine].surprise;
             if matches!(model.phase, "Waking" | "Sleeping") {
                 for gpu in &self.engines[engine].spec.gpus.clone() {
                     let alone = moving.insert(*gpu);
@@ -336,14 +337,15 @@ impl World {
                 }
             }
         }
+        // What was found, or is not known, may be more than fits; what is begun may not.
         let ledger = self.controls[life].core.ledger();
-        let fits = ledger
-            .iter()
-            .all(|(reserved, capacity)| reserved <= capacity);
-        let control = &mut self.controls[life];
-        control.found = surprised || (control.found && !(fits && open));
-        let found = control.found;
-        self.check(fits || found, |_| {
+        let begun = std::mem::take(&mut self.controls[life].begun);
+        let fits = begun.iter().all(|gpu| {
+            ledger
+                .get(gpu.0)
+                .is_none_or(|(reserved, capacity)| reserved <= capacity)
+        });
+        self.check(fits, |_| {
             format!("S4: the ledger is beyond capacity: {ledger:?}")
         });
     }

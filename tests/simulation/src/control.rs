@@ -6,7 +6,7 @@ use greenthread_core::{
     Core,
     effect::{Effect, PublishedRow},
     event::Event,
-    ids::{Attempt, GateId, Millis, ModelId, StreamId},
+    ids::{Attempt, GateId, GpuId, Millis, ModelId, StreamId},
     model::FleetSpec,
 };
 use greenthread_proto::gate;
@@ -30,8 +30,8 @@ const MILLION: u64 = 1_000_000;
 pub struct Persisted {
     /// Largest term that was taken.
     pub term: u64,
-    /// Grows when the state directory is lost.
-    pub incarnation: u64,
+    /// Largest term that was taken before they jumped: an old copy of the state directory goes on behind it.
+    pub before_jump: Option<u64>,
     /// Models whose footprints were measured.
     pub measured: BTreeSet<ModelId>,
 }
@@ -80,8 +80,8 @@ pub struct Control {
     pub under_way: BTreeMap<usize, (Order, Attempt)>,
     /// Phase of each row after the last step, and since when.
     pub phases: BTreeMap<usize, (&'static str, Millis)>,
-    /// More was awake than fits, through no fault of this life.
-    pub found: bool,
+    /// GPUs on which this step began to wake something.
+    pub begun: Vec<GpuId>,
     /// Outcomes that were delivered, for telling them again.
     pub told: Vec<Event>,
 }
@@ -130,7 +130,7 @@ impl World {
             drivers: BTreeMap::new(),
             under_way: BTreeMap::new(),
             phases: BTreeMap::new(),
-            found: true,
+            begun: Vec::new(),
             told: Vec::new(),
         });
         for engine in &mut self.engines {

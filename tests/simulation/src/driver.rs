@@ -272,9 +272,7 @@ impl World {
         let driver = self.controls[life].drivers.entry(engine).or_default();
         let met = driver.met;
         let state = match self.state(engine) {
-            EngineState::Gone if met && self.engines[engine].process != Process::Gone => {
-                EngineState::Silent
-            }
+            EngineState::Gone if met && self.adopted(engine) => EngineState::Silent,
             state => state,
         };
         let answers = matches!(state, EngineState::Awake | EngineState::Asleep);
@@ -331,6 +329,12 @@ impl World {
                 self.end_process(engine);
             }
         }
+    }
+
+    /// Control has a process of this engine that has not ended.
+    fn adopted(&self, engine: usize) -> bool {
+        let known = &self.engines[engine];
+        known.spec.caps.restartable && known.process != Process::Gone
     }
 
     /// Everybody who leads is told that an engine's process has ended.

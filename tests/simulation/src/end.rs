@@ -169,7 +169,9 @@ impl World {
                 let name = self.plan.models[model].name.clone();
                 self.violated(format!("liveness: nobody answers for {name}: {stage:?}"));
             }
-            self.run_until(self.now + 1_000);
+            // A client that follows Retry-After, not a clockwork.
+            let pause = self.random.within(300, 3_000);
+            self.run_until(self.now + pause);
         }
     }
 

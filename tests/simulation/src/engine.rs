@@ -67,6 +67,8 @@ pub struct Engine {
     takes: (u64, u64, u64),
     queue: VecDeque<Command>,
     executes: Option<Command>,
+    /// How it cheats at what it executes.
+    cheats: Option<Lie>,
     generation: u64,
     process_generation: u64,
     /// It does not answer before.
@@ -114,6 +116,7 @@ impl Engine {
             takes: plan.takes,
             queue: VecDeque::new(),
             executes: None,
+            cheats: None,
             generation: 0,
             process_generation: 0,
             hangs_until: 0,
@@ -271,16 +274,20 @@ impl World {
             Order::Sleep(_) if !known.asleep => sleep,
             Order::Wake | Order::Sleep(_) => 1,
         } + std::mem::take(&mut known.slower);
+        let id = known.spec.id.0.clone();
         known.executes = Some(command);
         known.generation += 1;
         let generation = known.generation;
-        let refuses = matches!(known.lie, Some(Lie::Refuses | Lie::DoesNothing));
+        known.cheats = known.lie.take();
+        let cheats = known.cheats;
+        let refuses = matches!(known.cheats, Some(Lie::Refuses | Lie::DoesNothing));
         if command.order == Order::Wake && !refuses {
             // The memory comes first.
             known.hold(self.now, known.spec.awake);
             let leads = self.controls[command.life].alive && !self.controls[command.life].deposed;
             self.engines[engine].surprise |= !leads;
         }
+        self.note(|_| format!("{id} begins {command:?}, {cheats:?}, {takes} ms"));
         self.agenda
             .push(self.now + takes, Item::CommandEnds { engine, generation });
     }
@@ -294,7 +301,7 @@ impl World {
             return self.next_command(engine);
         };
         let took = self.now - command.sent;
-        let lie = self.engines[engine].lie.take();
+        let lie = self.engines[engine].cheats.take();
         match (lie, command.order) {
             (Some(Lie::Refuses), _) => {
                 let outcome = failed("it refuses", self.state(engine));

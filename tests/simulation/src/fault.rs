@@ -27,7 +27,7 @@ faults! {
     ApiAway,
     /// Leadership passes on while the deposed leader still runs.
     Succession,
-    /// The state directory was lost: terms begin again.
+    /// An old copy of the state directory: terms go on where they were before they jumped.
     StateLost,
     /// The term jumps, to 10^12 or near the largest number.
     TermJump,

@@ -116,7 +116,7 @@ impl World {
             speed,
             tick_at: self.now + 5,
             stream: None,
-            reference: Reference::default(),
+            reference: Reference::start(saved.as_deref()),
             requests: BTreeSet::new(),
         });
         self.agenda.push(

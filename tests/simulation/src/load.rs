@@ -113,9 +113,11 @@ impl World {
                 self.leadership.away_until =
                     self.now + self.random.below(self.plan.leader_lease * 2);
             }
-            Fault::StateLost if rare && self.plan.leader_lease == 0 => {
-                self.persisted.incarnation += 1;
-                self.persisted.term = 0;
+            Fault::StateLost if self.plan.leader_lease == 0 => {
+                let Some(term) = self.persisted.before_jump.take() else {
+                    return false;
+                };
+                self.persisted.term = term;
                 self.persisted.measured.clear();
                 self.crash_control(life);
             }
@@ -124,6 +126,7 @@ impl World {
                 if self.persisted.term > far {
                     return false;
                 }
+                self.persisted.before_jump = Some(self.persisted.term);
                 self.persisted.term = far;
                 self.crash_control(life);
             }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message;
+
 use greenthread_proto::gate::{
     self, ControlMessage, GateMessage, OnLeaseEnd, RefuseReason, RowFigures, control_message::Body,
     gate_message, row,
@@ -51,6 +53,14 @@ pub struct Owed {
 }
 
 impl Reference {
+    /// A gate that begins with what another gate of its Envoy has shared: it knows paths, and admits nothing.
+    pub fn start(saved: Option<&[u8]>) -> Self {
+        let rows = saved.and_then(|saved| gate::Snapshot::decode(saved).ok());
+        let mut reference = Self::default();
+        reference.apply(&rows.unwrap_or_default().rows);
+        reference
+    }
+
     /// The end of the lease, on the gate's clock.
     pub fn lease_until(&self) -> Option<u64> {
         self.lease_until
