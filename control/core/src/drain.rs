@@ -77,7 +77,7 @@ impl Core {
             self.set_count(id, Count::NotYet);
         }
         // 4. The drain ran out, perhaps while nobody was allowed to sleep: an answer that is due may still say that nothing is left.
-        let end = deadline.max(self.answer_by(id));
+        let end = deadline.max(self.answer_by(id)).max(self.arrived_by(id));
         if now >= end {
             self.drain_ran_out(now, id, waiting.all_acknowledged, effects);
         } else {
@@ -100,6 +100,18 @@ impl Core {
             }) => *at + COUNT_TIMEOUT,
             Some(_) | None => Millis(0),
         }
+    }
+
+    /// Until when what was admitted before the barrier may still be on its way to an engine that nobody can ask. The beginning of time
+    /// otherwise.
+    fn arrived_by(&self, id: &ModelId) -> Millis {
+        let state = self
+            .models
+            .get(id)
+            .filter(|state| !state.spec.caps.counts && !state.spec.caps.lossless);
+        state.map_or(Millis(0), |state| {
+            state.since + self.fleet.times.forward_bound
+        })
     }
 
     /// How long a silent gate blocks (rule 14): a `flow` row is forwarded without a lease, which only an engine that keeps what it
