@@ -249,6 +249,10 @@ impl Core {
             (EngineState::Awake, Some(0)) => {
                 self.counted_zero(now, id, &cause, epoch, lossless || confirming, effects)
             }
+            // S6 holds for it too: its end is an event, and then it is asked again.
+            (EngineState::Asleep, _) if self.gpus_in_transition(id) => {
+                self.set_count(id, Count::NotYet);
+            }
             (EngineState::Asleep, _) => {
                 // Somebody's late command did it already; asked again, it answers the same and the state is known.
                 self.drained(now, id, cause, effects);
