@@ -196,9 +196,10 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return Vec::new();
         };
-        let need = state.spec.awake.less(state.reserved());
         let lacking = state.spec.gpus.iter().map(|gpu| {
-            let free = self.capacity(*gpu).less(self.reserved_on(*gpu));
+            // Of everything, not only of what it adds: nothing is begun on a GPU that is beyond its capacity already.
+            let others = self.reserved_on(*gpu).less(state.reserved());
+            let need = (others + state.spec.awake).less(self.capacity(*gpu));
             let coming: Bytes = if expected {
                 let leaving =
                     |other: &&ModelState| other.spec.gpus.contains(gpu) && leaves_soon(other, now);
@@ -216,7 +217,7 @@ impl Core {
             } else {
                 Bytes(0)
             };
-            (*gpu, need.less(free + coming))
+            (*gpu, need.less(coming))
         });
         lacking.filter(|(_, lacking)| *lacking > Bytes(0)).collect()
     }
