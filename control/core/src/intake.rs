@@ -206,9 +206,14 @@ impl Core {
                 };
                 state.removing = false;
             }
-            Some(_) | None => {
-                self.models
-                    .insert(spec.id.clone(), ModelState::new(spec, now));
+            known @ (Some(_) | None) => {
+                // What is left of its former life holds its memory until it has ended.
+                let left = known.map(|state| (state.resident, state.ending));
+                let mut state = ModelState::new(spec, now);
+                if let Some((resident, true)) = left {
+                    (state.resident, state.ending) = (resident, true);
+                }
+                self.models.insert(state.spec.id.clone(), state);
             }
         }
     }
