@@ -231,6 +231,7 @@ impl World {
         let awake = known.process == Process::Up && !known.asleep;
         if awake && !again && !freezes && mode == SleepMode::Keep {
             let inside = self.weighing(engine);
+            self.excuse_unseen(engine);
             self.check(inside.is_none(), |_| {
                 format!("S2: {} sleeps with request {inside:?}", spec.id.0)
             });
@@ -247,13 +248,37 @@ impl World {
             // Rule 14, and S2 for engines without a count: what a silent gate has in flight goes on after the wake.
             let flowed = known.flowed && caps.lossless;
             let uncounted = caps.lossless && !caps.counts;
-            known.row == Some(engine) && there && !known.abandoned && !flowed && !uncounted
+            let unseen = !caps.counts && self.is_silent(known.gate);
+            let excused = flowed || uncounted || unseen;
+            known.row == Some(engine) && there && !known.abandoned && !excused
         };
         let mut requests = self
             .gates
             .iter()
             .flat_map(|gate| gate.requests.iter().copied());
         requests.find(weighs)
+    }
+
+    /// Whether control has heard nothing of a gate for so long that it is fenced.
+    fn is_silent(&self, gate: usize) -> bool {
+        let fence = self.plan.times.lease.0 + self.plan.times.margin.0;
+        self.now + 1
+            >= self.gates[gate].heard_at + fence - fence * self.plan.clock_error / 1_000_000
+    }
+
+    /// What a silent gate admitted after its last report nobody can see in an engine without a count (S2 says so).
+    fn excuse_unseen(&mut self, engine: usize) {
+        if self.engines[engine].spec.caps.counts {
+            return;
+        }
+        for gate in 0..self.gates.len() {
+            if self.is_silent(gate) {
+                for request in self.gates[gate].requests.clone() {
+                    self.requests[request as usize].unseen |=
+                        self.requests[request as usize].row == Some(engine);
+                }
+            }
+        }
     }
 
     /// S1, and the other half of S2.
@@ -297,11 +322,27 @@ impl World {
         }
         self.totals.late += 1;
         let restarted = self.requests[request as usize].admitted < known.started_at;
-        let harmless = known.spec.caps.lossless || known.stray || known.may_cut || restarted;
+        let unseen = self.requests[request as usize].unseen;
+        let harmless =
+            known.spec.caps.lossless || known.stray || known.may_cut || restarted || unseen;
         let weighs = self.weighs(request);
         self.check(harmless || !weighs, |_| {
             format!("S2: request {request} reaches a sleeping engine and is lost")
         });
+    }
+
+    /// Whether an engine may come to hold more than control knows, without a word to it.
+    fn is_excused(&self, life: usize, engine: usize) -> bool {
+        let known = &self.engines[engine];
+        // It still does what another life told it, or what this one has given up.
+        let awaited = self.controls[life].under_way.contains_key(&engine);
+        let is_seen = self.plan.measured && self.plan.oracle_lag == 0;
+        let foreign = known.is_foreign(life) || (known.is_busy() && !awaited && !is_seen);
+        // Somebody starts it by hand.
+        let by_hand = known.process == Process::Starting && !known.spec.caps.restartable;
+        // It keeps its memory, and nobody measures.
+        let keeps = known.asleep && known.holds > known.spec.asleep && !self.plan.measured;
+        foreign || by_hand || keeps
     }
 
     /// The ledger, against its capacity and against what is really held.
@@ -322,14 +363,16 @@ impl World {
                 .insert(engine, (model.phase, model.since));
             let known = &self.engines[engine];
             let fits = known.holds <= model.reserved;
+            let excused = self.is_excused(life, engine);
+            self.engines[engine].surprise |= excused;
+            let known = &self.engines[engine];
             self.check(fits || known.surprise, |_| {
                 format!(
                     "S4: {} holds more than the {} reserved for it ({})",
                     model.id.0, model.reserved, model.phase
                 )
             });
-            let foreign = self.engines[engine].is_foreign(life);
-            self.engines[engine].surprise &= !(fits && open) || foreign;
+            self.engines[engine].surprise &= !(fits && open) || excused;
             if matches!(model.phase, "Waking" | "Sleeping") {
                 for gpu in &self.engines[engine].spec.gpus.clone() {
                     let alone = moving.insert(*gpu);

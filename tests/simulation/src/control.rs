@@ -32,6 +32,9 @@ pub struct Persisted {
     pub term: u64,
     /// Largest term that was taken before they jumped: an old copy of the state directory goes on behind it.
     pub before_jump: Option<u64>,
+    /// Largest term that was ever taken. What raises an old copy goes beyond it: a term that is used twice, after the state was lost,
+    /// breaks rule 12 and is nobody's to survive.
+    pub largest: u64,
     /// Models whose footprints were measured.
     pub measured: BTreeSet<ModelId>,
 }
@@ -104,6 +107,14 @@ impl World {
         self.totals.lives += 1;
         self.persisted.term = self.persisted.term.saturating_add(1);
         let term = self.persisted.term;
+        if self
+            .persisted
+            .before_jump
+            .is_some_and(|before| before + 1 == term)
+        {
+            self.persisted.before_jump = Some(term);
+        }
+        self.persisted.largest = self.persisted.largest.max(term);
         let error = self.plan.clock_error / 2;
         let speed = MILLION - error + self.random.pick(&[0, error, 2 * error]);
         let fleet = FleetSpec {
@@ -147,6 +158,9 @@ impl World {
             if self.engines[row].present {
                 let spec = self.spec_for_core(row);
                 self.step(life, Event::ModelSet(Box::new(spec)));
+            } else if self.engines[row].spec.caps.restartable {
+                // What the fleet does not name any more is ended.
+                self.end_process(row);
             }
         }
     }
@@ -213,6 +227,8 @@ impl World {
             let known = self.streams[stream].id;
             let event = match (arrival, known) {
                 (Arrival::Message(message), known) => {
+                    let from = self.streams[stream].gate;
+                    self.gates[from].heard_at = self.now;
                     let id = known.unwrap_or_else(|| self.accept(life, stream));
                     wire::event(&gate, id, message)
                 }
@@ -467,7 +483,9 @@ impl World {
             return;
         }
         let above = at_least.max(self.controls[life].term);
+        let above = above.max(self.persisted.largest);
         self.persisted.term = self.persisted.term.max(above).saturating_add(1);
+        self.persisted.largest = self.persisted.term;
         let (term, after) = (self.persisted.term, self.random.below(50));
         self.agenda
             .push(self.now + after, Item::TermTaken { life, term });

@@ -56,10 +56,42 @@ impl World {
 
     fn until_nothing_is_open(&mut self, patience: u64) -> bool {
         let end = self.now + patience;
-        while self.open > 0 && self.now < end && self.violation.is_none() {
+        while self.hopeful() > 0 && self.now < end && self.violation.is_none() {
             self.run_until(self.now + 500);
         }
-        self.open == 0 || self.violation.is_some()
+        self.hopeful() == 0 || self.violation.is_some()
+    }
+
+    /// Open requests, without those frozen in an engine that, as its operator declared it, can never be woken again.
+    fn hopeful(&self) -> u64 {
+        let frozen = |at: &usize| self.engines[*at].asleep && self.never_fits(*at);
+        let hopeless: usize = (0..self.engines.len())
+            .filter(frozen)
+            .map(|at| self.engines[at].inside.len())
+            .sum();
+        self.open.saturating_sub(hopeless as u64)
+    }
+
+    /// Whether control says that this row needs more memory than there ever is.
+    fn never_fits(&self, engine: usize) -> bool {
+        let id = &self.engines[engine].spec.id;
+        let leader = self
+            .controls
+            .iter()
+            .rfind(|control| control.alive && !control.deposed);
+        let views = leader
+            .map(|control| control.core.view())
+            .unwrap_or_default();
+        views.iter().any(|view| {
+            let refuses = matches!(
+                view.admission,
+                Admission::Refuse {
+                    reason: RefuseReason::NeverFits,
+                    ..
+                }
+            );
+            view.id == *id && refuses
+        })
     }
 
     fn complain_of_waiting(&mut self, patience: u64) {
@@ -187,7 +219,9 @@ impl World {
             .unwrap_or_default();
         for view in views {
             let left = (view.in_flight, view.held);
-            self.check(left == (0, 0), |_| {
+            let engine = self.rows.get(&view.id).copied();
+            let hopeless = engine.is_some_and(|at| self.engines[at].asleep && self.never_fits(at));
+            self.check(left == (0, 0) || hopeless, |_| {
                 format!(
                     "{} has {left:?} in flight and held, and nobody asks",
                     view.id.0

@@ -362,7 +362,8 @@ impl World {
             }
             self.engines[engine].inside.remove(&request);
             if self.weighs(request) {
-                self.check(explained, |_| {
+                let unseen = self.requests[request as usize].unseen;
+                self.check(explained || unseen, |_| {
                     format!("S3: request {request} is cut off by a sleep")
                 });
                 self.cut(request);

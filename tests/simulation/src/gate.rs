@@ -45,6 +45,8 @@ pub struct GateNode {
     /// Its clock's speed, in parts of a million.
     speed: u64,
     tick_at: u64,
+    /// When control last read something of it.
+    pub heard_at: u64,
     /// Its open stream.
     pub stream: Option<usize>,
     /// What it may do.
@@ -115,6 +117,7 @@ impl World {
             frozen_until: 0,
             speed,
             tick_at: self.now + 5,
+            heard_at: 0,
             stream: None,
             reference: Reference::start(saved.as_deref()),
             requests: BTreeSet::new(),
@@ -423,6 +426,7 @@ impl World {
             row: None,
             abandoned: false,
             flowed: false,
+            unseen: false,
             admitted: 0,
             slow,
             budget,

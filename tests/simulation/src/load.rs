@@ -114,7 +114,7 @@ impl World {
                     self.now + self.random.below(self.plan.leader_lease * 2);
             }
             Fault::StateLost if self.plan.leader_lease == 0 => {
-                let Some(term) = self.persisted.before_jump.take() else {
+                let Some(term) = self.persisted.before_jump else {
                     return false;
                 };
                 self.persisted.term = term;
@@ -122,8 +122,9 @@ impl World {
                 self.crash_control(life);
             }
             Fault::TermJump if rare => {
-                let far = self.random.pick(&[1_000_000_000_000, u64::MAX - 100_000]);
-                if self.persisted.term > far {
+                let near_the_end = u64::MAX - 100_000 + 100 * self.totals.lives;
+                let far = self.random.pick(&[1_000_000_000_000, near_the_end]);
+                if self.persisted.term > far || self.persisted.before_jump.is_some() {
                     return false;
                 }
                 self.persisted.before_jump = Some(self.persisted.term);
@@ -306,7 +307,7 @@ impl World {
             Fault::LiesAsleep if known.runs() => known.lie = Some(Lie::DoesNothing),
             Fault::LiesAwake if !known.runs() => known.lie = Some(Lie::DoesNothing),
             Fault::KeepsMemory => known.lie = Some(Lie::KeepsMemory),
-            Fault::StrangerSleeps if known.runs() && !known.is_busy() => {
+            Fault::StrangerSleeps if known.runs() && !known.is_busy() && known.present => {
                 self.fall_asleep(engine, SleepMode::Keep, true, false);
             }
             Fault::StrangerWakes if known.process == Process::Up && known.asleep => {

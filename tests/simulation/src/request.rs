@@ -70,6 +70,8 @@ pub struct Request {
     pub abandoned: bool,
     /// It was admitted after the lease, by a row that flows.
     pub flowed: bool,
+    /// Control could not know of it: its gate was silent, and its engine has no count.
+    pub unseen: bool,
     /// When it was admitted.
     pub admitted: u64,
     /// It takes the longest way to its engine.
