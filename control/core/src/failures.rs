@@ -44,7 +44,11 @@ impl Core {
         let cool_down = Millis((COOL_DOWN.0 << (state.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
         state.operator_wants = false;
         state.resident = match error.engine {
-            EngineState::Asleep => Resident::Asleep(state.spec.asleep),
+            // What it kept when it fell asleep it still holds; the next look says it anew.
+            EngineState::Asleep => match state.resident {
+                Resident::Asleep(left) => Resident::Asleep(left.max(state.spec.asleep)),
+                Resident::Stopped | Resident::Awake => Resident::Asleep(state.spec.asleep),
+            },
             EngineState::Gone => Resident::Stopped,
             EngineState::Awake | EngineState::Broken | EngineState::Silent => Resident::Awake,
         };
