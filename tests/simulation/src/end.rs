@@ -3,6 +3,7 @@
 use greenthread_core::{
     effect::{Admission, RefuseReason},
     event::Operator,
+    ids::Millis,
 };
 
 use crate::{
@@ -62,9 +63,16 @@ impl World {
         self.hopeful() == 0 || self.violation.is_some()
     }
 
-    /// Open requests, without those frozen in an engine that, as its operator declared it, can never be woken again.
+    /// Whether nobody will ever wake an engine: its operator declared more than there is, or took it out of the fleet while control was
+    /// away.
+    fn is_hopeless(&self, engine: usize) -> bool {
+        let known = &self.engines[engine];
+        known.asleep && (!known.present || self.never_fits(engine))
+    }
+
+    /// Open requests, without those that are frozen where nobody will wake them.
     fn hopeful(&self) -> u64 {
-        let frozen = |at: &usize| self.engines[*at].asleep && self.never_fits(*at);
+        let frozen = |at: &usize| self.is_hopeless(*at);
         let hopeless: usize = (0..self.engines.len())
             .filter(frozen)
             .map(|at| self.engines[at].inside.len())
@@ -161,6 +169,14 @@ impl World {
         self.note(|_| "calm".to_owned());
         self.plan.service = self.plan.service.min(300);
         self.calm_since = Some(self.now + 5_000);
+        // A client that is told to come back in a second finds nobody where models fall asleep within that second.
+        for engine in 0..self.engines.len() {
+            let idle = &mut self.engines[engine].spec.idle_timeout;
+            *idle = idle.map(|length| length.max(Millis(10_000)));
+            if self.engines[engine].present {
+                self.set_model(engine);
+            }
+        }
         let end = self.now + self.plan.calm;
         (self.load, self.plan.request_every) = (true, self.plan.request_every.max(100));
         self.agenda.push(self.now, Item::NextRequest);
@@ -220,7 +236,7 @@ impl World {
         for view in views {
             let left = (view.in_flight, view.held);
             let engine = self.rows.get(&view.id).copied();
-            let hopeless = engine.is_some_and(|at| self.engines[at].asleep && self.never_fits(at));
+            let hopeless = engine.is_some_and(|at| self.is_hopeless(at));
             self.check(left == (0, 0) || hopeless, |_| {
                 format!(
                     "{} has {left:?} in flight and held, and nobody asks",
