@@ -49,8 +49,10 @@ impl Core {
             return;
         }
         // 2. Nobody sleeps before a predecessor's leases have ended.
-        if now < self.sleeps_from() {
-            self.wake_at(Some(self.sleeps_from()));
+        // Rule 14: gates of which this control never heard may flow on for longer than that.
+        let from = self.term_since + self.silence(id, &cause);
+        if now < from {
+            self.wake_at(Some(from));
             return;
         }
         // S6: somebody else is on the way on one of its GPUs; its end is an event.
