@@ -295,6 +295,16 @@ impl Core {
                 self.enter(now, id, Phase::Serving);
                 self.record(now, id, "the engine answers again, serving", effects);
             }
+            // Somebody woke what never fits: as out of service it would hold its memory for ever.
+            (Failure::NeverFits, EngineState::Awake) => {
+                self.enter(now, id, Phase::Serving);
+                self.record(
+                    now,
+                    id,
+                    "found awake though it never fits (somebody woke it); it serves, and makes room the normal way",
+                    effects,
+                );
+            }
             (Failure::Engine, EngineState::Asleep) => {
                 self.enter(now, id, Phase::Asleep);
                 self.record(now, id, "the engine answers again, asleep", effects);
