@@ -342,7 +342,7 @@ impl World {
         let by_hand = known.process == Process::Starting && !known.spec.caps.restartable;
         // It keeps its memory, and nobody measures.
         let keeps = known.asleep && known.holds > known.spec.asleep && !self.plan.measured;
-        foreign || by_hand || keeps
+        foreign || by_hand || keeps || known.strange
     }
 
     /// The ledger, against its capacity and against what is really held.
@@ -363,6 +363,8 @@ impl World {
                 .insert(engine, (model.phase, model.since));
             let known = &self.engines[engine];
             let fits = known.holds <= model.reserved;
+            let seen = matches!(model.phase, "Serving" | "Waking");
+            self.engines[engine].strange &= !seen;
             let excused = self.is_excused(life, engine);
             self.engines[engine].surprise |= excused;
             let known = &self.engines[engine];

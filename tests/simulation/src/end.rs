@@ -102,14 +102,31 @@ impl World {
         })
     }
 
+    /// What control says of its models, for people.
+    fn views(&self) -> Vec<String> {
+        let leaders = self.controls.iter().filter(|control| control.alive && !control.deposed);
+        let views = leaders.flat_map(|control| {
+            control.core.view().into_iter().map(|view| {
+                format!(
+                    "{} {} since {} of {}, holds {}, in flight {}, frozen {}, {:?}",
+                    view.id.0,
+                    view.phase,
+                    view.since.0,
+                    control.local(self.now).0,
+                    view.reserved,
+                    view.in_flight,
+                    view.frozen,
+                    view.last_error
+                )
+            })
+        });
+        views.collect()
+    }
+
     fn complain_of_waiting(&mut self, patience: u64) {
         let open = |request: &&crate::request::Request| !matches!(request.stage, Stage::Over(_));
         let first = self.requests.iter().find(open).cloned();
-        let views: Vec<String> = (self.controls.iter())
-            .filter(|control| control.alive && !control.deposed)
-            .flat_map(|control| control.core.view())
-            .map(|view| format!("{} {} {:?}", view.id.0, view.phase, view.last_error))
-            .collect();
+        let views = self.views();
         self.violated(format!(
             "liveness: {} requests are open {patience} ms after the last fault, the first {first:?}; {views:?}",
             self.open
@@ -215,7 +232,10 @@ impl World {
             }
             if self.now >= end {
                 let name = self.plan.models[model].name.clone();
-                self.violated(format!("liveness: nobody answers for {name}: {stage:?}"));
+                let views = self.views();
+                self.violated(format!(
+                    "liveness: nobody answers for {name}: {stage:?}; {views:#?}"
+                ));
             }
             // A client that follows Retry-After, not a clockwork.
             let pause = self.random.within(300, 3_000);

@@ -79,6 +79,8 @@ pub struct Engine {
     pub lie: Option<Lie>,
     /// It may hold more than control knows, through no fault of control.
     pub surprise: bool,
+    /// Somebody else woke it, and control has not seen it yet.
+    pub strange: bool,
     /// A control that goes by its rules told it to sleep, and nobody has published since that it admits.
     pub told_to_sleep: bool,
     /// It sleeps because somebody else, or an earlier life, said so: rule 8.
@@ -123,6 +125,7 @@ impl Engine {
             slower: 0,
             lie: None,
             surprise: true,
+            strange: false,
             told_to_sleep: false,
             stray: false,
             may_cut: false,
@@ -346,6 +349,7 @@ impl World {
         }
         known.surprise |= keeps && !measured;
         known.stray = stray;
+        known.strange = false;
         known.may_cut =
             mode == SleepMode::Abort && known.spec.on_drain_timeout == OnDrainTimeout::Abort;
         known.work_generation += 1;
@@ -516,7 +520,7 @@ impl World {
         known.process_generation += 1;
         known.generation += 1;
         known.work_generation += 1;
-        (known.stray, known.told_to_sleep, known.lie) = (false, false, None);
+        (known.stray, known.strange, known.told_to_sleep, known.lie) = (false, false, false, None);
         let commands: Vec<Command> = known
             .executes
             .take()

@@ -314,7 +314,7 @@ impl World {
                 if known.is_busy() {
                     return false;
                 }
-                known.surprise = true;
+                (known.surprise, known.strange) = (true, true);
                 self.fall_awake(engine);
             }
             _ => return false,

@@ -111,7 +111,7 @@ impl Plan {
             } else {
                 0
             },
-            queue: random.pick(&[8, 256, 256]),
+            queue: random.pick(&[24, 256, 256]),
             rows_each: random.pick(&[1, 2, 100]),
             request_every: random.pick(&[30, 150, 150, 500, 2_000]),
             service: random.pick(&[50, 1_000, 1_000, 8_000, 40_000]),
