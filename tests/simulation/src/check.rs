@@ -216,11 +216,13 @@ impl World {
             });
         }
         let control = &self.controls[life];
-        let drained_for = match control.phases.get(&engine) {
-            Some(("Draining", since)) => control.local(self.now).since(*since).0,
-            Some(_) | None => 0,
-        };
-        let ran_out = drained_for >= spec.drain_timeout.0;
+        let drains = control
+            .phases
+            .get(&engine)
+            .is_some_and(|(phase, _)| *phase == "Draining");
+        let ran_out = control.drains.get(&engine).is_some_and(|(since, length)| {
+            drains && control.local(self.now).since(*since).0 >= *length
+        });
         let freezes =
             ran_out && spec.caps.lossless && spec.on_drain_timeout == OnDrainTimeout::Freeze;
         let cuts = ran_out && spec.on_drain_timeout == OnDrainTimeout::Abort;
@@ -362,6 +364,14 @@ impl World {
                 .phases
                 .insert(engine, (model.phase, model.since));
             let known = &self.engines[engine];
+            let control = &mut self.controls[life];
+            if model.phase == "Draining"
+                && control.drains.get(&engine).map(|(since, _)| *since) != Some(model.since)
+            {
+                let spec = control.core.spec(&model.id);
+                let length = spec.map_or(0, |spec| spec.drain_timeout.0);
+                control.drains.insert(engine, (model.since, length));
+            }
             let fits = known.holds <= model.reserved;
             let seen = matches!(model.phase, "Serving" | "Waking");
             self.engines[engine].strange &= !seen;

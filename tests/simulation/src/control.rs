@@ -83,6 +83,8 @@ pub struct Control {
     pub under_way: BTreeMap<usize, (Order, Attempt)>,
     /// Phase of each row after the last step, and since when.
     pub phases: BTreeMap<usize, (&'static str, Millis)>,
+    /// How long each running drain may last, as it was when it began, by row.
+    pub drains: BTreeMap<usize, (Millis, u64)>,
     /// GPUs on which this step began to wake something.
     pub begun: Vec<GpuId>,
     /// Outcomes that were delivered, for telling them again.
@@ -141,6 +143,7 @@ impl World {
             drivers: BTreeMap::new(),
             under_way: BTreeMap::new(),
             phases: BTreeMap::new(),
+            drains: BTreeMap::new(),
             begun: Vec::new(),
             told: Vec::new(),
         });

@@ -104,7 +104,10 @@ impl World {
 
     /// What control says of its models, for people.
     fn views(&self) -> Vec<String> {
-        let leaders = self.controls.iter().filter(|control| control.alive && !control.deposed);
+        let leaders = self
+            .controls
+            .iter()
+            .filter(|control| control.alive && !control.deposed);
         let views = leaders.flat_map(|control| {
             control.core.view().into_iter().map(|view| {
                 format!(

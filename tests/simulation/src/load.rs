@@ -2,7 +2,7 @@
 
 use greenthread_core::{
     event::{ActionError, EngineState, Event, Operator, Outcome},
-    ids::{Millis, ModelId},
+    ids::{GateId, Millis, ModelId, StreamId},
     model::SleepMode,
 };
 
@@ -156,9 +156,15 @@ impl World {
         } else {
             other_result(event)
         };
-        // Whatever time alone brings about is done before.
-        self.step(life, Event::Tick);
-        self.step(life, Event::Tick);
+        // Whatever time alone brings about is done before: a word of a gate that nobody knows lets every model have its turn.
+        for _ in 0..2 {
+            let nobody = Event::Bye {
+                gate: GateId("nobody".to_owned()),
+                stream: StreamId(0),
+                sequence: 0,
+            };
+            self.step(life, nobody);
+        }
         if self.violation.is_some() || self.controls[life].deposed {
             return false;
         }
@@ -171,8 +177,19 @@ impl World {
         self.totals.core_steps += 1;
         self.totals.old_outcomes += 1;
         let same = effects.is_empty() && self.fingerprint(life) == before;
-        self.check(same, |_| {
-            format!("an old attempt changes something: {told} led to {effects:?}")
+        self.check(same, |world| {
+            let after = world.fingerprint(life);
+            let same = before
+                .bytes()
+                .zip(after.bytes())
+                .take_while(|(a, b)| a == b);
+            let from = same.count().saturating_sub(200);
+            let part = |text: &str| text.chars().skip(from).take(400).collect::<String>();
+            format!(
+                "an old attempt changes something: {told} led to {effects:?}\n{}\n{}",
+                part(&before),
+                part(&after)
+            )
         });
         true
     }
