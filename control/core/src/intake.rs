@@ -6,7 +6,7 @@ use crate::{
     event::{Event, Figures, Observation, Operator, Outcome},
     ids::{Bytes, GateId, Millis, ModelId},
     model::ModelSpec,
-    phase::{Count, Failure, Phase},
+    phase::{Boot, Count, Failure, Phase},
     state::ModelState,
 };
 
@@ -212,6 +212,7 @@ impl Core {
                 let mut state = ModelState::new(spec, now);
                 if let Some((resident, true)) = left {
                     (state.resident, state.ending) = (resident, true);
+                    state.phase = Phase::Booting(Boot::Waiting);
                 }
                 self.models.insert(state.spec.id.clone(), state);
             }
