@@ -23,6 +23,9 @@ const LOOK: u64 = 1_500;
 const LONGEST: u64 = 4_000;
 const LONGEST_START: u64 = 15_000;
 
+/// Longest end of a process.
+pub(crate) const LONGEST_END: u64 = 300;
+
 /// One job.
 #[derive(Clone, Debug)]
 struct Job {
@@ -182,15 +185,17 @@ impl World {
         let Some(order) = self.running(life, engine, attempt) else {
             return;
         };
-        let outcome = match (order, self.engines[engine].process) {
+        let (after, outcome) = match (order, self.engines[engine].process) {
             (Order::Start, _) => {
+                // It is ended, and its end waited for.
                 self.end_process(engine);
-                failed("it did not serve in time", EngineState::Gone)
+                let outcome = failed("it did not serve in time", EngineState::Gone);
+                (LONGEST_END + 50, outcome)
             }
-            (_, Process::Gone) => failed("it is gone", EngineState::Gone),
-            (_, Process::Starting | Process::Up) => unknown("no answer in time"),
+            (_, Process::Gone) => (0, failed("it is gone", EngineState::Gone)),
+            (_, Process::Starting | Process::Up) => (0, unknown("no answer in time")),
         };
-        self.ends(life, engine, attempt, 0, outcome);
+        self.ends(life, engine, attempt, after, outcome);
     }
 
     /// The engine has answered a command: the driver looks whether it is true.

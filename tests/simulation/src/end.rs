@@ -25,9 +25,7 @@ impl World {
         for engine in 0..self.engines.len() {
             let known = &mut self.engines[engine];
             (known.lie, known.slower) = (None, 0);
-            if self.engines[engine].disabled {
-                self.operate(engine, Operator::Enable);
-            }
+            self.operate(engine, Operator::Enable);
         }
         let healed = self.healed_at();
         self.run_until(healed + 1_000);

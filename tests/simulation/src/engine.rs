@@ -10,7 +10,7 @@ use greenthread_core::{
 
 use crate::{
     agenda::{Command, Item, Order},
-    driver::{failed, unknown},
+    driver::{LONGEST_END, failed, unknown},
     fault::Fault,
     plan::ModelPlan,
     request::{Outcome, Stage},
@@ -499,7 +499,7 @@ impl World {
     /// Somebody ends the process; it takes a moment.
     pub(crate) fn end_process(&mut self, engine: usize) {
         let generation = self.engines[engine].process_generation;
-        let after = 1 + self.random.below(300);
+        let after = self.random.within(1, LONGEST_END);
         if self.engines[engine].process == Process::Gone {
             return self.tell_gone(engine, "it was gone already");
         }

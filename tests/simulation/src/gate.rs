@@ -318,7 +318,10 @@ impl World {
                 (None, _) => continue,
             };
             let truth = self.truth(gate, Some(row));
-            self.check(said == truth, |world| {
+            // Held requests of a row that is gone are answered in this tick.
+            let id = &self.engines[row].spec.id.0;
+            let is_gone = said == (0, 0) && !self.gates[gate].reference.knows(id);
+            self.check(said == truth || (is_gone && truth.0 == 0), |world| {
                 format!(
                     "{} says {said:?} in flight and held for {}; it is {truth:?}",
                     world.gates[gate].id, world.engines[row].spec.id.0

@@ -71,6 +71,11 @@ impl Reference {
         self.largest_term
     }
 
+    /// Whether the gate has this row.
+    pub fn knows(&self, row: &str) -> bool {
+        self.rows.contains_key(row)
+    }
+
     /// Whether a row may be admitted at this moment of the gate's clock: by the lease, or because it flows.
     pub fn admits(&self, now: u64, row: &str) -> bool {
         self.leased(now, row) || self.flows(now, row)
