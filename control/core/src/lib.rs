@@ -4,6 +4,9 @@
 //! [`Core::step`] takes an event and appends effects; [`Core::next_deadline`] says when it wants a tick.
 //! The same core drives production, simulation and replay.
 
+#[macro_use]
+pub mod sabotage;
+
 mod advance;
 pub mod decision;
 mod drain;

@@ -107,7 +107,9 @@ impl World {
             Fault::ControlCrash if rare => self.crash_control(life),
             Fault::ControlFreeze if rare => {
                 let length = self.random.pick(&[500, 5_000, 15_000]);
-                self.controls[life].frozen_until = self.now + self.random.below(length);
+                let until = self.now + self.random.below(length);
+                let frozen_until = &mut self.controls[life].frozen_until;
+                *frozen_until = until.max(*frozen_until);
             }
             Fault::ApiAway if self.plan.leader_lease > 0 => {
                 self.leadership.away_until =
@@ -211,7 +213,8 @@ impl World {
         match fault {
             Fault::GateFreeze => {
                 let length = self.random.below(fence * 2);
-                self.gates[gate].frozen_until = self.now + length;
+                let frozen_until = &mut self.gates[gate].frozen_until;
+                *frozen_until = (self.now + length).max(*frozen_until);
             }
             Fault::GatewayCrash => {
                 if !self.random.chance(1, 4) {
