@@ -103,13 +103,16 @@ impl Gate {
             .collect();
         if let Some(sent) = sent {
             self.figures.echoed(heartbeat.echoed_sequence);
+            let sent = sabotage!(LeaseFromArrival, now, sent);
             self.lease.renew(sent, self.table.times().lease);
             self.unsettled = true;
         }
     }
 
     fn after_change(&mut self, now: Millis, applied: &Applied, effects: &mut Vec<Effect>) {
-        for row in applied.iter().filter(|row| row.is_draining()) {
+        let forgotten = sabotage!(BarrierNotAcknowledged, applied.len() > 1, false);
+        let acknowledged = |row: &&std::sync::Arc<crate::row::Row>| row.is_draining() && !forgotten;
+        for row in applied.iter().filter(acknowledged) {
             let epoch = Some(Epoch {
                 term: row.epoch.term,
                 counter: row.epoch.counter,
