@@ -258,7 +258,7 @@ impl Gates {
             all_zero: true,
             fenced_in_flight: false,
         };
-        for gate in self.gates.values() {
+        for gate in self.gates.values().skip(sabotage!(OneGateForgotten, 1, 0)) {
             let acknowledged = gate
                 .acknowledged
                 .get(model)
