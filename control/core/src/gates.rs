@@ -267,6 +267,7 @@ impl Gates {
             match (acknowledged, blocks) {
                 (Some(acknowledged), true) => waiting.all_zero &= acknowledged.zero,
                 (Some(acknowledged), false) => waiting.fenced_in_flight |= !acknowledged.zero,
+                (None, true) if sabotage!(NoAcknowledgement, true, false) => {}
                 (None, true) => (waiting.all_acknowledged, waiting.all_zero) = (false, false),
                 (None, false) => {
                     waiting.fenced_in_flight |= gate
