@@ -51,6 +51,7 @@ impl Core {
         // 2. Nobody sleeps before a predecessor's leases have ended.
         // Rule 14: gates of which this control never heard may flow on for longer than that.
         let from = self.term_since + self.silence(id, &cause);
+        let from = sabotage!(SuccessorWaitsNothing, Millis(0), from);
         if now < from {
             self.wake_at(Some(from));
             return;

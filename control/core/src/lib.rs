@@ -348,7 +348,11 @@ impl Core {
 
     /// No engine is put to sleep before: a predecessor's gates may still hold its leases.
     fn sleeps_from(&self) -> Millis {
-        self.term_since + self.fence()
+        sabotage!(
+            SuccessorWaitsNothing,
+            Millis(0),
+            self.term_since + self.fence()
+        )
     }
 
     fn begin_drain(
