@@ -52,6 +52,7 @@ impl Core {
         // Rule 14: gates of which this control never heard may flow on for longer than that.
         let from = self.term_since + self.silence(id, &cause);
         let from = sabotage!(SuccessorWaitsNothing, Millis(0), from);
+        let from = sabotage!(SuccessorWaitsOneLease, self.sleeps_from(), from);
         if now < from {
             self.wake_at(Some(from));
             return;

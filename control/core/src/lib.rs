@@ -351,7 +351,12 @@ impl Core {
         sabotage!(
             SuccessorWaitsNothing,
             Millis(0),
-            self.term_since + self.fence()
+            self.term_since
+                + sabotage!(
+                    SuccessorWaitsOneLease,
+                    self.fleet.times.lease,
+                    self.fence()
+                )
         )
     }
 
