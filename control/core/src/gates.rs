@@ -121,10 +121,15 @@ impl Gates {
         let Some(gate) = self.gates.get_mut(id) else {
             return false;
         };
-        if gate.stream != stream || sequence <= gate.last_sequence {
+        let older = gate.stream != stream || sequence <= gate.last_sequence;
+        if sabotage!(OlderStreamCounts, false, older) {
             return false;
         }
-        gate.last_sequence = sequence;
+        gate.last_sequence = sabotage!(
+            OlderStreamCounts,
+            sequence.max(gate.last_sequence),
+            sequence
+        );
         gate.last_heard = now;
         // A fenced gate that speaks again is waited for again; its acknowledgements stay valid.
         if std::mem::take(&mut gate.fenced) {
