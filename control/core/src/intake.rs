@@ -124,6 +124,21 @@ impl Core {
             return None;
         }
         if !self.gates.accepts(now, gate, stream, sequence) {
+            if let Event::Ack {
+                model,
+                epoch,
+                in_flight,
+                ..
+            } = event
+            {
+                sabotage!(
+                    OlderAcknowledgementCounts,
+                    self.gates.acknowledge(gate, model, *epoch, *in_flight),
+                    {
+                        let _ = (model, epoch, in_flight);
+                    }
+                );
+            }
             return None;
         }
         if let Event::Report {
