@@ -267,7 +267,9 @@ impl Gates {
             let acknowledged = gate
                 .acknowledged
                 .get(model)
-                .filter(|acknowledged| acknowledged.epoch == epoch);
+                .filter(|acknowledged| {
+                    sabotage!(AnyEpochAcknowledges, true, acknowledged.epoch == epoch)
+                });
             let blocks = !gate.fenced || now.since(gate.last_heard) < silence;
             match (acknowledged, blocks) {
                 (Some(acknowledged), true) => waiting.all_zero &= acknowledged.zero,
