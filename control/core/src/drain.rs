@@ -177,6 +177,7 @@ impl Core {
             return;
         };
         if state.resident != Resident::Awake
+            || sabotage!(CountIgnored, true, false)
             || (!state.spec.caps.counts && state.spec.caps.lossless)
         {
             self.drained(now, id, cause, effects);
