@@ -178,6 +178,7 @@ impl Core {
         };
         if state.resident != Resident::Awake
             || sabotage!(CountIgnored, true, false)
+            || sabotage!(CachedCount, state.cached_count == Some(0), false)
             || (!state.spec.caps.counts && state.spec.caps.lossless)
         {
             self.drained(now, id, cause, effects);

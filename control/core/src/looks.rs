@@ -73,6 +73,10 @@ impl Core {
         if state.observing.is_none_or(|(asked, _)| asked != attempt) {
             return;
         }
+        #[cfg(feature = "sabotage")]
+        {
+            state.cached_count = seen.count;
+        }
         (state.observing, state.observe_at) = (None, crate::next_look(now));
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1

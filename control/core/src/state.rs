@@ -65,6 +65,9 @@ pub(crate) struct ModelState {
     pub(crate) ending: bool,
     /// A sleep left more memory behind than expected; one repeat was tried.
     pub(crate) memory_repeat: bool,
+    /// The count of the last look.
+    #[cfg(feature = "sabotage")]
+    pub(crate) cached_count: Option<u64>,
 }
 
 impl ModelState {
@@ -101,6 +104,8 @@ impl ModelState {
             estimate: Millis(0),
             ending: false,
             memory_repeat: false,
+            #[cfg(feature = "sabotage")]
+            cached_count: None,
             spec,
         }
     }
