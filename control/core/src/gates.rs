@@ -179,12 +179,17 @@ impl Gates {
         let Some(gate) = self.gates.get_mut(id) else {
             return;
         };
+        let reported = gate.figures.get(model).map_or(0, |seen| seen.in_flight);
+        let in_flight_counted = sabotage!(ZeroFromAnyReport, in_flight.min(reported), {
+            let _ = reported;
+            in_flight
+        });
         gate.acknowledged.insert(
             model.clone(),
             Acknowledged {
                 epoch,
                 stream: gate.stream,
-                zero: in_flight == 0,
+                zero: in_flight_counted == 0,
             },
         );
         gate.figures.entry(model.clone()).or_default().in_flight = in_flight;
