@@ -77,7 +77,7 @@ impl Core {
                 }
             }
             Event::Operator { model, verb } => self.operator(now, &model, verb, effects),
-            Event::Deposed => self.depose(effects),
+            Event::Deposed => sabotage!(DeposedGoesOn, (), self.depose(effects)),
             Event::TermRaised(term) => self.raise_term(now, term, effects),
         }
         sender
