@@ -211,6 +211,7 @@ impl Gates {
         if let Some(gate) = self.gates.get_mut(id).filter(|gate| gate.stream == stream) {
             gate.open = false;
             gate.snapshot_sent = false;
+            sabotage!(RecordDroppedOnClose, self.bye(id), ());
         }
     }
 
