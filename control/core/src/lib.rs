@@ -105,6 +105,7 @@ impl Core {
         }
         self.expire_gates(now, effects);
         let heartbeat_for = self.take(now, event, effects);
+        let at = effects.len();
         if self.deposed {
             return;
         }
@@ -117,12 +118,14 @@ impl Core {
             && let Some(stream) = self.gates.served(&gate)
         {
             let elsewhere = self.gates.elsewhere(&gate);
-            effects.push(Effect::Heartbeat {
+            let heartbeat = Effect::Heartbeat {
                 gate,
                 stream,
                 echoed: sequence,
                 elsewhere,
-            });
+            };
+            let at = sabotage!(HeartbeatOvertakes, at, effects.len().max(at));
+            effects.insert(at, heartbeat);
         }
         self.wake_at(self.gates.next_fence(self.fence()));
     }
