@@ -341,7 +341,7 @@ impl Core {
 
     /// Silence after which a gate does not block a drain.
     fn fence(&self) -> Millis {
-        self.fleet.times.lease + self.fleet.times.margin
+        self.fleet.times.lease + sabotage!(FenceAtTheLease, Millis(0), self.fleet.times.margin)
     }
 
     /// Silence after which a gate forwards nothing, `flow` rows included (rule 14).
