@@ -341,7 +341,9 @@ impl Core {
 
     /// Silence after which a gate does not block a drain.
     fn fence(&self) -> Millis {
-        self.fleet.times.lease + sabotage!(FenceAtTheLease, Millis(0), self.fleet.times.margin)
+        let fence = self.fleet.times.lease
+            + sabotage!(FenceAtTheLease, Millis(0), self.fleet.times.margin);
+        sabotage!(MarginShort, fence.since(Millis(1)), fence)
     }
 
     /// Silence after which a gate forwards nothing, `flow` rows included (rule 14).
