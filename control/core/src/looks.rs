@@ -198,6 +198,7 @@ impl Core {
         };
         match seen.state {
             EngineState::Awake => {}
+            EngineState::Asleep if sabotage!(FoundAsleepStays, true, false) => {}
             EngineState::Asleep => {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
                 state.resident = Resident::Asleep(seen.memory.unwrap_or(state.spec.asleep));
