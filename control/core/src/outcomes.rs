@@ -271,6 +271,9 @@ impl Core {
                 self.says_it_sleeps(now, id, order, took, memory, effects);
             }
             Outcome::Unknown { cause } => self.may_sleep(now, id, order, cause, effects),
+            Outcome::Failed(_) if sabotage!(TrustsTheReply, true, false) => {
+                self.says_it_sleeps(now, id, order, 1, None, effects);
+            }
             Outcome::Failed(ActionError { cause, engine }) => match engine {
                 EngineState::Asleep | EngineState::Silent => {
                     self.may_sleep(now, id, order, cause, effects);
