@@ -300,6 +300,7 @@ impl Core {
         };
         ModelState::learn(&mut state.learned.sleep, took);
         let left = memory.unwrap_or(state.spec.asleep);
+        let left = sabotage!(FreesBeforeTheOracle, state.spec.asleep, left);
         let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
         let repeated = std::mem::replace(&mut state.memory_repeat, kept);
         if kept && !repeated {
