@@ -270,6 +270,9 @@ impl Core {
             Outcome::Done { took, memory } => {
                 self.says_it_sleeps(now, id, order, took, memory, effects);
             }
+            Outcome::Unknown { .. } if sabotage!(WakesDuringPendingSleep, true, false) => {
+                self.says_it_sleeps(now, id, order, 1, None, effects);
+            }
             Outcome::Unknown { cause } => self.may_sleep(now, id, order, cause, effects),
             Outcome::Failed(_) if sabotage!(TrustsTheReply, true, false) => {
                 self.says_it_sleeps(now, id, order, 1, None, effects);
