@@ -103,7 +103,11 @@ impl Core {
             return;
         };
         let conditioning = match state.phase {
-            Phase::Waking { attempt: running } if running == attempt => false,
+            Phase::Waking { attempt: running }
+                if sabotage!(OldAttemptCounts, true, running == attempt) =>
+            {
+                false
+            }
             Phase::Booting(Boot::Waking(running)) if running == attempt => true,
             Phase::Waking { .. }
             | Phase::Booting(_)
@@ -190,7 +194,7 @@ impl Core {
                 mode,
                 again_at: None,
                 repeats,
-            } if *running == attempt => {
+            } if sabotage!(OldAttemptCounts, true, *running == attempt) => {
                 let order = Order {
                     cause: cause.clone(),
                     mode: *mode,
