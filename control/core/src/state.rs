@@ -173,6 +173,9 @@ impl ModelState {
         let Some(old) = &self.published else {
             return true;
         };
+        if sabotage!(OldEpochResumes, row.admission == Admission::Admit, false) {
+            return false;
+        }
         match (old.admission, row.admission) {
             (Admission::Admit, Admission::Admit)
             | (Admission::Hold { .. }, Admission::Hold { .. }) => false,
