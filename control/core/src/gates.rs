@@ -425,6 +425,7 @@ impl Gate {
             let seen = self.figures.entry(model.clone()).or_default();
             changed |= (seen.in_flight, seen.held) != (*in_flight, *held);
             changed |= last_refused_age.is_some();
+            let held = &sabotage!(DemandIsKept, seen.held.max(*held), *held);
             (seen.in_flight, seen.held) = (*in_flight, *held);
             seen.last_used = seen
                 .last_used
