@@ -311,7 +311,7 @@ impl Core {
         };
         self.models.values().any(|other| {
             other.spec.id != *id
-                && other.phase.in_transition()
+                && sabotage!(TwoTransitions, false, other.phase.in_transition())
                 && other
                     .spec
                     .gpus

@@ -25,7 +25,7 @@ impl Core {
         for state in self
             .models
             .values()
-            .filter(|state| state.phase.in_transition())
+            .filter(|state| sabotage!(TwoTransitions, false, state.phase.in_transition()))
         {
             taken.extend(&state.spec.gpus);
         }
