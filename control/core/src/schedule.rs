@@ -315,7 +315,11 @@ impl Core {
                     pinned: state.spec.pinned && !state.disabled,
                     busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,
                     last_used: state.last_used.map_or(served, |used| used.max(served)),
-                    not_before: (served + state.spec.min_runtime).max(state.spare_until),
+                    not_before: sabotage!(
+                        MinRuntimeIgnored,
+                        Millis(0),
+                        (served + state.spec.min_runtime).max(state.spare_until)
+                    ),
                 }
             })
             .collect()
