@@ -131,7 +131,7 @@ impl ModelState {
         match self.resident {
             _ if transient => self.spec.awake,
             Resident::Awake => self.spec.awake,
-            Resident::Asleep(left) => left,
+            Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
             Resident::Stopped => Bytes(0),
         }
     }
