@@ -163,9 +163,7 @@ impl Link {
                 last: self.sequence,
             });
         }
-        if sabotage!(LeaseBeforeSnapshot, true, false) {
-            self.snapshot();
-        }
+        sabotage!(LeaseBeforeSnapshot, self.snapshot());
         let State::Open {
             hello,
             alive,

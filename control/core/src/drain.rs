@@ -50,9 +50,15 @@ impl Core {
         }
         // 2. Nobody sleeps before a predecessor's leases have ended.
         // Rule 14: gates of which this control never heard may flow on for longer than that.
-        let from = self.term_since + self.silence(id, &cause);
-        let from = sabotage!(SuccessorWaitsNothing, Millis(0), from);
-        let from = sabotage!(SuccessorWaitsOneLease, self.sleeps_from(), from);
+        let from = sabotage!(
+            SuccessorWaitsNothing,
+            Millis(0),
+            sabotage!(
+                SuccessorWaitsOneLease,
+                self.sleeps_from(),
+                self.term_since + self.silence(id, &cause)
+            )
+        );
         if now < from {
             self.wake_at(Some(from));
             return;
@@ -176,10 +182,13 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
+        let uncounted = !state.spec.caps.counts && state.spec.caps.lossless;
         if state.resident != Resident::Awake
-            || sabotage!(CountIgnored, true, false)
-            || sabotage!(CachedCount, state.cached_count == Some(0), false)
-            || (!state.spec.caps.counts && state.spec.caps.lossless)
+            || sabotage!(
+                CountIgnored,
+                true,
+                sabotage!(CachedCount, state.cached_count == Some(0), uncounted)
+            )
         {
             self.drained(now, id, cause, effects);
             return;

@@ -211,7 +211,7 @@ impl Gates {
         if let Some(gate) = self.gates.get_mut(id).filter(|gate| gate.stream == stream) {
             gate.open = false;
             gate.snapshot_sent = false;
-            sabotage!(RecordDroppedOnClose, self.bye(id), ());
+            sabotage!(RecordDroppedOnClose, self.bye(id));
         }
     }
 
@@ -269,13 +269,12 @@ impl Gates {
             all_zero: true,
             fenced_in_flight: false,
         };
-        for gate in self.gates.values().skip(sabotage!(OneGateForgotten, 1, 0)) {
-            let acknowledged = gate
-                .acknowledged
-                .get(model)
-                .filter(|acknowledged| {
-                    sabotage!(AnyEpochAcknowledges, true, acknowledged.epoch == epoch)
-                });
+        let mut gates = self.gates.values();
+        sabotage!(OneGateForgotten, gates.next());
+        for gate in gates.by_ref() {
+            let acknowledged = gate.acknowledged.get(model).filter(|acknowledged| {
+                sabotage!(AnyEpochAcknowledges, true, acknowledged.epoch == epoch)
+            });
             let blocks = !gate.fenced || now.since(gate.last_heard) < silence;
             match (acknowledged, blocks) {
                 (Some(acknowledged), true) => waiting.all_zero &= acknowledged.zero,
@@ -425,8 +424,8 @@ impl Gate {
             let seen = self.figures.entry(model.clone()).or_default();
             changed |= (seen.in_flight, seen.held) != (*in_flight, *held);
             changed |= last_refused_age.is_some();
-            let held = &sabotage!(DemandIsKept, seen.held.max(*held), *held);
-            (seen.in_flight, seen.held) = (*in_flight, *held);
+            let kept = sabotage!(DemandIsKept, seen.held.max(*held), *held);
+            (seen.in_flight, seen.held) = (*in_flight, kept);
             seen.last_used = seen
                 .last_used
                 .max(last_used_age.map(|age| now.since(Millis(age))));

@@ -124,21 +124,7 @@ impl Core {
             return None;
         }
         if !self.gates.accepts(now, gate, stream, sequence) {
-            if let Event::Ack {
-                model,
-                epoch,
-                in_flight,
-                ..
-            } = event
-            {
-                sabotage!(
-                    OlderAcknowledgementCounts,
-                    self.gates.acknowledge(gate, model, *epoch, *in_flight),
-                    {
-                        let _ = (model, epoch, in_flight);
-                    }
-                );
-            }
+            sabotage!(OlderAcknowledgementCounts, self.acknowledged(event));
             return None;
         }
         if let Event::Report {
@@ -150,7 +136,18 @@ impl Core {
             self.unsettled |= self.gates.report(now, gate, *table_version, figures);
             self.take_moments(gate, figures);
         }
+        self.acknowledged(event);
+        if let Event::Bye { .. } = event {
+            self.gates.bye(gate);
+            return None;
+        }
+        Some((gate.clone(), sequence))
+    }
+
+    /// The gate has applied a barrier. Whether it is the running one is asked later.
+    fn acknowledged(&mut self, event: &Event) {
         if let Event::Ack {
+            gate,
             model,
             epoch,
             in_flight,
@@ -159,11 +156,6 @@ impl Core {
         {
             self.gates.acknowledge(gate, model, *epoch, *in_flight);
         }
-        if let Event::Bye { .. } = event {
-            self.gates.bye(gate);
-            return None;
-        }
-        Some((gate.clone(), sequence))
     }
 
     /// Oracles measure engines; the ledger keeps what each of an engine's GPUs carries.

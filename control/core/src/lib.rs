@@ -341,8 +341,8 @@ impl Core {
 
     /// Silence after which a gate does not block a drain.
     fn fence(&self) -> Millis {
-        let fence = self.fleet.times.lease
-            + sabotage!(FenceAtTheLease, Millis(0), self.fleet.times.margin);
+        let fence =
+            self.fleet.times.lease + sabotage!(FenceAtTheLease, Millis(0), self.fleet.times.margin);
         sabotage!(MarginShort, fence.since(Millis(1)), fence)
     }
 
@@ -357,11 +357,7 @@ impl Core {
             SuccessorWaitsNothing,
             Millis(0),
             self.term_since
-                + sabotage!(
-                    SuccessorWaitsOneLease,
-                    self.fleet.times.lease,
-                    self.fence()
-                )
+                + sabotage!(SuccessorWaitsOneLease, self.fleet.times.lease, self.fence())
         )
     }
 

@@ -306,8 +306,7 @@ impl Core {
             return;
         };
         ModelState::learn(&mut state.learned.sleep, took);
-        let left = memory.unwrap_or(state.spec.asleep);
-        let left = sabotage!(FreesBeforeTheOracle, state.spec.asleep, left);
+        let left = sabotage!(FreesBeforeTheOracle, None, memory).unwrap_or(state.spec.asleep);
         let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
         let repeated = std::mem::replace(&mut state.memory_repeat, kept);
         if kept && !repeated {

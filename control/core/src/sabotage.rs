@@ -114,7 +114,8 @@ pub(crate) use chosen::is_chosen;
 #[cfg(feature = "sabotage")]
 pub use chosen::{Sabotage, choose};
 
-/// `sabotage!(Name, wrong, right)`: the right side, unless the feature is on and `Name` is chosen.
+/// `sabotage!(Name, wrong, right)`: the right side, unless the feature is on and `Name` is chosen. `sabotage!(Name, wrong)`: nothing,
+/// unless it is.
 #[cfg(feature = "sabotage")]
 macro_rules! sabotage {
     ($name:ident, $wrong:expr, $right:expr) => {
@@ -124,12 +125,18 @@ macro_rules! sabotage {
             $right
         }
     };
+    ($name:ident, $wrong:expr) => {
+        if $crate::sabotage::is_chosen($crate::sabotage::Sabotage::$name) {
+            $wrong;
+        }
+    };
 }
 
-/// The right side.
+/// The right side, or nothing.
 #[cfg(not(feature = "sabotage"))]
 macro_rules! sabotage {
     ($name:ident, $wrong:expr, $right:expr) => {
         $right
     };
+    ($name:ident, $wrong:expr) => {};
 }

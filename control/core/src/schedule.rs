@@ -64,7 +64,7 @@ impl Core {
             })
             .collect();
         queue.sort();
-        sabotage!(NewestFirst, queue.reverse(), ());
+        sabotage!(NewestFirst, queue.reverse());
         queue.into_iter().map(|(_, _, id)| id).collect()
     }
 

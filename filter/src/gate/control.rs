@@ -103,8 +103,9 @@ impl Gate {
             .collect();
         if let Some(sent) = sent {
             self.figures.echoed(heartbeat.echoed_sequence);
-            let sent = sabotage!(LeaseFromArrival, now, sent);
-            self.lease.renew(sent, self.table.times().lease);
+            let lease = self.table.times().lease;
+            self.lease
+                .renew(sabotage!(LeaseFromArrival, now, sent), lease);
             self.unsettled = true;
         }
     }

@@ -255,8 +255,7 @@ impl Gate {
             .admitted(now, true, Some(now.since(since)));
         sabotage!(
             CountedTwice,
-            self.figures.of(&row.id).admitted(now, true, None),
-            ()
+            self.figures.of(&row.id).admitted(now, true, None)
         );
         self.in_flight.insert(
             id,
