@@ -277,6 +277,10 @@ impl World {
         let since = (self.now - control.renewed) * control.speed / MILLION;
         let left = self.plan.leader_lease.saturating_sub(since);
         let error = self.plan.leader_lease * self.plan.clock_error / MILLION + 1;
+        #[cfg(feature = "sabotage")]
+        if crate::sabotage::leader_stops_at_the_end() {
+            return left > 0;
+        }
         left > self.plan.times.command.0 + error
     }
 

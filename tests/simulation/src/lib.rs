@@ -17,6 +17,8 @@ pub mod plan;
 pub mod random;
 pub mod reference;
 pub mod request;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 pub mod stream;
 pub mod totals;
 pub mod trace;
