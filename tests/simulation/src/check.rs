@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use greenthread_core::{
     effect::{Admission, Effect, PublishedRow},
     event::{ActionError, EngineState, Event, Outcome},
-    ids::{Attempt, Bytes, Epoch, GpuId, ModelId},
+    ids::{Attempt, Bytes, Epoch, GpuId, ModelId, StreamId},
     model::{OnDrainTimeout, SleepMode},
 };
 
@@ -33,6 +33,18 @@ impl World {
         let overtaken = matches!((heartbeat, publish), (Some(first), Some(last)) if first < last);
         self.check(!overtaken, |_| {
             "rule 3: a heartbeat overtakes a row change".to_owned()
+        });
+    }
+
+    /// Rules 2 and 5: what is echoed on a stream only grows, and is not what an older stream said.
+    pub(crate) fn check_echo(&mut self, life: usize, id: StreamId, echoed: u64) {
+        let Some((stream, _)) = self.controls[life].streams.get(&id) else {
+            return;
+        };
+        let known = &mut self.streams[*stream];
+        let before = std::mem::replace(&mut known.echoed, echoed);
+        self.check(echoed >= before, |_| {
+            format!("rule 5: {echoed} is echoed after {before}")
         });
     }
 

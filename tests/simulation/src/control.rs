@@ -356,6 +356,7 @@ impl World {
                 ..
             } => {
                 self.send_rows(life);
+                self.check_echo(life, stream, echoed);
                 let message = wire::heartbeat(self.controls[life].term, echoed, elsewhere);
                 self.send(life, stream, vec![message]);
             }

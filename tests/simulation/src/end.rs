@@ -195,7 +195,13 @@ impl World {
                 self.set_model(engine);
             }
         }
-        let end = self.now + self.plan.calm;
+        // Long enough to see somebody starve, where that does not take too long.
+        let length = if self.random.chance(1, 3) && self.longest_wait() < 60_000 {
+            self.longest_wait() * 3
+        } else {
+            self.plan.calm
+        };
+        let end = self.now + length;
         (self.load, self.plan.request_every) = (true, self.plan.request_every.max(100));
         self.agenda.push(self.now, Item::NextRequest);
         self.run_until(end);

@@ -41,6 +41,14 @@ faults! {
     StreamLost,
     /// What goes between a gate and control is stuck for a while.
     NetworkStalls,
+    /// What goes up on one stream is stuck, while another stream may be opened.
+    StreamStalls,
+    /// Something of an older term arrives on a gate's stream.
+    OldTermSpeaks,
+    /// A row of an older epoch arrives on a gate's stream.
+    OldRowSpeaks,
+    /// A heartbeat arrives on a gate's stream before its snapshot.
+    EarlyHeartbeat,
     /// The way from Envoy to the engine takes as long as it may.
     SlowForward,
     /// A request arrives in the last millisecond of a gate's lease and takes the longest way.

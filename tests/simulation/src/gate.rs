@@ -26,6 +26,8 @@ const BEGINNING: u64 = 7_000_000;
 /// Between the wall clock and the gates' monotonic clocks.
 const WALL: u64 = 1_700_000_000_000;
 const MILLION: u64 = 1_000_000;
+/// Most requests that may go on or be answered in one callback.
+const BATCH: usize = 32;
 
 /// One gate.
 #[derive(Debug)]
@@ -162,8 +164,11 @@ impl World {
             .on_tick(Millis(now), Millis(WALL + self.now), &around, &mut effects);
         node.tick_at = u64::MAX;
         self.totals.gate_steps += 1;
-        self.perform_for_gate(gate, effects);
-        self.settle_unrouted(gate);
+        let ended = self.perform_for_gate(gate, effects);
+        // A full batch may have left some that wait for the first table.
+        if ended < BATCH {
+            self.settle_unrouted(gate);
+        }
         self.check_occupancy(gate);
         self.after_gate(gate);
     }
@@ -211,7 +216,7 @@ impl World {
         truth
     }
 
-    pub(crate) fn perform_for_gate(&mut self, gate: usize, effects: Vec<Effect>) {
+    pub(crate) fn perform_for_gate(&mut self, gate: usize, effects: Vec<Effect>) -> usize {
         let mut ended = 0;
         let mut answered = Vec::new();
         for effect in effects {
@@ -267,7 +272,7 @@ impl World {
                 }
             }
         }
-        self.check(ended <= 32, |_| {
+        self.check(ended <= BATCH, |_| {
             format!("{ended} requests in one callback would kill the VM")
         });
         // Envoy ends what was answered when the callback returns.
@@ -276,6 +281,7 @@ impl World {
             node.gate
                 .on_request_end(Millis(node.local(self.now)), request);
         }
+        ended
     }
 
     fn gate_sends(&mut self, gate: usize, message: GateMessage) {

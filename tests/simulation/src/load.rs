@@ -12,6 +12,8 @@ use crate::{
     fault::Fault,
     plan::ModelPlan,
     request::Outcome as Ended,
+    stream::Arrival,
+    wire,
     world::World,
 };
 
@@ -75,6 +77,10 @@ impl World {
             | Fault::NetworkStalls
             | Fault::LastMoment
             | Fault::Burst => self.gate_fault(fault),
+            Fault::StreamStalls
+            | Fault::OldTermSpeaks
+            | Fault::OldRowSpeaks
+            | Fault::EarlyHeartbeat => self.stream_fault(fault),
             Fault::EngineCrash
             | Fault::EngineHang
             | Fault::EngineRefuses
@@ -250,6 +256,43 @@ impl World {
             }
             _ => return false,
         }
+        true
+    }
+
+    fn stream_fault(&mut self, fault: Fault) -> bool {
+        let Some(gate) = self.any_gate() else {
+            return false;
+        };
+        let Some(stream) = self.gates[gate].stream else {
+            return false;
+        };
+        let reference = &self.gates[gate].reference;
+        let (term, sequence) = (reference.largest_term(), reference.sequence());
+        let message = match fault {
+            Fault::StreamStalls => {
+                let length = self.random.below(self.plan.times.lease.0 * 3);
+                self.streams[stream].stalled_until = self.now + length;
+                return true;
+            }
+            Fault::OldTermSpeaks if term > 0 => wire::heartbeat(term - 1, sequence, Vec::new()),
+            Fault::OldRowSpeaks => {
+                let Some(row) = reference.old_row() else {
+                    return false;
+                };
+                wire::delta(term, reference.version() + 1, vec![row])
+            }
+            Fault::EarlyHeartbeat if !reference.has_snapshot() && sequence > 0 => {
+                wire::heartbeat(term, sequence, Vec::new())
+            }
+            _ => return false,
+        };
+        // In front of everything that is on its way.
+        let arrival = Arrival::Message(message);
+        self.streams[stream]
+            .down
+            .wire
+            .push_front((self.now, arrival));
+        self.agenda.push(self.now, Item::ToGate { stream });
         true
     }
 

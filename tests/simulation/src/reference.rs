@@ -40,6 +40,7 @@ pub struct Reference {
     lease: u64,
     max_flow: u64,
     largest_term: u64,
+    version: u64,
     has_left: bool,
 }
 
@@ -69,6 +70,48 @@ impl Reference {
     /// Largest term that was obeyed.
     pub fn largest_term(&self) -> u64 {
         self.largest_term
+    }
+
+    /// Number of the last message that it sent.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Version of its table.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether its open stream has brought a snapshot.
+    pub fn has_snapshot(&self) -> bool {
+        self.has_snapshot
+    }
+
+    /// A row that does not admit now, as it might have been under an older epoch.
+    pub fn old_row(&self) -> Option<gate::Row> {
+        let (id, row) = (self.rows.iter()).find(|(_, row)| !row.admits && row.epoch.1 > 1)?;
+        let prefixes = row.prefix.clone().into_iter().collect();
+        self.has_snapshot.then(|| gate::Row {
+            id: id.clone(),
+            model: id.clone(),
+            prefixes,
+            cluster: format!("gt-{id}"),
+            epoch: Some(gate::Epoch {
+                term: row.epoch.0,
+                counter: row.epoch.1 - 1,
+            }),
+            admission: Some(row::Admission::Admit(gate::Admit {})),
+            on_lease_end: if row.flow {
+                OnLeaseEnd::Flow
+            } else {
+                OnLeaseEnd::Hold
+            }
+            .into(),
+            hold_budget_ms: 1_000,
+            hold_limit: 1_000,
+            health_status: 200,
+            ..gate::Row::default()
+        })
     }
 
     /// Whether the gate has this row.
@@ -162,6 +205,7 @@ impl Reference {
                 }
                 let times = chunk.times.unwrap_or_default();
                 (self.lease, self.max_flow) = (times.lease_ms, times.max_flow_ms);
+                self.version = chunk.version;
                 self.has_snapshot = true;
                 let before = std::mem::take(&mut self.rows);
                 let staged = std::mem::take(&mut self.staged);
@@ -172,7 +216,15 @@ impl Reference {
                 }
                 self.apply(&staged)
             }
-            Some(Body::Delta(delta)) => self.apply(&delta.rows),
+            // What skips a version closes the stream, and nothing of it is applied.
+            Some(Body::Delta(delta)) if delta.version != self.version + 1 => Owed {
+                closes: true,
+                ..Owed::default()
+            },
+            Some(Body::Delta(delta)) => {
+                self.version = delta.version;
+                self.apply(&delta.rows)
+            }
             Some(Body::Heartbeat(heartbeat)) => {
                 let echoed = heartbeat.echoed_sequence;
                 if self.has_snapshot

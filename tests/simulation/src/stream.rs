@@ -61,6 +61,10 @@ pub struct Stream {
     pub life: usize,
     /// Control's number of it, once its Hello was read.
     pub id: Option<StreamId>,
+    /// What goes up is stuck before.
+    pub stalled_until: u64,
+    /// The newest number that control has echoed on it.
+    pub echoed: u64,
     /// Towards control.
     pub up: Pipe<GateMessage>,
     /// Towards the gate.
@@ -84,6 +88,8 @@ impl World {
             number,
             life,
             id: None,
+            stalled_until: 0,
+            echoed: 0,
             up: Pipe::new(),
             down: Pipe::new(),
         });
@@ -98,6 +104,7 @@ impl World {
     /// What a gate sends.
     pub(crate) fn send_up(&mut self, stream: usize, what: Arrival<GateMessage>) {
         let due = self.now + self.way(self.streams[stream].gate);
+        let due = due.max(self.streams[stream].stalled_until);
         let due = self.streams[stream].up.put(due, what);
         self.agenda.push(due, Item::ToControl { stream });
     }
