@@ -387,7 +387,7 @@ impl World {
                 control.drains.insert(engine, (model.since, length));
             }
             let fits = known.holds <= model.reserved;
-            let seen = matches!(model.phase, "Serving" | "Waking");
+            let seen = model.phase == "Serving";
             self.engines[engine].strange &= !seen;
             let excused = self.is_excused(life, engine);
             self.engines[engine].surprise |= excused;

@@ -189,7 +189,12 @@ impl World {
         };
         let until = control.frozen_until;
         if until > self.now {
-            self.agenda.push(until, item);
+            // Streams are read by readers of their own, in any order.
+            let jitter = match &item {
+                Item::ToControl { .. } => self.random.below(3),
+                _ => 0,
+            };
+            self.agenda.push(until + jitter, item);
         }
         until > self.now
     }
@@ -223,9 +228,11 @@ impl World {
         while self.violation.is_none()
             && let Some(arrival) = self.streams[stream].up.take(self.now)
         {
-            if !self.streams[stream].up.open {
+            let up = &mut self.streams[stream].up;
+            if !up.open && up.read_ahead == 0 {
                 continue;
             }
+            up.read_ahead = up.read_ahead.saturating_sub(1);
             let gate = GateId(self.gates[self.streams[stream].gate].id.clone());
             let known = self.streams[stream].id;
             let event = match (arrival, known) {

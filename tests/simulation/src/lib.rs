@@ -75,6 +75,14 @@ pub fn run_plan(plan: Plan, lines: usize) -> Run {
     }
 }
 
+/// Seeds that failed once; they run first.
+pub fn corpus() -> Vec<u64> {
+    include_str!("../corpus.txt")
+        .lines()
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .collect()
+}
+
 /// Runs a seed once more with its trace: the message of a failure.
 pub fn explain(seed: u64) -> String {
     let run = run(seed, 400);

@@ -1,51 +1,53 @@
-//! `simulate [--steps N] [--from SEED]`: seeds one after the other until so many steps are done; `SIM_SEED=n` runs one, with its trace.
+//! `greenthread-simulate [--steps N] [--from SEED] [--all]`: the corpus, then seeds one after the other until so many steps are done.
+//! `--all` goes on behind a failure. `SIM_SEED=n` runs one seed and prints the end of its trace (`SIM_LINES=n` lines of it).
 
 use std::{process::ExitCode, time::Instant};
 
-use greenthread_simulation::{explain, run, totals::Totals};
+use greenthread_simulation::{corpus, explain, run, totals::Totals};
 
 fn main() -> ExitCode {
-    if let Some(seed) = std::env::var("SIM_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-    {
-        let lines = std::env::var("SIM_LINES")
-            .ok()
-            .and_then(|lines| lines.parse().ok())
-            .unwrap_or(400);
-        let result = run(seed, lines);
-        println!("{}", result.tail.join("\n"));
-        println!("SIM_SEED={seed}: {:?}\n{}", result.violation, result.totals);
+    if let Some(seed) = variable("SIM_SEED") {
+        let lines = variable("SIM_LINES").unwrap_or(400);
+        let result = run(seed, usize::try_from(lines).unwrap_or(usize::MAX));
+        println!("{}\n{}", result.tail.join("\n"), result.totals);
+        println!(
+            "trace {:016x}, SIM_SEED={seed}: {}",
+            result.digest,
+            result.violation.as_deref().unwrap_or("ok")
+        );
         return ExitCode::from(u8::from(result.violation.is_some()));
     }
-    let arguments: Vec<String> = std::env::args().collect();
-    let number = |name: &str, default: u64| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.and_then(|at| arguments.get(at + 1)?.parse().ok())
-            .unwrap_or(default)
-    };
-    let (steps, from) = (number("--steps", 1_000_000), number("--from", 1));
     let began = Instant::now();
+    let steps = argument("--steps").unwrap_or(1_000_000);
+    let from = argument("--from").unwrap_or(1);
+    let goes_on = std::env::args().any(|argument| argument == "--all");
     let mut totals = Totals::default();
-    let mut seed = from;
     let mut failures = 0;
-    let keep_going = arguments.iter().any(|argument| argument == "--all");
-    while totals.steps() < steps {
+    for seed in corpus().into_iter().chain(from..) {
         let result = run(seed, 0);
         totals.add(&result.totals);
         if let Some(what) = result.violation {
             failures += 1;
-            if !keep_going {
+            if !goes_on {
                 println!("{}", explain(seed));
                 return ExitCode::FAILURE;
             }
             println!("SIM_SEED={seed}: {what}");
         }
-        seed += 1;
+        if totals.steps() >= steps {
+            break;
+        }
     }
-    println!(
-        "{totals}\n{} s, {failures} failures",
-        began.elapsed().as_secs()
-    );
+    println!("{totals}");
+    println!("{failures} failures in {} s", began.elapsed().as_secs());
     ExitCode::from(u8::from(failures > 0))
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn argument(name: &str) -> Option<u64> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments.nth(1)?.parse().ok()
 }

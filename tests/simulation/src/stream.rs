@@ -24,6 +24,8 @@ pub struct Pipe<T> {
     pub wire: VecDeque<(u64, Arrival<T>)>,
     /// The receiving end is open.
     pub open: bool,
+    /// So many messages were read before the end closed, and will still be looked at.
+    pub read_ahead: usize,
 }
 
 impl<T> Pipe<T> {
@@ -31,6 +33,7 @@ impl<T> Pipe<T> {
         Self {
             wire: VecDeque::new(),
             open: true,
+            read_ahead: 0,
         }
     }
 
@@ -143,10 +146,19 @@ impl World {
 
     /// Control closes its end, or dies. What waits in its queue is not sent any more.
     pub(crate) fn control_closes(&mut self, stream: usize, told_after: Option<u64>) {
-        let kept = self.random.index(self.streams[stream].down.wire.len() + 1);
+        let (now, kept) = (
+            self.now,
+            self.random.index(self.streams[stream].down.wire.len() + 1),
+        );
         let Stream { up, down, .. } = &mut self.streams[stream];
         up.open = false;
-        up.wire.clear();
+        // What its reader has put into the queue of the driver stays there.
+        let soon = now + 5;
+        let is_read = |(due, arrival): &&(u64, Arrival<GateMessage>)| {
+            *due <= soon && matches!(arrival, Arrival::Message(_))
+        };
+        up.read_ahead = up.wire.iter().take_while(is_read).count();
+        up.wire.truncate(up.read_ahead);
         down.wire.truncate(kept);
         if let Some(after) = told_after {
             let at = self.now + after;
