@@ -5,7 +5,11 @@ use std::{
     collections::BinaryHeap,
 };
 
-use greenthread_core::{event::Event, ids::Attempt, model::SleepMode};
+use greenthread_core::{
+    event::{Event, Operator},
+    ids::Attempt,
+    model::SleepMode,
+};
 
 /// One thing that will happen. Numbers are indices of the world's lists; a life is the index of a control.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub enum Item {
     ControlTick { life: usize, at: u64 },
     /// An engine's outcome, an operator's wish, a change of the fleet.
     ToCore { life: usize, event: Box<Event> },
+    /// An operator asks for something.
+    Operate { engine: usize, verb: Operator },
     /// The state directory has given out a larger term.
     TermTaken { life: usize, term: u64 },
     /// The leader renews its lease.

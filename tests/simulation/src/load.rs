@@ -145,6 +145,15 @@ impl World {
         true
     }
 
+    /// One life of control ends and another begins in the same moment.
+    fn replace_control(&mut self) {
+        let lives = |life: &usize| self.controls[*life].alive;
+        if let Some(life) = (0..self.controls.len()).rfind(lives) {
+            self.kill_control(life);
+            self.agenda.push(self.now, Item::ControlStarts);
+        }
+    }
+
     fn crash_control(&mut self, life: usize) {
         self.kill_control(life);
         let after = self.random.pick(&[1, 300, 3_000, 20_000]);
@@ -348,7 +357,15 @@ impl World {
         let name = &self.plan.models[model].name;
         let row = self.gates[gate].reference.find(name).map(str::to_owned);
         if let Some(engine) = row.and_then(|row| self.row_named(&row)) {
-            self.operate(engine, Operator::Sleep);
+            let verb = Operator::Sleep;
+            if self.plan.leader_lease == 0 && self.random.chance(1, 2) {
+                // … and meanwhile control is replaced by another life.
+                self.replace_control();
+                let seen = self.now + self.plan.times.command.0 + 200;
+                self.agenda.push(seen, Item::Operate { engine, verb });
+            } else {
+                self.operate(engine, verb);
+            }
         }
         true
     }

@@ -50,6 +50,8 @@ pub struct Plan {
     pub oracle_lag: u64,
     /// Leadership is a lease of this many ms, and a second control waits for it; 0: a lock that is held for life.
     pub leader_lease: u64,
+    /// Longest ordinary way through the network in ms.
+    pub way: u64,
     /// Messages that may wait for one gate.
     pub queue: usize,
     /// Rows of one part of a snapshot.
@@ -111,6 +113,7 @@ impl Plan {
             } else {
                 0
             },
+            way: random.pick(&[0, 3, 3, 30]),
             queue: random.pick(&[24, 256, 256]),
             rows_each: random.pick(&[1, 2, 100]),
             request_every: random.pick(&[30, 150, 150, 500, 2_000]),

@@ -135,6 +135,7 @@ impl World {
             Item::ToControl { stream } => self.read_by_control(stream),
             Item::ControlTick { life, at } => self.control_timer(life, at),
             Item::ToCore { life, event } => self.to_core(life, event),
+            Item::Operate { engine, verb } => self.operate(engine, verb),
             Item::TermTaken { life, term } => self.term_taken(life, term),
             Item::Renew { life } => self.renew(life),
             Item::Renewed { life, sent } => self.renewed(life, sent),
@@ -243,8 +244,8 @@ impl World {
         self.tell_controls(0, &Event::Operator { model, verb });
     }
 
-    /// A short way through the network, sometimes none at all.
+    /// An ordinary way through the network, sometimes none at all.
     pub(crate) fn short_way(&mut self) -> u64 {
-        self.random.below(4)
+        self.random.below(self.plan.way + 1)
     }
 }
