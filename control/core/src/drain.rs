@@ -140,7 +140,8 @@ impl Core {
     /// Why a running drain should be taken back, if it should.
     fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
         let state = self.models.get(id)?;
-        if state.resident != Resident::Awake {
+        // What sleeps, or is being ended, cannot serve again as it is.
+        if state.resident != Resident::Awake || state.ending {
             return None;
         }
         match cause {
