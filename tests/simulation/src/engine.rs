@@ -343,6 +343,7 @@ impl World {
         let measured = self.plan.measured;
         let known = &mut self.engines[engine];
         known.work(now);
+        let stray = stray || (known.asleep && known.stray);
         known.asleep = true;
         if !keeps {
             known.hold(now, known.spec.asleep);
