@@ -56,7 +56,7 @@ impl Core {
             sabotage!(
                 SuccessorWaitsOneLease,
                 self.sleeps_from(),
-                self.term_since + self.silence(id, &cause)
+                self.sleeps_from().max(self.flows_until(id))
             )
         );
         if now < from {
@@ -127,13 +127,26 @@ impl Core {
     /// How long a silent gate blocks (rule 14): a `flow` row is forwarded without a lease, which only an engine that keeps what it
     /// receives while asleep can take; one whose server goes away, or that loses requests, waits until flowing has ended.
     fn silence(&self, id: &ModelId, cause: &Cause) -> Millis {
-        let loses = self.models.get(id).is_some_and(|state| {
-            state.spec.on_lease_end == OnLeaseEnd::Flow && !state.spec.caps.lossless
-        });
-        if *cause == Cause::Remove || loses {
+        if *cause == Cause::Remove || self.loses_what_flows(id) {
             self.flow_silence()
         } else {
             self.fence()
+        }
+    }
+
+    /// A `flow` row of an engine that loses what reaches it while it sleeps.
+    fn loses_what_flows(&self, id: &ModelId) -> bool {
+        self.models.get(id).is_some_and(|state| {
+            state.spec.on_lease_end == OnLeaseEnd::Flow && !state.spec.caps.lossless
+        })
+    }
+
+    /// Until when a gate of which this control never heard may flow on to an engine that would lose it. The beginning of time otherwise.
+    fn flows_until(&self, id: &ModelId) -> Millis {
+        if self.loses_what_flows(id) {
+            self.term_since + self.flow_silence()
+        } else {
+            Millis(0)
         }
     }
 
