@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use greenthread_core::{
     ids::{Bytes, GpuId, Millis, ModelId},
-    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd},
+    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd, Sizes},
 };
 
 use crate::{
@@ -31,7 +31,10 @@ pub(crate) fn model(name: &str, address: &str) -> Model {
         awake: Bytes::gib(16),
         asleep: Bytes::gib(1),
         conditioned: true,
+        sizes: Sizes::default(),
         pinned: false,
+        tier: None,
+        popular: false,
         idle_timeout: None,
         drain_timeout: Millis::seconds(30),
         on_drain_timeout: OnDrainTimeout::Freeze,
@@ -43,11 +46,13 @@ pub(crate) fn model(name: &str, address: &str) -> Model {
             counts: true,
             lossless: true,
             restartable: false,
+            disk: false,
         },
         guess: Durations {
             start: Millis::seconds(5),
             wake: Millis(600),
             sleep: Millis(90),
+            reload: Millis(2_000),
         },
     };
     Model {
@@ -87,6 +92,8 @@ pub(crate) fn model_overview(name: &str) -> overview::Model {
         in_flight: 0,
         held: 0,
         frozen: 0,
+        gpus: vec![0],
+        sizes: overview::Sizes::default(),
         reserved_bytes: 16 << 30,
         since_ms: 41_000,
         idle_ms: None,

@@ -88,6 +88,8 @@ impl Totals {
             | Event::Observed { .. }
             | Event::Started { .. }
             | Event::EngineGone { .. }
+            | Event::GpuRead { .. }
+            | Event::GpuAccepted(_)
             | Event::ModelSet(_)
             | Event::ModelRemoved(_)
             | Event::Operator { .. }

@@ -2,10 +2,12 @@
 
 use crate::{
     Core,
+    decision::{Taken, Trigger},
     effect::Effect,
     ids::{Millis, ModelId},
     model::SleepMode,
-    phase::{Boot, Cause, Failure, Phase},
+    phase::{Boot, Cause, Failure, Phase, Tier},
+    tiers::Berth,
 };
 
 impl Core {
@@ -48,6 +50,7 @@ impl Core {
                 if now >= until {
                     self.models.remove(id);
                     self.gates.forget_model(id);
+                    self.choices.forget(id);
                     effects.push(Effect::Dropped(id.clone()));
                 } else {
                     self.wake_at(Some(until));
@@ -68,16 +71,10 @@ impl Core {
                 } else if state.spec.conditioned && self.wanted(now, state) {
                     self.enter(now, id, Phase::Serving);
                     self.record(now, id, "ready and wanted: serving", effects);
-                } else if self.gpus_in_transition(id) {
+                } else if self.gpus_in_transition(id) || self.is_stopped(id) {
                     // Its turn comes when the other action ends.
                 } else if now >= self.sleeps_from() {
-                    let attempt = self.next_attempt();
-                    effects.push(Effect::Sleep {
-                        model: id.clone(),
-                        attempt,
-                        mode: SleepMode::Keep,
-                    });
-                    self.enter(now, id, Phase::Booting(Boot::Sleeping(attempt)));
+                    self.first_sleep(now, id, effects);
                 } else {
                     self.wake_at(Some(self.sleeps_from()));
                 }
@@ -93,6 +90,32 @@ impl Core {
         }
     }
 
+    /// An engine that was only started to be ready sleeps, as deep as there is room for.
+    fn first_sleep(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let tier = match self.berth(now, id, true, effects) {
+            Berth::In(tier @ (Tier::Ram | Tier::Disk)) => tier,
+            Berth::In(Tier::Stopped) => {
+                self.stop_engine(now, id, effects);
+                return;
+            }
+            Berth::Wait | Berth::Nowhere(_) => {
+                self.wake_at(Some(now + Millis::seconds(1)));
+                return;
+            }
+        };
+        let attempt = self.next_attempt();
+        effects.push(Effect::Sleep {
+            model: id.clone(),
+            attempt,
+            mode: SleepMode::Keep,
+            tier,
+        });
+        if let Some(state) = self.models.get_mut(id) {
+            state.copy = tier;
+        }
+        self.enter(now, id, Phase::Booting(Boot::Sleeping(attempt)));
+    }
+
     fn advance_asleep(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
         let Some(state) = self.models.get(id) else {
             return;
@@ -104,6 +127,7 @@ impl Core {
             self.begin_removal(now, id, effects);
         } else if self.wanted(now, state) {
             self.enter(now, id, Phase::Queued);
+            self.wanted_back(now, id, effects);
         } else if let Some(at) = state.last_refused {
             self.wake_at(Some(at + crate::REFUSED_IS_DEMAND).filter(|at| *at > now));
         }
@@ -138,6 +162,9 @@ impl Core {
             ))
         } else if state.disabled && now >= state.spare_until {
             Some((Cause::Disable, "taken out of service: draining".to_owned()))
+        } else if self.is_stopped(id) {
+            // Nothing begins on its GPU: a barrier would refuse requests for nothing.
+            None
         } else if state.operator_sleeps {
             Some((
                 Cause::Operator,
@@ -152,6 +179,13 @@ impl Core {
             })
         };
         if let Some((cause, sentence)) = cause {
+            let trigger = match cause {
+                Cause::Idle => Trigger::Idle,
+                Cause::Operator => Trigger::Operator,
+                Cause::Overcommit => Trigger::Overcommit,
+                Cause::Disable | Cause::Remove | Cause::Preempt(_) => Trigger::Withdrawn,
+            };
+            self.choose_alone(now, id, trigger, Taken::Sleep(Tier::Ram));
             self.begin_drain(now, id, cause, sentence, effects);
         }
     }

@@ -4,18 +4,24 @@ use crate::{
     Core,
     effect::Effect,
     event::{EngineState, Observation},
+    failures::COOL_DOWN,
     ids::{Epoch, Millis, ModelId},
     looks::BROKEN,
     model::{OnDrainTimeout, OnLeaseEnd, SleepMode},
-    phase::{Boot, Cause, Count, Phase},
+    phase::{Boot, Cause, Count, Phase, Tier},
     schedule::counted,
     state::{ModelState, Resident},
+    tiers::Berth,
 };
 
 /// The engine's count was not zero: ask again after this.
 const COUNT_AGAIN: Millis = Millis(200);
 /// A count that was not answered is asked for again after this.
 const COUNT_TIMEOUT: Millis = Millis(3_000);
+/// A drain that took longer had requests to wait for.
+const BUSY_DRAIN: Millis = Millis(200);
+/// A drain is looked at again after this, whatever happens: what it waits for may pass without an event.
+const LOOK_AGAIN: Millis = Millis(1_000);
 /// The longest idle time-out that is looked at; only keeps deadlines finite.
 const CLOCK_STEP: Millis = Millis(1);
 
@@ -48,6 +54,7 @@ impl Core {
             self.record(now, id, "it is back in the fleet", effects);
             return;
         }
+        self.wake_at(Some(now + LOOK_AGAIN));
         // 2. Nobody sleeps before a predecessor's leases have ended.
         // Rule 14: gates of which this control never heard may flow on for longer than that.
         let from = sabotage!(
@@ -64,7 +71,7 @@ impl Core {
             return;
         }
         // S6: somebody else is on the way on one of its GPUs; its end is an event.
-        if self.gpus_in_transition(id) {
+        if self.gpus_in_transition(id) || self.is_stopped(id) {
             return;
         }
         let Some(state) = self.models.get(id) else {
@@ -329,17 +336,14 @@ impl Core {
 
     /// Whether another model's action is under way on one of the model's GPUs (S6).
     pub(crate) fn gpus_in_transition(&self, id: &ModelId) -> bool {
-        let Some(state) = self.models.get(id) else {
-            return false;
-        };
-        self.models.values().any(|other| {
-            other.spec.id != *id
-                && sabotage!(TwoTransitions, false, other.phase.in_transition())
-                && other
-                    .spec
-                    .gpus
-                    .iter()
-                    .any(|gpu| state.spec.gpus.contains(gpu))
+        let gpus = self.models.get(id).map(|state| &state.spec.gpus);
+        let mut places = gpus
+            .into_iter()
+            .flatten()
+            .filter_map(|gpu| self.places.gpu(*gpu));
+        places.any(|place| {
+            let mut moving = place.moving.iter();
+            sabotage!(TwoTransitions, false, moving.any(|other| other != id))
         })
     }
 
@@ -377,7 +381,7 @@ impl Core {
             effects.push(Effect::Removed(id.clone()));
             return;
         }
-        self.send_sleep(now, id, cause, SleepMode::Keep, 0, effects);
+        self.go_to_sleep(now, id, cause, SleepMode::Keep, true, effects);
     }
 
     fn drain_ran_out(
@@ -413,7 +417,7 @@ impl Core {
                     ),
                     effects,
                 );
-                self.send_sleep(now, id, cause, SleepMode::Keep, 0, effects);
+                self.go_to_sleep(now, id, cause, SleepMode::Keep, false, effects);
             }
             OnDrainTimeout::Abort => {
                 self.record(
@@ -425,7 +429,7 @@ impl Core {
                     ),
                     effects,
                 );
-                self.send_sleep(now, id, cause, SleepMode::Abort, 0, effects);
+                self.go_to_sleep(now, id, cause, SleepMode::Abort, true, effects);
             }
             OnDrainTimeout::Freeze | OnDrainTimeout::Cancel => {
                 self.cancel_drain(now, id, cause, effects)
@@ -464,6 +468,104 @@ impl Core {
         }
     }
 
+    /// Everything is clear: where do its weights go?
+    fn go_to_sleep(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: Cause,
+        mode: SleepMode,
+        empty: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.berth(now, id, empty, effects) {
+            Berth::Wait => {
+                let again = Count::AgainAt {
+                    at: now + COUNT_AGAIN,
+                    confirming: false,
+                };
+                self.set_count(id, again);
+                self.wake_at(Some(now + COUNT_AGAIN));
+            }
+            Berth::Nowhere(why) => self.has_no_berth(now, id, cause, &why, effects),
+            Berth::In(tier) => {
+                self.note_drained(now, id, &cause);
+                if tier == Tier::Stopped {
+                    let number = self.left_its_gpus(now, id, &cause, SleepMode::Abort);
+                    self.followed(now, number, id, "its engine is stopped");
+                    self.stop_engine(now, id, effects);
+                    return;
+                }
+                if let Some(state) = self.models.get_mut(id) {
+                    state.copy = tier;
+                }
+                self.send_sleep(now, id, cause, mode, 0, effects);
+            }
+        }
+    }
+
+    /// What its drain took is learned, and whoever waits for its room is that much further.
+    fn note_drained(&mut self, now: Millis, id: &ModelId, cause: &Cause) {
+        if let Some(state) = self.models.get_mut(id) {
+            let took = now.since(state.since);
+            if took > BUSY_DRAIN {
+                state.learned.drain.push(took);
+            }
+        }
+        if let Cause::Preempt(waiter) = cause {
+            self.wait_drained(now, waiter);
+        }
+    }
+
+    /// Its engine ends instead of sleeping: its memory counts as held until it is gone, and its next wake is a start.
+    pub(crate) fn stop_engine(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        let sentence = format!(
+            "its engine is stopped rather than put to sleep (no host RAM for its copy, or so configured); its next wake is a start, about {}",
+            state.learned.start.promised()
+        );
+        state.ending = true;
+        effects.push(Effect::Kill {
+            model: id.clone(),
+            cause: "it sleeps without a process".into(),
+        });
+        if !matches!(state.phase, Phase::Asleep) {
+            self.enter(now, id, Phase::Asleep);
+        }
+        self.record(now, id, sentence, effects);
+    }
+
+    /// It cannot sleep anywhere: it goes on serving, and who waits for its room looks for another.
+    fn has_no_berth(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: Cause,
+        why: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(state) = self.models.get_mut(id) {
+            state.spare_until = now + COOL_DOWN;
+            state.operator_sleeps = false;
+        }
+        self.enter(now, id, Phase::Serving);
+        self.record(
+            now,
+            id,
+            format!("cannot be put to sleep, serving on: {why}"),
+            effects,
+        );
+        if let Cause::Preempt(waiter) = cause {
+            let sentence = format!("{id} cannot make room: {why}");
+            if let Some(waiting) = self.models.get_mut(&waiter) {
+                waiting.stuck = true;
+            }
+            self.record(now, &waiter, sentence, effects);
+        }
+    }
+
     pub(crate) fn send_sleep(
         &mut self,
         now: Millis,
@@ -473,11 +575,15 @@ impl Core {
         repeats: u32,
         effects: &mut Vec<Effect>,
     ) {
+        let Some(tier) = self.models.get(id).map(|state| state.copy) else {
+            return;
+        };
         let attempt = self.next_attempt();
         effects.push(Effect::Sleep {
             model: id.clone(),
             attempt,
             mode,
+            tier,
         });
         self.enter(
             now,

@@ -4,6 +4,7 @@ use crate::{
     decision::Decision,
     ids::{Attempt, Epoch, GateId, ModelId, StreamId},
     model::SleepMode,
+    phase::Tier,
 };
 
 /// Why a gate refuses requests of a row.
@@ -113,7 +114,8 @@ pub enum Effect {
         gate: GateId,
         stream: StreamId,
         echoed: u64,
-        elsewhere: Vec<(ModelId, u64)>,
+        /// What other gates have in flight; `None`: what was said last stays.
+        elsewhere: Option<Vec<(ModelId, u64)>>,
     },
     /// Close the stream (fenced gate, deposed leader, protocol error).
     CloseStream { gate: GateId, stream: StreamId },
@@ -121,13 +123,19 @@ pub enum Effect {
     Observe { model: ModelId, attempt: Attempt },
     /// Start the engine's process and wait until it serves (awake); `Event::Started`.
     Start { model: ModelId, attempt: Attempt },
-    /// Wake the engine and verify it (status, state, memory, canary); `Event::Woke`.
-    Wake { model: ModelId, attempt: Attempt },
-    /// Put the engine to sleep and verify it (state, memory); `Event::Slept`. Abandon when not accepted within `command`.
+    /// Wake the engine from this tier and verify it (status, state, memory, canary); `Event::Woke`.
+    Wake {
+        model: ModelId,
+        attempt: Attempt,
+        tier: Tier,
+    },
+    /// Put the engine to sleep, its weights into this tier, and verify it (state, memory); `Event::Slept`. Abandon when not accepted
+    /// within `command`.
     Sleep {
         model: ModelId,
         attempt: Attempt,
         mode: SleepMode,
+        tier: Tier,
     },
     /// End the engine's process; `Event::EngineGone` follows.
     Kill { model: ModelId, cause: String },

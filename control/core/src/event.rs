@@ -1,8 +1,9 @@
 //! What the core is told. Outcomes of effects come back here, with the number of their attempt.
 
 use crate::{
-    ids::{Attempt, Bytes, Epoch, GateId, ModelId, StreamId},
+    ids::{Attempt, Bytes, Epoch, GateId, GpuId, ModelId, StreamId},
     model::ModelSpec,
+    phase::Tier,
 };
 
 /// Figures of one row as a gate reported them. Ages, not moments: the clocks of gates and control are unrelated.
@@ -16,6 +17,8 @@ pub struct Figures {
     pub oldest_age: u64,
     /// Age of the last use in ms.
     pub last_used_age: Option<u64>,
+    /// Requests that wanted the model since the gate exists: only grows. Zero where the gate does not count them.
+    pub asked: u64,
     /// Age in ms of the last request that wanted the model and was refused.
     pub last_refused_age: Option<u64>,
 }
@@ -42,8 +45,33 @@ pub struct Observation {
     pub state: EngineState,
     /// Its own number of requests; `None` when it cannot be counted.
     pub count: Option<u64>,
-    /// GPU memory that it holds, over all its GPUs, by the oracle; `None` when the oracle cannot tell.
-    pub memory: Option<Bytes>,
+    /// What it holds, by the oracle.
+    pub memory: Memory,
+    /// How deep it sleeps, when the driver can tell; `None` while awake.
+    pub tier: Option<Tier>,
+}
+
+/// What an oracle saw of one engine. `None`: it cannot tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// GPU memory now, over all the engine's GPUs; where they carry different amounts, the largest counts for each.
+    pub gpu: Option<Bytes>,
+    /// The most GPU memory at any moment of the action that has just ended, counted as `gpu` is.
+    pub peak: Option<Bytes>,
+    /// Host RAM that the engine's processes hold for a sleeping copy now: what came on top since before their first sleep into RAM.
+    /// Not nothing after a wake: vLLM keeps the pinned blocks for its next sleep.
+    pub host: Option<Bytes>,
+}
+
+impl Memory {
+    /// Only GPU memory is known.
+    pub const fn on_gpus(bytes: Bytes) -> Self {
+        Self {
+            gpu: Some(bytes),
+            peak: None,
+            host: None,
+        }
+    }
 }
 
 /// Why an action on an engine failed, and what is known of the engine afterwards.
@@ -58,12 +86,12 @@ pub struct ActionError {
 /// How one action ended. Durations were measured by the shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done and verified; memory that the engine holds now, over all its GPUs, by the oracle (`None`: the oracle cannot tell).
+    /// Done and verified.
     Done {
         /// Milliseconds that the action took.
         took: u64,
-        /// GPU memory held afterwards.
-        memory: Option<Bytes>,
+        /// What the engine holds afterwards, by the oracle.
+        memory: Memory,
     },
     /// A definite failure.
     Failed(ActionError),
@@ -156,6 +184,10 @@ pub enum Event {
     },
     /// The engine's process ended, or an attached engine refuses connections.
     EngineGone { model: ModelId, cause: String },
+    /// The oracle read all memory in use on a GPU, whoever uses it. Sent every second or so where the oracle can tell.
+    GpuRead { gpu: GpuId, used: Bytes },
+    /// An operator decided that what the oracle sees on a GPU beyond the ledger is somebody else's: it is taken off its capacity.
+    GpuAccepted(GpuId),
     /// A model is new or its settings changed (same id). Its cluster exists in every Envoy already.
     ModelSet(Box<ModelSpec>),
     /// The model is to go: refuse, drain, then `Effect::Removed`.
@@ -202,6 +234,8 @@ impl Event {
             | Self::Woke { .. }
             | Self::Slept { .. }
             | Self::EngineGone { .. }
+            | Self::GpuRead { .. }
+            | Self::GpuAccepted(_)
             | Self::ModelSet(_)
             | Self::ModelRemoved(_)
             | Self::Operator { .. }

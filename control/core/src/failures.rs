@@ -4,7 +4,7 @@ use crate::{
     Core,
     effect::Effect,
     event::{ActionError, EngineState},
-    ids::{Millis, ModelId},
+    ids::{Bytes, Millis, ModelId},
     phase::{Boot, Failure, Phase},
     state::Resident,
 };
@@ -106,11 +106,17 @@ impl Core {
         }
         // Nothing ran that is known of, or its successor is being started, whose own outcome tells how that went.
         let was_stopped = state.resident == Resident::Stopped;
-        state.resident = Resident::Stopped;
+        (state.resident, state.host_kept) = (Resident::Stopped, Bytes(0));
         (state.inside, state.frozen_since) = (0, None);
-        if std::mem::take(&mut state.ending) || was_stopped {
+        let ended = std::mem::take(&mut state.ending);
+        // Room may have become free for whoever wants to sleep there.
+        self.touch_draining();
+        if ended || was_stopped {
             return;
         }
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
         match &state.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Waiting) => {}
             Phase::Booting(Boot::Unanswered) => {

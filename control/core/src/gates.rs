@@ -3,12 +3,17 @@
 //! A gate is waited for until it says Bye or has been silent for lease + margin (rules 4 and 5 of the protocol). Streams prove
 //! nothing: they only say where an answer goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     event::Figures,
     ids::{Epoch, GateId, Millis, ModelId, StreamId},
 };
+
+/// What other gates have in flight is told again after this: it is for people.
+const ELSEWHERE_EVERY: Millis = Millis(900);
+/// A gate that says more requests than this lies; sums of the figures of all gates stay far from overflowing.
+const FIGURE_MOST: u64 = 1 << 32;
 
 /// One row's figures of one gate, with ages turned into moments of the core's clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +22,10 @@ pub(crate) struct Seen {
     pub(crate) held: u64,
     pub(crate) last_used: Option<Millis>,
     pub(crate) last_refused: Option<Millis>,
+    /// Requests that wanted the model since the gate exists.
+    asked: u64,
+    /// … of which the core has not been told yet.
+    news: u64,
 }
 
 /// Acknowledgement of one barrier by one gate.
@@ -38,6 +47,8 @@ struct Gate {
     last_heard: Millis,
     last_sequence: u64,
     table_version: u64,
+    /// When it was last told what other gates have in flight.
+    elsewhere_at: Millis,
     fenced: bool,
     figures: BTreeMap<ModelId, Seen>,
     acknowledged: BTreeMap<ModelId, Acknowledged>,
@@ -49,6 +60,23 @@ pub(crate) struct Gates {
     gates: BTreeMap<GateId, Gate>,
     /// Sums over gates that are not fenced: asked for far more often than they change.
     sums: BTreeMap<ModelId, Sum>,
+    /// Gates that are not fenced, by when they were heard last.
+    live: BTreeSet<(Millis, GateId)>,
+    /// Fenced ones, likewise.
+    fenced: BTreeSet<(Millis, GateId)>,
+    /// Open streams without a snapshot.
+    unserved: BTreeSet<GateId>,
+}
+
+/// What the silence of gates led to.
+#[derive(Debug, Default)]
+pub(crate) struct Expired {
+    /// Streams to close.
+    pub(crate) to_close: Vec<(GateId, StreamId)>,
+    /// Models whose sums changed.
+    pub(crate) models: BTreeSet<ModelId>,
+    /// A gate was fenced or forgotten: every drain may go on.
+    pub(crate) any: bool,
 }
 
 /// Requests of one model over all gates that are not fenced.
@@ -56,6 +84,15 @@ pub(crate) struct Gates {
 struct Sum {
     in_flight: u64,
     held: u64,
+}
+
+impl Seen {
+    fn sum(&self) -> Sum {
+        Sum {
+            in_flight: self.in_flight,
+            held: self.held,
+        }
+    }
 }
 
 /// What a drain still waits for.
@@ -80,6 +117,9 @@ impl Gates {
         sequence: u64,
         figures: &[(ModelId, Figures)],
     ) -> Option<StreamId> {
+        if !self.gates.contains_key(id) {
+            self.live.insert((now, id.clone()));
+        }
         let gate = self.gates.entry(id.clone()).or_insert_with(|| Gate {
             stream,
             open: true,
@@ -87,6 +127,7 @@ impl Gates {
             last_heard: now,
             last_sequence: 0,
             table_version: 0,
+            elsewhere_at: Millis(0),
             fenced: false,
             figures: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
@@ -98,16 +139,65 @@ impl Gates {
         gate.stream = stream;
         gate.open = true;
         gate.snapshot_sent = false;
-        gate.fenced = false;
-        gate.last_heard = now;
         gate.last_sequence = sequence;
+        self.unserved.insert(id.clone());
+        self.hear(now, id);
         // A Hello lists everything that is not zero: what it leaves out is zero, except moments that only grow.
-        for seen in gate.figures.values_mut() {
-            (seen.in_flight, seen.held) = (0, 0);
-        }
-        gate.take(now, figures);
-        self.sum_of_gate(id);
+        let listed: BTreeSet<&ModelId> = figures.iter().map(|(model, _)| model).collect();
+        let left_out = self.gates.get(id).map(|gate| gate.figures.keys());
+        let zeros: Vec<_> = left_out
+            .into_iter()
+            .flatten()
+            .filter(|model| !listed.contains(model))
+            .map(|model| (model.clone(), Figures::default()))
+            .collect();
+        self.take(now, id, &zeros);
+        self.take(now, id, figures);
         before
+    }
+
+    /// Models that a gate has figures of.
+    pub(crate) fn known_to(&self, id: &GateId) -> Vec<ModelId> {
+        let known = self.gates.get(id).map(|gate| gate.figures.keys().cloned());
+        known.into_iter().flatten().collect()
+    }
+
+    /// A gate speaks: the fence counts from here on, and one that was fenced is waited for again.
+    fn hear(&mut self, now: Millis, id: &GateId) {
+        let Some(gate) = self.gates.get_mut(id) else {
+            return;
+        };
+        let mut entry = (gate.last_heard, id.clone());
+        self.live.remove(&entry);
+        self.fenced.remove(&entry);
+        gate.last_heard = now;
+        entry.0 = now;
+        self.live.insert(entry);
+        if std::mem::take(&mut gate.fenced) {
+            for (model, seen) in &gate.figures {
+                change(&mut self.sums, model, Sum::default(), seen.sum());
+            }
+        }
+    }
+
+    /// New figures of a gate. Returns the models of which more than ages and uses changed.
+    fn take(&mut self, now: Millis, id: &GateId, figures: &[(ModelId, Figures)]) -> Vec<ModelId> {
+        let mut changed = Vec::new();
+        let Some(gate) = self.gates.get_mut(id) else {
+            return changed;
+        };
+        for (model, figures) in figures {
+            let seen = gate.figures.entry(model.clone()).or_default();
+            let old = seen.sum();
+            seen.take(now, figures);
+            if old != seen.sum() || figures.last_refused_age.is_some() {
+                changed.push(model.clone());
+            }
+            if !gate.fenced {
+                change(&mut self.sums, model, old, seen.sum());
+            }
+        }
+        changed
     }
 
     /// Whether a message on `stream` with `sequence` is to be believed: what an older stream says after a new Hello is ignored.
@@ -130,39 +220,31 @@ impl Gates {
             sequence.max(gate.last_sequence),
             sequence
         );
-        gate.last_heard = now;
         // A fenced gate that speaks again is waited for again; its acknowledgements stay valid.
-        if std::mem::take(&mut gate.fenced) {
-            self.sum_of_gate(id);
-        }
+        self.hear(now, id);
         true
     }
 
-    /// Figures of a Report (after [`Self::accepts`]). Returns whether they change anything but ages.
+    /// Figures of a Report (after [`Self::accepts`]). Returns the models of which they change more than ages.
     pub(crate) fn report(
         &mut self,
         now: Millis,
         id: &GateId,
         table_version: u64,
         figures: &[(ModelId, Figures)],
-    ) -> bool {
+    ) -> Vec<ModelId> {
+        let mut changed = self.take(now, id, figures);
         let Some(gate) = self.gates.get_mut(id) else {
-            return false;
+            return changed;
         };
         gate.table_version = table_version;
-        let mut changed = gate.take(now, figures);
         for (model, figures) in figures {
             if let Some(acknowledged) = gate.acknowledged.get_mut(model)
                 && acknowledged.stream == gate.stream
                 && acknowledged.zero != (figures.in_flight == 0)
             {
                 acknowledged.zero = figures.in_flight == 0;
-                changed = true;
-            }
-        }
-        if changed {
-            for (model, _) in figures {
-                self.sum(model);
+                changed.push(model.clone());
             }
         }
         changed
@@ -192,8 +274,12 @@ impl Gates {
                 zero: in_flight_counted == 0,
             },
         );
-        gate.figures.entry(model.clone()).or_default().in_flight = in_flight;
-        self.sum(model);
+        let seen = gate.figures.entry(model.clone()).or_default();
+        let old = seen.sum();
+        seen.in_flight = in_flight.min(FIGURE_MOST);
+        if !gate.fenced {
+            change(&mut self.sums, model, old, seen.sum());
+        }
     }
 
     /// The gate's last message (after [`Self::accepts`]).
@@ -201,8 +287,12 @@ impl Gates {
         let Some(gate) = self.gates.remove(id) else {
             return;
         };
-        for model in gate.figures.keys() {
-            self.sum(model);
+        let entry = (gate.last_heard, id.clone());
+        self.live.remove(&entry);
+        self.fenced.remove(&entry);
+        self.unserved.remove(id);
+        for (model, seen) in gate.figures.iter().filter(|_| !gate.fenced) {
+            change(&mut self.sums, model, seen.sum(), Sum::default());
         }
     }
 
@@ -211,48 +301,61 @@ impl Gates {
         if let Some(gate) = self.gates.get_mut(id).filter(|gate| gate.stream == stream) {
             gate.open = false;
             gate.snapshot_sent = false;
+            self.unserved.remove(id);
             sabotage!(RecordDroppedOnClose, self.bye(id));
         }
     }
 
-    /// Fences gates that were silent for `fence` and forgets those silent for `forget`. Returns streams to close.
-    pub(crate) fn expire(
-        &mut self,
-        now: Millis,
-        fence: Millis,
-        forget: Millis,
-    ) -> Vec<(GateId, StreamId)> {
-        let mut to_close = Vec::new();
-        let mut fenced = Vec::new();
-        self.gates
-            .retain(|_, gate| now.since(gate.last_heard) < forget);
-        for (id, gate) in &mut self.gates {
-            if !gate.fenced && now.since(gate.last_heard) >= fence {
-                gate.fenced = true;
-                fenced.push(id.clone());
-                for seen in gate.figures.values_mut() {
-                    seen.held = 0;
-                }
-                if gate.open {
-                    gate.open = false;
-                    gate.snapshot_sent = false;
-                    to_close.push((id.clone(), gate.stream));
-                }
-            }
+    /// Fences gates that were silent for `fence` and forgets those silent for `forget`.
+    pub(crate) fn expire(&mut self, now: Millis, fence: Millis, forget: Millis) -> Expired {
+        let mut expired = Expired::default();
+        let due = |heard: &BTreeSet<(Millis, GateId)>, silence| {
+            heard
+                .first()
+                .is_some_and(|(at, _)| now.since(*at) >= silence)
+        };
+        while due(&self.live, fence) {
+            let Some(entry) = self.live.pop_first() else {
+                break;
+            };
+            self.fence(&entry.1, &mut expired);
+            self.fenced.insert(entry);
         }
-        for id in &fenced {
-            self.sum_of_gate(id);
+        while due(&self.fenced, forget) {
+            let Some((_, id)) = self.fenced.pop_first() else {
+                break;
+            };
+            self.gates.remove(&id);
+            expired.any = true;
         }
-        to_close
+        expired
     }
 
-    /// When the next gate would be fenced, if it stays silent.
-    pub(crate) fn next_fence(&self, fence: Millis) -> Option<Millis> {
-        self.gates
-            .values()
-            .filter(|gate| !gate.fenced)
-            .map(|gate| gate.last_heard + fence)
-            .min()
+    fn fence(&mut self, id: &GateId, expired: &mut Expired) {
+        let Some(gate) = self.gates.get_mut(id) else {
+            return;
+        };
+        (gate.fenced, expired.any) = (true, true);
+        for (model, seen) in &mut gate.figures {
+            change(&mut self.sums, model, seen.sum(), Sum::default());
+            expired.models.insert(model.clone());
+            seen.held = 0;
+        }
+        if gate.open {
+            (gate.open, gate.snapshot_sent) = (false, false);
+            self.unserved.remove(id);
+            expired.to_close.push((id.clone(), gate.stream));
+        }
+    }
+
+    /// When the next gate would be fenced, or a fenced one forgotten, if it stays silent.
+    pub(crate) fn next_expiry(&self, fence: Millis, forget: Millis) -> Option<Millis> {
+        let next = |heard: &BTreeSet<(Millis, GateId)>, silence| {
+            heard.first().map(|(at, _)| *at + silence)
+        };
+        let fence = next(&self.live, fence);
+        let forget = next(&self.fenced, forget);
+        fence.into_iter().chain(forget).min()
     }
 
     /// What a drain under `epoch` waits for. `silence`: a gate silent for this long does not block (lease + margin; longer where
@@ -302,6 +405,13 @@ impl Gates {
         self.sums.get(model).map_or(0, |sum| sum.in_flight)
     }
 
+    /// Requests that a gate has counted since this was last taken.
+    pub(crate) fn take_news(&mut self, id: &GateId, model: &ModelId) -> u64 {
+        let gate = self.gates.get_mut(id);
+        let seen = gate.and_then(|gate| gate.figures.get_mut(model));
+        seen.map_or(0, |seen| std::mem::take(&mut seen.news))
+    }
+
     /// Newest use and newest refused wish that a gate saw.
     pub(crate) fn moments(&self, id: &GateId, model: &ModelId) -> (Option<Millis>, Option<Millis>) {
         let seen = self.gates.get(id).and_then(|gate| gate.figures.get(model));
@@ -318,20 +428,19 @@ impl Gates {
 
     /// Gates with an open stream that have not been sent a snapshot; marks them as sent.
     pub(crate) fn take_unserved(&mut self) -> Vec<(GateId, StreamId, u64)> {
-        let unserved = self
-            .gates
-            .iter_mut()
-            .filter(|(_, gate)| gate.open && !gate.snapshot_sent);
-        unserved
-            .map(|(id, gate)| {
+        let mut unserved = Vec::new();
+        for id in std::mem::take(&mut self.unserved) {
+            if let Some(gate) = self.gates.get_mut(&id).filter(|gate| gate.open) {
                 gate.snapshot_sent = true;
-                (id.clone(), gate.stream, gate.last_sequence)
-            })
-            .collect()
+                unserved.push((id, gate.stream, gate.last_sequence));
+            }
+        }
+        unserved
     }
 
     /// Every open stream; marks them closed.
     pub(crate) fn close_all(&mut self) -> Vec<(GateId, StreamId)> {
+        self.unserved.clear();
         let open = self.gates.iter_mut().filter(|(_, gate)| gate.open);
         open.map(|(id, gate)| {
             (gate.open, gate.snapshot_sent) = (false, false);
@@ -340,21 +449,37 @@ impl Gates {
         .collect()
     }
 
-    /// What the other gates have in flight, by model, for `/status` at this gate.
-    pub(crate) fn elsewhere(&self, id: &GateId) -> Vec<(ModelId, u64)> {
-        let mut sums: BTreeMap<&ModelId, u64> = BTreeMap::new();
-        for (_, gate) in self
-            .gates
-            .iter()
-            .filter(|(other, gate)| *other != id && !gate.fenced)
-        {
-            for (model, seen) in gate.figures.iter().filter(|(_, seen)| seen.in_flight > 0) {
-                *sums.entry(model).or_default() += seen.in_flight;
+    /// What the other gates have in flight, by model, for `/status` at this gate; `None` where it was told a moment ago.
+    pub(crate) fn elsewhere(
+        &mut self,
+        now: Millis,
+        id: &GateId,
+        anew: bool,
+    ) -> Option<Vec<(ModelId, u64)>> {
+        let gate = self.gates.get_mut(id)?;
+        if !anew && now < gate.elsewhere_at + ELSEWHERE_EVERY {
+            return None;
+        }
+        gate.elsewhere_at = now;
+        Some(self.in_flight_elsewhere(id))
+    }
+
+    fn in_flight_elsewhere(&self, id: &GateId) -> Vec<(ModelId, u64)> {
+        let own = self.gates.get(id).filter(|gate| !gate.fenced);
+        let mut own = own.map(|gate| gate.figures.iter().peekable());
+        let mut elsewhere = Vec::new();
+        // Both are in order of the models' ids: one walk over what is not zero.
+        for (model, sum) in self.sums.iter().filter(|(_, sum)| sum.in_flight > 0) {
+            let mine = own.as_mut().and_then(|own| {
+                while own.next_if(|(other, _)| *other < model).is_some() {}
+                own.next_if(|(other, _)| *other == model)
+            });
+            let others = sum.in_flight - mine.map_or(0, |(_, seen)| seen.in_flight);
+            if others > 0 {
+                elsewhere.push((model.clone(), others));
             }
         }
-        sums.into_iter()
-            .map(|(model, sum)| (model.clone(), sum))
-            .collect()
+        elsewhere
     }
 
     /// Gates that are not fenced, with the table version they reported last.
@@ -368,7 +493,7 @@ impl Gates {
 
     /// Whether any gate is alive: without one there is no evidence that nobody asks.
     pub(crate) fn any_alive(&self) -> bool {
-        self.live().next().is_some()
+        !self.live.is_empty()
     }
 
     /// Forgets a model that is gone.
@@ -379,60 +504,40 @@ impl Gates {
         }
         self.sums.remove(model);
     }
+}
 
-    fn sum(&mut self, model: &ModelId) {
-        let mut sum = Sum::default();
-        for seen in self.live().filter_map(|gate| gate.figures.get(model)) {
-            sum.in_flight = sum.in_flight.saturating_add(seen.in_flight);
-            sum.held = sum.held.saturating_add(seen.held);
-        }
-        if sum == Sum::default() {
-            self.sums.remove(model);
-        } else {
-            self.sums.insert(model.clone(), sum);
-        }
+/// What one gate contributes to a sum changed. Saturating sums would not go down again as they went up: figures of gates that lie
+/// are cut where they are read.
+fn change(sums: &mut BTreeMap<ModelId, Sum>, model: &ModelId, old: Sum, new: Sum) {
+    if old == new {
+        return;
     }
-
-    /// Sums again what a gate is part of.
-    fn sum_of_gate(&mut self, id: &GateId) {
-        let models = self.gates.get(id).map(|gate| gate.figures.keys().cloned());
-        for model in models.map(Vec::from_iter).unwrap_or_default() {
-            self.sum(&model);
-        }
-    }
-
-    fn live(&self) -> impl Iterator<Item = &Gate> {
-        self.gates.values().filter(|gate| !gate.fenced)
+    let mut sum = sums.get(model).copied().unwrap_or_default();
+    sum.in_flight = sum.in_flight - old.in_flight + new.in_flight;
+    sum.held = sum.held - old.held + new.held;
+    if sum == Sum::default() {
+        sums.remove(model);
+    } else {
+        sums.insert(model.clone(), sum);
     }
 }
 
-impl Gate {
-    /// Returns whether more than ages and uses changed.
-    fn take(&mut self, now: Millis, figures: &[(ModelId, Figures)]) -> bool {
-        let mut changed = false;
-        for (
-            model,
-            Figures {
-                in_flight,
-                held,
-                oldest_age: _,
-                last_used_age,
-                last_refused_age,
-            },
-        ) in figures
-        {
-            let seen = self.figures.entry(model.clone()).or_default();
-            changed |= (seen.in_flight, seen.held) != (*in_flight, *held);
-            changed |= last_refused_age.is_some();
-            let kept = sabotage!(DemandIsKept, seen.held.max(*held), *held);
-            (seen.in_flight, seen.held) = (*in_flight, kept);
-            seen.last_used = seen
-                .last_used
-                .max(last_used_age.map(|age| now.since(Millis(age))));
-            seen.last_refused = seen
-                .last_refused
-                .max(last_refused_age.map(|age| now.since(Millis(age))));
-        }
-        changed
+impl Seen {
+    fn take(&mut self, now: Millis, figures: &Figures) {
+        let Figures {
+            in_flight,
+            held,
+            oldest_age: _,
+            last_used_age,
+            last_refused_age,
+            asked,
+        } = figures;
+        self.news += asked.saturating_sub(self.asked).min(FIGURE_MOST);
+        self.asked = self.asked.max(*asked);
+        let held = sabotage!(DemandIsKept, self.held.max(*held), *held);
+        (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), held.min(FIGURE_MOST));
+        let at = |age: &u64| now.since(Millis(*age));
+        self.last_used = self.last_used.max(last_used_age.as_ref().map(at));
+        self.last_refused = self.last_refused.max(last_refused_age.as_ref().map(at));
     }
 }

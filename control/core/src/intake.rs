@@ -3,7 +3,7 @@
 use crate::{
     Core,
     effect::Effect,
-    event::{Event, Figures, Observation, Operator, Outcome},
+    event::{Event, Figures, Memory, Observation, Operator, Outcome},
     ids::{Bytes, GateId, Millis, ModelId},
     model::ModelSpec,
     phase::{Boot, Count, Failure, Phase},
@@ -18,13 +18,6 @@ impl Core {
         event: Event,
         effects: &mut Vec<Effect>,
     ) -> Option<(GateId, u64)> {
-        self.unsettled |= !matches!(
-            event,
-            Event::Tick
-                | Event::Observed { .. }
-                | Event::Report { .. }
-                | Event::StreamClosed { .. }
-        );
         let sender = self.heard(now, &event, effects);
         match event {
             Event::Tick
@@ -38,9 +31,8 @@ impl Core {
                 attempt,
                 observation,
             } => {
-                let memory = self.per_gpu(&model, observation.memory);
                 let seen = Observation {
-                    memory,
+                    memory: self.per_gpu(&model, observation.memory),
                     ..observation
                 };
                 self.looked(now, &model, attempt, &seen, effects);
@@ -70,6 +62,8 @@ impl Core {
                 self.slept(now, &model, attempt, outcome, effects);
             }
             Event::EngineGone { model, cause } => self.engine_gone(now, &model, &cause, effects),
+            Event::GpuRead { gpu, used } => self.gpu_read(now, gpu, used, effects),
+            Event::GpuAccepted(gpu) => self.gpu_accepted(now, gpu, effects),
             Event::ModelSet(spec) => self.set_model(now, *spec),
             Event::ModelRemoved(model) => {
                 if let Some(state) = self.models.get_mut(&model) {
@@ -97,7 +91,18 @@ impl Core {
             ..
         } = event
         {
+            let (known, alive) = (self.gates.known_to(gate), self.gates.any_alive());
             let to_close = self.gates.hello(now, gate, stream, sequence, figures);
+            let listed = figures.iter().map(|(id, _)| id);
+            known
+                .iter()
+                .chain(listed)
+                .for_each(|id| self.models.touch(id));
+            self.touch_draining();
+            if !alive {
+                // The first gate: idleness can be seen from here on.
+                self.models.touch_all();
+            }
             effects.extend(to_close.map(|stream| Effect::CloseStream {
                 gate: gate.clone(),
                 stream,
@@ -105,7 +110,7 @@ impl Core {
             if to_close == Some(stream) {
                 return None;
             }
-            self.take_moments(gate, figures);
+            self.take_moments(now, gate, figures);
             if *largest_term > self.fleet.term {
                 // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
                 effects.push(Effect::RaiseTerm {
@@ -133,12 +138,16 @@ impl Core {
             ..
         } = event
         {
-            self.unsettled |= self.gates.report(now, gate, *table_version, figures);
-            self.take_moments(gate, figures);
+            let changed = self.gates.report(now, gate, *table_version, figures);
+            changed.iter().for_each(|id| self.models.touch(id));
+            self.take_moments(now, gate, figures);
         }
         self.acknowledged(event);
         if let Event::Bye { .. } = event {
+            let known = self.gates.known_to(gate);
             self.gates.bye(gate);
+            known.iter().for_each(|id| self.models.touch(id));
+            self.touch_draining();
             return None;
         }
         Some((gate.clone(), sequence))
@@ -155,14 +164,21 @@ impl Core {
         } = event
         {
             self.gates.acknowledge(gate, model, *epoch, *in_flight);
+            self.models.touch(model);
         }
     }
 
     /// Oracles measure engines; the ledger keeps what each of an engine's GPUs carries.
-    fn per_gpu(&self, id: &ModelId, memory: Option<Bytes>) -> Option<Bytes> {
+    fn per_gpu(&self, id: &ModelId, memory: Memory) -> Memory {
         let gpus = self.models.get(id).map_or(1, |state| state.spec.gpus.len());
         let gpus = u64::try_from(gpus).unwrap_or(1).max(1);
-        memory.map(|bytes| Bytes(bytes.0.div_ceil(gpus)))
+        let share = |bytes: Option<Bytes>| bytes.map(|bytes| Bytes(bytes.0.div_ceil(gpus)));
+        let Memory { gpu, peak, host } = memory;
+        Memory {
+            gpu: share(gpu),
+            peak: share(peak),
+            host: share(host),
+        }
     }
 
     fn outcome_per_gpu(&self, id: &ModelId, outcome: Outcome) -> Outcome {
@@ -178,7 +194,6 @@ impl Core {
     fn depose(&mut self, effects: &mut Vec<Effect>) {
         // Rule 10: stop transitions, then heartbeats, close every stream.
         self.deposed = true;
-        self.deadline = None;
         let open = self.gates.close_all().into_iter();
         effects.extend(open.map(|(gate, stream)| Effect::CloseStream { gate, stream }));
     }
@@ -212,17 +227,19 @@ impl Core {
                     ..spec
                 };
                 state.removing = false;
+                state.settings += 1;
             }
-            known @ (Some(_) | None) => {
+            Some(left) => {
                 // What is left of its former life holds its memory until it has ended.
-                let left = known.map(|state| (state.resident, state.ending));
                 let mut state = ModelState::new(spec, now);
-                if let Some((resident, true)) = left {
-                    (state.resident, state.ending) = (resident, true);
+                if left.ending {
+                    (state.resident, state.ending) = (left.resident, true);
+                    (state.copy, state.host_kept) = (left.copy, left.host_kept);
                     state.phase = Phase::Booting(Boot::Waiting);
                 }
-                self.models.insert(state.spec.id.clone(), state);
+                self.models.insert(state);
             }
+            None => self.models.insert(ModelState::new(spec, now)),
         }
     }
 
@@ -269,13 +286,23 @@ impl Core {
             return;
         }
         (self.fleet.term, self.counter, self.term_since) = (term, 0, now);
-        for state in self.models.values_mut() {
+        let ids: Vec<ModelId> = self
+            .models
+            .values()
+            .map(|state| state.spec.id.clone())
+            .collect();
+        for id in ids {
+            let Some(state) = self.models.get_mut(&id) else {
+                continue;
+            };
             // Every epoch is of the new term; running barriers are acknowledged again under theirs, and engines counted after that.
             state.published = None;
             if let Phase::Draining { count, .. } = &mut state.phase {
                 *count = Count::NotYet;
             }
         }
+        // The successor's wait begins anew, for every queue too.
+        self.places.mark_all();
         effects.extend(
             self.gates
                 .close_all()
@@ -285,14 +312,23 @@ impl Core {
     }
 
     /// Use and refused wishes, as a gate reported them.
-    fn take_moments(&mut self, gate: &GateId, figures: &[(ModelId, Figures)]) {
+    fn take_moments(&mut self, now: Millis, gate: &GateId, figures: &[(ModelId, Figures)]) {
         for (id, _) in figures {
-            let Some(state) = self.models.get_mut(id) else {
-                continue;
-            };
             let (used, refused) = self.gates.moments(gate, id);
-            state.last_used = state.last_used.max(used);
-            state.last_refused = state.last_refused.max(refused);
+            let asked = self.gates.take_news(gate, id);
+            let newer =
+                |state: &&ModelState| used > state.last_used || refused > state.last_refused;
+            if asked == 0 && self.models.get(id).filter(newer).is_none() {
+                continue;
+            }
+            if let Some(state) = self.models.get_mut(id) {
+                // A gate that does not count has seen one request at least when a use is news.
+                let uses = u64::from(used > state.last_used || refused > state.last_refused);
+                let at = used.max(refused).unwrap_or(now);
+                state.demand.arrived(at, asked.max(uses));
+                state.last_used = state.last_used.max(used);
+                state.last_refused = state.last_refused.max(refused);
+            }
         }
     }
 }

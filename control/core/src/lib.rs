@@ -8,49 +8,58 @@
 pub mod sabotage;
 
 mod advance;
+mod agenda;
+mod choices;
 pub mod decision;
+pub mod demand;
 mod drain;
 pub mod effect;
+mod estimate;
 pub mod event;
+mod explain;
 mod failures;
+pub mod forecast;
 mod gates;
 pub mod ids;
 mod intake;
+pub mod learned;
+mod ledger;
 mod looks;
 pub mod model;
+mod models;
 mod outcomes;
 pub mod phase;
+mod places;
 pub mod policy;
 mod publish;
 mod schedule;
+mod settle;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod view;
 
-use std::collections::BTreeMap;
+pub use view::{GpuView, HostView, ModelView};
 
-pub use view::ModelView;
-
-use decision::Decision;
+use agenda::Agenda;
+use choices::Choices;
+use decision::{Decision, Tally};
 use effect::Effect;
 use event::Event;
 use gates::Gates;
 use ids::{Attempt, Millis, ModelId};
+use ledger::Audit;
 use model::{FleetSpec, ModelSpec};
+use models::Models;
 use phase::{Boot, Cause, Phase};
+use places::Places;
 use state::ModelState;
 
-/// How often engines are looked at (rule 8 and S7 of the protocol: every second).
-const OBSERVE_EVERY: Millis = Millis(1_000);
-/// Looks are asked for together, at multiples of this: one round of decisions serves them all.
-const LOOKS_TOGETHER: Millis = Millis(100);
 /// A look that was not answered for so long is asked for again; also the time-out of the first look.
 const OBSERVE_TIMEOUT: Millis = Millis(5_000);
 /// A refused request is demand for so long: the longest Retry-After.
 const REFUSED_IS_DEMAND: Millis = Millis(60_000);
-/// Rounds in which models may follow from each other within one step; what is left goes on a millisecond later.
-const ROUNDS: usize = 8;
 /// A removed model's row says 404 for so long.
 const REMOVED_FOR: Millis = Millis(600_000);
 
@@ -66,21 +75,29 @@ pub struct Core {
     counter: u64,
     attempts: u64,
     gates: Gates,
-    models: BTreeMap<ModelId, ModelState>,
-    deadline: Option<Millis>,
-    /// The event may allow something: let every model have its turn.
-    unsettled: bool,
-    /// Rounds so far, for tests of their cost.
+    models: Models,
+    places: Places,
+    audits: Vec<Audit>,
+    choices: Choices,
+    tally: Tally,
+    agenda: Agenda,
+    /// When the model or GPU whose turn it is wants its next one.
+    turn_at: Option<Millis>,
+    /// Time of the step that runs.
+    now: Millis,
+    /// Turns so far, for tests of their cost.
     #[cfg(test)]
-    rounds: u64,
-    /// A phase changed in this round of [`Self::settle`]: another round may allow more.
-    changed: bool,
+    turns: u64,
 }
 
 impl Core {
     /// An empty fleet that became leader at `now`. Models follow as [`Event::ModelSet`].
     pub fn new(fleet: FleetSpec, now: Millis) -> Self {
         Self {
+            places: Places::new(fleet.gpus.len(), fleet.hosts.len()),
+            audits: vec![Audit::default(); fleet.gpus.len()],
+            choices: Choices::default(),
+            tally: Tally::default(),
             fleet,
             leader_since: now,
             term_since: now,
@@ -89,12 +106,12 @@ impl Core {
             counter: 0,
             attempts: 0,
             gates: Gates::default(),
-            models: BTreeMap::new(),
-            deadline: None,
-            unsettled: true,
+            models: Models::default(),
+            agenda: Agenda::default(),
+            turn_at: None,
+            now,
             #[cfg(test)]
-            rounds: 0,
-            changed: false,
+            turns: 0,
         }
     }
 
@@ -103,21 +120,21 @@ impl Core {
         if self.deposed {
             return;
         }
+        self.now = now;
         self.expire_gates(now, effects);
         let heartbeat_for = self.take(now, event, effects);
         let at = effects.len();
         if self.deposed {
             return;
         }
-        if self.unsettled || self.deadline.is_none_or(|deadline| now >= deadline) {
-            self.settle_all(now, effects);
-        }
+        self.settle(now, effects);
+        self.publish(effects);
         self.serve_snapshots(effects);
         // Rule 3: a heartbeat stands behind every row change that was decided before it.
         if let Some((gate, sequence)) = heartbeat_for
             && let Some(stream) = self.gates.served(&gate)
         {
-            let elsewhere = self.gates.elsewhere(&gate);
+            let elsewhere = self.gates.elsewhere(now, &gate, false);
             let heartbeat = Effect::Heartbeat {
                 gate,
                 stream,
@@ -127,12 +144,18 @@ impl Core {
             let at = sabotage!(HeartbeatOvertakes, at, effects.len().max(at));
             effects.insert(at, heartbeat);
         }
-        self.wake_at(self.gates.next_fence(self.fence()));
     }
 
     /// When the core wants a [`Event::Tick`] at the latest; `None`: only events matter.
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.deadline
+        if self.deposed {
+            return None;
+        }
+        let gates = self.gates.next_expiry(self.fence(), self.forget());
+        let opens = (!self.open).then_some(self.opens_from());
+        let opens = opens.filter(|at| *at > self.now);
+        let all = [self.agenda.next(), gates, opens];
+        all.into_iter().flatten().min()
     }
 
     /// The spec of a model, as last set, with what was measured since.
@@ -141,53 +164,29 @@ impl Core {
     }
 
     fn expire_gates(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let times = self.fleet.times;
-        let forget = self.flow_silence() + times.margin;
-        let fenced = self.gates.expire(now, self.fence(), forget);
-        self.unsettled |= !fenced.is_empty();
-        effects.extend(
-            fenced
-                .into_iter()
-                .map(|(gate, stream)| Effect::CloseStream { gate, stream }),
-        );
+        let expired = self.gates.expire(now, self.fence(), self.forget());
+        if expired.any {
+            expired.models.iter().for_each(|id| self.models.touch(id));
+            self.touch_draining();
+        }
+        let close = |(gate, stream)| Effect::CloseStream { gate, stream };
+        effects.extend(expired.to_close.into_iter().map(close));
     }
 
-    /// Rounds until nothing follows any more, then what gates must know of it.
-    fn settle_all(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        self.unsettled = false;
-        for _ in 0..ROUNDS {
-            #[cfg(test)]
-            {
-                self.rounds += 1;
-            }
-            (self.deadline, self.changed) = (None, false);
-            self.settle(now, effects);
-            if !self.changed {
-                break;
-            }
-        }
-        if self.changed {
-            self.wake_at(Some(now + Millis(1)));
-        }
-        self.publish(effects);
+    /// Who drains waits for gates: something changed about one.
+    fn touch_draining(&mut self) {
+        let draining = self.places.draining().iter();
+        draining.for_each(|id| self.models.touch(id));
     }
 
-    /// Lets every model do what time and events allow, in an order that does not depend on chance: by name, then by queue.
-    fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let ids: Vec<ModelId> = self.models.keys().cloned().collect();
-        for id in &ids {
-            self.look(now, id, effects);
-        }
-        self.open_when_observed(now);
-        for id in &ids {
-            self.advance(now, id, effects);
-        }
-        self.schedule(now, effects);
+    /// Snapshots are not sent before: what was seen within `command` of getting the lock may still be changed by a predecessor's call.
+    fn opens_from(&self) -> Millis {
+        self.leader_since + self.fleet.times.command + Millis(1)
     }
 
     /// Asks for a look at the engine when one is due.
     fn look(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
-        let first_look_from = self.leader_since + self.fleet.times.command + Millis(1);
+        let first_look_from = self.opens_from();
         let Some(state) = self.models.get(id) else {
             return;
         };
@@ -247,20 +246,13 @@ impl Core {
         }
     }
 
-    /// Snapshots are sent when every engine was looked at or timed out (rule 7).
-    fn open_when_observed(&mut self, now: Millis) {
-        let observing =
-            |state: &ModelState| matches!(state.phase, Phase::Booting(Boot::Observing { .. }));
-        if !self.open
-            && now > self.leader_since + self.fleet.times.command
-            && !self.models.values().any(observing)
-        {
-            self.open = true;
-        }
-    }
-
     /// Whether somebody wants the model now (rule 9: a level, nothing consumes it).
     fn wanted(&self, now: Millis, state: &ModelState) -> bool {
+        state.restoring && !state.disabled && !state.removing || self.asked_for(now, state)
+    }
+
+    /// … for another reason than that it comes back into room that nobody wants.
+    fn asked_for(&self, now: Millis, state: &ModelState) -> bool {
         if state.disabled || state.removing {
             return state.inside > 0;
         }
@@ -269,7 +261,8 @@ impl Core {
             now.since(at) < REFUSED_IS_DEMAND && fulfilled.is_none_or(|fulfilled| at > fulfilled)
         });
         let asked = self.gates.held(&state.spec.id) > 0 || state.inside > 0;
-        asked || refused || state.operator_wants || (state.spec.pinned && !state.operator_sleeps)
+        let always = state.spec.pinned && !state.operator_sleeps;
+        asked || refused || state.operator_wants || always
     }
 
     /// Moves a model into a phase. Every change of phase passes here.
@@ -285,23 +278,32 @@ impl Core {
         if matches!(phase, Phase::Serving) {
             state.served_at = Some(now);
             state.boot_ready = true;
-            state.operator_wants = false;
+            (state.operator_wants, state.restoring) = (false, false);
             state.failures = 0;
             state.last_error = None;
             (state.inside, state.frozen_since, state.stuck) = (0, None, false);
         }
         if matches!(phase, Phase::Asleep) {
             // Who asks next begins to wait anew.
-            state.stuck = false;
+            (state.stuck, state.wait, state.restoring) = (false, None, false);
             state.boot_ready = true;
             state.operator_sleeps &= state.spec.pinned;
         }
-        self.changed = true;
         state.phase = phase;
         state.since = now;
-        state.estimate = estimate;
+        (state.estimate, state.estimated_at) = (estimate, now);
         // A look that is under way was asked for in another phase; its answer would be stale.
-        (state.observing, state.observe_at, state.silent) = (None, next_look(now), 0);
+        (state.observing, state.observe_at, state.silent) =
+            (None, now + self.fleet.times.observe, 0);
+        match self.models.get(id).map(|state| &state.phase) {
+            Some(Phase::Serving) => {
+                self.wait_ends(now, id);
+                self.came_back(now, id);
+            }
+            Some(Phase::Queued) => self.wait_begins(now, id),
+            Some(_) | None => {}
+        }
+        self.refresh();
     }
 
     fn ask(&mut self, id: &ModelId, effects: &mut Vec<Effect>) -> Attempt {
@@ -329,14 +331,12 @@ impl Core {
             at: now,
             model: id.clone(),
             sentence: sentence.into(),
+            choice: self.choices.made_at(now, id),
         }));
     }
 
     fn wake_at(&mut self, at: Option<Millis>) {
-        self.deadline = match (self.deadline, at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        self.turn_at = self.turn_at.into_iter().chain(at).min();
     }
 
     /// Silence after which a gate does not block a drain.
@@ -344,6 +344,11 @@ impl Core {
         let fence =
             self.fleet.times.lease + sabotage!(FenceAtTheLease, Millis(0), self.fleet.times.margin);
         sabotage!(MarginShort, fence.since(Millis(1)), fence)
+    }
+
+    /// Silence after which nothing is known of a gate any more.
+    fn forget(&self) -> Millis {
+        self.flow_silence() + self.fleet.times.margin
     }
 
     /// Silence after which a gate forwards nothing, `flow` rows included (rule 14).
@@ -399,10 +404,4 @@ impl Core {
         self.publish(effects);
         self.record(now, id, sentence, effects);
     }
-}
-
-/// When an engine that was looked at now is looked at again.
-fn next_look(now: Millis) -> Millis {
-    let due = now + OBSERVE_EVERY;
-    Millis(due.0 - due.0 % LOOKS_TOGETHER.0)
 }

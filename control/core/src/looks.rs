@@ -3,9 +3,9 @@
 use crate::{
     Core,
     effect::Effect,
-    event::{EngineState, Observation},
+    event::{EngineState, Memory, Observation},
     ids::{Attempt, Millis, ModelId},
-    phase::{Boot, Count, Failure, Phase},
+    phase::{Boot, Count, Failure, Phase, Tier},
     state::Resident,
 };
 
@@ -21,24 +21,6 @@ pub(crate) const BROKEN: &str =
 impl Core {
     /// A look at an engine. One that shows nothing new changes nothing but when the next is due.
     pub(crate) fn looked(
-        &mut self,
-        now: Millis,
-        id: &ModelId,
-        attempt: Attempt,
-        seen: &Observation,
-        effects: &mut Vec<Effect>,
-    ) {
-        let what = |core: &Self| {
-            let state = core.models.get(id)?;
-            Some((state.phase.clone(), state.resident, state.inside))
-        };
-        let before = what(self);
-        self.observed(now, id, attempt, seen, effects);
-        self.unsettled |= what(self) != before;
-        self.wake_at(self.models.get(id).map(|state| state.observe_at));
-    }
-
-    fn observed(
         &mut self,
         now: Millis,
         id: &ModelId,
@@ -77,7 +59,7 @@ impl Core {
         {
             state.cached_count = seen.count;
         }
-        (state.observing, state.observe_at) = (None, crate::next_look(now));
+        (state.observing, state.observe_at) = (None, now + self.fleet.times.observe);
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1
         } else {
@@ -136,8 +118,9 @@ impl Core {
                 self.record(now, id, "found awake, serving", effects);
             }
             EngineState::Asleep => {
-                let left = seen.memory.unwrap_or(state.spec.asleep);
+                let left = seen.memory.gpu.unwrap_or(state.spec.asleep);
                 state.resident = Resident::Asleep(left);
+                state.copy = seen.tier.unwrap_or(Tier::Ram);
                 state.inside = seen.count.unwrap_or(0);
                 self.enter(now, id, Phase::Asleep);
                 self.record(now, id, "found asleep", effects);
@@ -181,7 +164,8 @@ impl Core {
         let seen = Observation {
             state: EngineState::Silent,
             count: None,
-            memory: None,
+            memory: Memory::default(),
+            tier: None,
         };
         self.first_look(now, id, &seen, effects);
     }
@@ -201,7 +185,8 @@ impl Core {
             EngineState::Asleep if sabotage!(FoundAsleepStays, true, false) => {}
             EngineState::Asleep => {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
-                state.resident = Resident::Asleep(seen.memory.unwrap_or(state.spec.asleep));
+                state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep));
+                state.copy = seen.tier.unwrap_or(Tier::Ram);
                 let inside = seen.count.unwrap_or(0).max(self.gates.in_flight(id));
                 self.note_inside(now, id, inside);
                 self.enter(now, id, Phase::Asleep);
@@ -230,9 +215,10 @@ impl Core {
         };
         match seen.state {
             EngineState::Asleep => {
-                if let Some(memory) = seen.memory {
+                if let Some(memory) = seen.memory.gpu {
                     state.resident = Resident::Asleep(memory);
                 }
+                state.copy = seen.tier.unwrap_or(state.copy);
                 // S7: what is inside a sleeping engine is demand.
                 let inside = seen.count.unwrap_or(state.inside);
                 self.note_inside(now, id, inside);
@@ -289,7 +275,7 @@ impl Core {
         match seen.state {
             EngineState::Awake => state.resident = Resident::Awake,
             EngineState::Asleep => {
-                state.resident = Resident::Asleep(seen.memory.unwrap_or(state.spec.asleep))
+                state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep))
             }
             EngineState::Gone => state.resident = Resident::Stopped,
             EngineState::Broken | EngineState::Silent => return,

@@ -3,11 +3,11 @@
 use crate::{
     Core,
     effect::Effect,
-    event::{ActionError, EngineState, Outcome},
+    event::{ActionError, EngineState, Memory, Outcome},
     failures::COOL_DOWN,
     ids::{Attempt, Bytes, Millis, ModelId},
-    model::SleepMode,
-    phase::{Boot, Cause, Failure, Phase},
+    model::{Size, SleepMode, Source},
+    phase::{Boot, Cause, Failure, Phase, Tier},
     schedule::counted,
     state::{ModelState, Resident},
 };
@@ -54,14 +54,9 @@ impl Core {
         }
         match outcome {
             Outcome::Done { took, memory } => {
-                if booting {
-                    // The first measurement is worth more than any guess.
-                    state.learned.start = Millis(took);
-                } else {
-                    ModelState::learn(&mut state.learned.start, took);
-                }
+                state.learned.start.push(Millis(took));
                 state.resident = Resident::Awake;
-                measured(&mut state.spec.awake, memory);
+                state.measured_awake(memory);
                 if booting {
                     self.enter(now, id, Phase::Booting(Boot::Started));
                     self.record(now, id, format!("started in {}", Millis(took)), effects);
@@ -121,15 +116,19 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
+                let learned = match state.tier() {
+                    Tier::Disk => &mut state.learned.reload,
+                    Tier::Ram | Tier::Stopped => &mut state.learned.wake,
+                };
+                learned.push(Millis(took));
                 state.resident = Resident::Awake;
-                measured(&mut state.spec.awake, memory);
+                state.measured_awake(memory);
                 if conditioning {
-                    state.learned.wake = Millis(took);
                     state.spec.conditioned = true;
-                    let (awake, asleep, sleep) =
-                        (state.spec.awake, state.spec.asleep, state.learned.sleep);
+                    let (awake, asleep) = (state.spec.awake, state.spec.asleep);
+                    let sleep = state.learned.sleep.median();
                     effects.push(Effect::Footprint { model: id.clone() });
-                    let declared = if memory.is_some() {
+                    let declared = if memory.gpu.is_some() {
                         ""
                     } else {
                         " (as declared)"
@@ -141,7 +140,6 @@ impl Core {
                     self.enter(now, id, Phase::Booting(Boot::Started));
                     self.record(now, id, sentence, effects);
                 } else {
-                    ModelState::learn(&mut state.learned.wake, took);
                     self.serve(now, id, format!("awake after {}", Millis(took)), effects);
                 }
             }
@@ -168,6 +166,8 @@ impl Core {
             // Frozen requests go on now; it is no victim before they had a chance to finish.
             state.spare_until = now + state.spec.min_runtime;
         }
+        let number = self.choices.latest(id);
+        self.followed(now, number, id, &sentence);
         self.enter(now, id, Phase::Serving);
         self.record(now, id, sentence, effects);
     }
@@ -226,8 +226,8 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
-                state.learned.sleep = Millis(took);
-                measured(&mut state.spec.asleep, memory);
+                state.learned.sleep.push(Millis(took));
+                state.measured_asleep(memory);
                 state.resident = Resident::Asleep(state.spec.asleep);
                 if state.spec.conditioned {
                     self.enter(now, id, Phase::Asleep);
@@ -275,11 +275,11 @@ impl Core {
                 self.says_it_sleeps(now, id, order, took, memory, effects);
             }
             Outcome::Unknown { .. } if sabotage!(WakesDuringPendingSleep, true, false) => {
-                self.says_it_sleeps(now, id, order, 1, None, effects);
+                self.says_it_sleeps(now, id, order, 1, Memory::default(), effects);
             }
             Outcome::Unknown { cause } => self.may_sleep(now, id, order, cause, effects),
             Outcome::Failed(_) if sabotage!(TrustsTheReply, true, false) => {
-                self.says_it_sleeps(now, id, order, 1, None, effects);
+                self.says_it_sleeps(now, id, order, 1, Memory::default(), effects);
             }
             Outcome::Failed(ActionError { cause, engine }) => match engine {
                 EngineState::Asleep | EngineState::Silent => {
@@ -299,15 +299,18 @@ impl Core {
         id: &ModelId,
         order: Order,
         took: u64,
-        memory: Option<Bytes>,
+        memory: Memory,
         effects: &mut Vec<Effect>,
     ) {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        ModelState::learn(&mut state.learned.sleep, took);
-        let left = sabotage!(FreesBeforeTheOracle, None, memory).unwrap_or(state.spec.asleep);
+        state.learned.sleep.push(Millis(took));
+        let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
         let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
+        if !kept {
+            state.measured_asleep(memory);
+        }
         let repeated = std::mem::replace(&mut state.memory_repeat, kept);
         if kept && !repeated {
             let sentence = format!(
@@ -376,20 +379,15 @@ impl Core {
         took: u64,
         effects: &mut Vec<Effect>,
     ) {
-        let inside = self.gates.in_flight(id);
-        let Some(state) = self.models.get_mut(id) else {
+        let number = self.left_its_gpus(now, id, cause, mode);
+        let Some(state) = self.models.get(id) else {
             return;
         };
-        state.futile = None;
-        let inside = if mode == SleepMode::Keep {
-            inside.max(state.inside)
-        } else {
-            0
-        };
-        self.note_inside(now, id, inside);
-        self.enter(now, id, Phase::Asleep);
-        let frozen = if inside > 0 {
-            format!(" with {} frozen, to go on after its wake", counted(inside))
+        let frozen = if state.inside > 0 {
+            format!(
+                " with {} frozen, to go on after its wake",
+                counted(state.inside)
+            )
         } else {
             String::new()
         };
@@ -399,12 +397,42 @@ impl Core {
                 String::new()
             }
         };
-        self.record(
-            now,
-            id,
-            format!("asleep{for_whom} after {}{frozen}", Millis(took)),
-            effects,
-        );
+        let deeper = match state.copy {
+            Tier::Disk => ", its weights on disk",
+            Tier::Ram | Tier::Stopped => "",
+        };
+        let what = format!("asleep{for_whom} after {}{frozen}{deeper}", Millis(took));
+        self.followed(now, number, id, &what);
+        self.record(now, id, what, effects);
+    }
+
+    /// A model has given up its GPUs. Returns the choice by which it did.
+    pub(crate) fn left_its_gpus(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: &Cause,
+        mode: SleepMode,
+    ) -> Option<u64> {
+        let inside = self.gates.in_flight(id);
+        let state = self.models.get_mut(id)?;
+        state.futile = None;
+        let made_room = match cause {
+            Cause::Preempt(_) => state.making_room.take(),
+            Cause::Idle | Cause::Overcommit | Cause::Operator | Cause::Disable | Cause::Remove => {
+                None
+            }
+        };
+        state.displaced = made_room.is_some();
+        state.evicted = made_room.map(|number| (number, now));
+        let inside = if mode == SleepMode::Keep {
+            inside.max(state.inside)
+        } else {
+            0
+        };
+        self.note_inside(now, id, inside);
+        self.enter(now, id, Phase::Asleep);
+        made_room.or_else(|| self.choices.latest(id))
     }
 
     /// The engine refused to sleep and is awake: it goes on serving.
@@ -449,9 +477,45 @@ fn allowed_after_sleep(awake: Bytes, asleep: Bytes) -> Bytes {
     asleep + Bytes(awake.less(asleep).0 / 10)
 }
 
-/// Takes a measured figure over a declared one.
-fn measured(figure: &mut Bytes, memory: Option<Bytes>) {
-    if let Some(memory) = memory.filter(|memory| memory.0 > 0) {
-        *figure = memory;
+impl ModelState {
+    /// What an engine was seen to hold when it had just become awake.
+    fn measured_awake(&mut self, memory: Memory) {
+        if let Some(awake) = memory.gpu.filter(|bytes| bytes.0 > 0) {
+            (self.spec.awake, self.spec.sizes.awake) = (awake, Source::Measured);
+        }
+        let awake = self.spec.awake;
+        raise(&mut self.spec.sizes.waking, memory.peak, awake);
+        self.host_kept = memory.host.unwrap_or(self.host_kept);
     }
+
+    /// What an engine was seen to hold when it had just fallen asleep.
+    fn measured_asleep(&mut self, memory: Memory) {
+        if let Some(asleep) = memory.gpu.filter(|bytes| bytes.0 > 0) {
+            (self.spec.asleep, self.spec.sizes.asleep) = (asleep, Source::Measured);
+        }
+        let awake = self.spec.awake;
+        raise(&mut self.spec.sizes.sleeping, memory.peak, awake);
+        if let (Some(bytes), Tier::Ram) = (memory.host.filter(|b| b.0 > 0), self.copy) {
+            self.spec.sizes.host = Size {
+                bytes,
+                source: Source::Measured,
+            };
+        }
+    }
+}
+
+/// A peak above `awake` was measured: what was declared or guessed gives way, what was measured only grows.
+fn raise(size: &mut Size, peak: Option<Bytes>, awake: Bytes) {
+    let Some(above) = peak.map(|peak| peak.less(awake)) else {
+        return;
+    };
+    let known = if size.source == Source::Measured {
+        size.bytes
+    } else {
+        Bytes(0)
+    };
+    *size = Size {
+        bytes: above.max(known),
+        source: Source::Measured,
+    };
 }

@@ -11,6 +11,8 @@ use crate::{
 pub enum Tier {
     /// In host RAM, the engine's process is there.
     Ram,
+    /// Only on disk: the engine's process is there and reloads them.
+    Disk,
     /// No process; a wake is a cold start.
     Stopped,
 }

@@ -1,15 +1,20 @@
 //! What gates are told: rows that changed, and whole tables for gates that have none.
 
-use crate::{Core, effect::Effect, ids::Epoch, phase::Phase};
+use crate::{Core, effect::Effect, ids::Epoch, phase::Phase, state::ModelState};
 
 impl Core {
     /// Sends every row that differs from what was last published.
     pub(crate) fn publish(&mut self, effects: &mut Vec<Effect>) {
-        for state in self.models.values_mut() {
-            let mut row = state.row();
-            if state.published.as_ref() == Some(&row) {
+        self.refresh();
+        for id in self.places.take_unpublished() {
+            let shown = |state: &&ModelState| state.published.as_ref() != Some(&state.row());
+            if self.models.get(&id).filter(shown).is_none() {
                 continue;
             }
+            let Some(state) = self.models.get_mut(&id) else {
+                continue;
+            };
+            let mut row = state.row();
             if state.needs_epoch(&row) {
                 self.counter += 1;
                 state.epoch = Epoch {
@@ -38,7 +43,7 @@ impl Core {
                 .values()
                 .filter_map(|state| state.published.clone())
                 .collect();
-            let elsewhere = self.gates.elsewhere(&gate);
+            let elsewhere = self.gates.elsewhere(self.now, &gate, true);
             effects.push(Effect::SendSnapshot {
                 gate: gate.clone(),
                 stream,

@@ -4,68 +4,136 @@ use std::collections::BTreeSet;
 
 use crate::{
     Core,
+    agenda::Turn,
+    decision::{GpuNeed, Taken, Trigger, Verdict},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
-    phase::{Boot, Cause, Failure, Phase},
-    policy::{self, Choice, Need, Resident as Candidate},
+    phase::{Boot, Cause, Failure, Phase, Tier},
+    policy::{self, Choice, Need},
     state::{ModelState, Resident},
 };
 
+/// A queue is looked at again after this, whatever happens: what it waits for may pass without an event.
+const LOOK_AGAIN: Millis = Millis(1_000);
+
 impl Core {
-    /// Starts what can start now, chooses victims for what cannot. Strictly by waiting time on each GPU, so that nobody starves.
-    pub(crate) fn schedule(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let observing = self
-            .models
-            .values()
-            .any(|state| matches!(state.phase, Phase::Booting(Boot::Observing { .. })));
-        if !self.open || observing {
+    /// Starts what can start now on these GPUs, chooses victims for what cannot. Strictly by waiting time on each GPU, so that nobody
+    /// starves.
+    pub(crate) fn schedule(
+        &mut self,
+        now: Millis,
+        mut gpus: BTreeSet<GpuId>,
+        effects: &mut Vec<Effect>,
+    ) {
+        gpus.extend(self.places.dirty());
+        if !self.open || self.places.any_observing() {
             return;
         }
-        let mut taken: BTreeSet<GpuId> = BTreeSet::new();
-        for state in self
-            .models
-            .values()
-            .filter(|state| sabotage!(TwoTransitions, false, state.phase.in_transition()))
-        {
-            taken.extend(&state.spec.gpus);
+        while let Some(gpu) = gpus.pop_first() {
+            let together = self.waiting_together(gpu);
+            self.turn_at = None;
+            self.serve_queues(now, &together, effects);
+            for gpu in &together {
+                gpus.remove(gpu);
+                let at = self.turn_at;
+                self.agenda.set(Turn::Gpu(*gpu), at);
+            }
         }
-        for id in self.queue(now) {
+    }
+
+    /// The GPUs whose queues must be served together with this one's: those that share a waiting model with it.
+    fn waiting_together(&self, gpu: GpuId) -> BTreeSet<GpuId> {
+        let mut together = BTreeSet::from([gpu]);
+        let mut new = vec![gpu];
+        while let Some(gpu) = new.pop() {
+            let queued = self.places.gpu(gpu).map(|place| place.queued.iter());
+            let states = queued
+                .into_iter()
+                .flatten()
+                .filter_map(|id| self.models.get(id));
+            for gpu in states.flat_map(|state| &state.spec.gpus) {
+                if together.insert(*gpu) {
+                    new.push(*gpu);
+                }
+            }
+        }
+        together
+    }
+
+    fn serve_queues(&mut self, now: Millis, gpus: &BTreeSet<GpuId>, effects: &mut Vec<Effect>) {
+        let moves = |gpu: &&GpuId| {
+            let place = self.places.gpu(**gpu);
+            sabotage!(
+                TwoTransitions,
+                false,
+                place.is_some_and(|place| !place.moving.is_empty())
+            )
+        };
+        let closed = |gpu: &&GpuId| moves(gpu) || self.stopped(**gpu).is_some();
+        let mut taken: BTreeSet<GpuId> = gpus.iter().filter(closed).copied().collect();
+        let queue = self.queue(now, gpus);
+        if !queue.is_empty() {
+            self.wake_at(Some(now + LOOK_AGAIN));
+        }
+        for id in queue {
             let Some(state) = self.models.get(&id) else {
                 continue;
             };
             let gpus = state.spec.gpus.clone();
+            self.update_estimate(now, &id);
+            if self.is_stopped(&id) {
+                self.give_up_waiting(now, &id, effects);
+                continue;
+            }
             // S6: one transition per GPU at a time; and nobody overtakes on a GPU.
             let waits = gpus.iter().any(|gpu| taken.contains(gpu));
             if waits || self.serve_head(now, &id, effects) {
                 taken.extend(gpus);
             }
         }
-        self.relieve_overcommitted(now, &taken, effects);
+        self.relieve_overcommitted(now, gpus, &taken, effects);
+        self.relieve_hosts(now, effects);
+        self.restore_popular(now, gpus, &taken);
     }
 
-    /// Everybody who waits for room: those with requests frozen for too long first, then by waiting time, then by name.
-    fn queue(&self, now: Millis) -> Vec<ModelId> {
-        let waits = |state: &&ModelState| {
-            matches!(
-                state.phase,
-                Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-            ) && !state.ending
+    /// A popular model that was displaced comes back once there is room and nobody waits.
+    fn restore_popular(&mut self, now: Millis, gpus: &BTreeSet<GpuId>, taken: &BTreeSet<GpuId>) {
+        let there: Vec<GpuId> = gpus.iter().copied().collect();
+        let nobody_waits = |gpu: &GpuId| {
+            let place = self.places.gpu(*gpu);
+            !taken.contains(gpu) && place.is_some_and(|place| place.queued.is_empty())
         };
-        let mut queue: Vec<_> = self
-            .models
-            .values()
-            .filter(waits)
-            .map(|state| {
-                (
-                    !urgent(state, now),
-                    waiting_since(state),
-                    state.spec.id.clone(),
-                )
+        let comes_back = |id: &&ModelId| {
+            self.models.get(id).is_some_and(|state| {
+                state.spec.popular
+                    && state.displaced
+                    && matches!(state.phase, Phase::Asleep)
+                    && !(state.disabled || state.removing || state.ending)
+                    && state.spec.gpus.iter().all(nobody_waits)
+                    && self
+                        .needs(now, id)
+                        .iter()
+                        .all(|need| need.needs <= need.free)
             })
+        };
+        // One at a time: the next is looked at when this one has its room.
+        let first = self.places.on(&there).into_iter().find(comes_back).cloned();
+        if let Some(state) = first.and_then(|id| self.models.get_mut(&id)) {
+            state.restoring = true;
+        }
+    }
+
+    /// Everybody who waits for room there: those with requests frozen for too long first, then by waiting time, then by name.
+    pub(crate) fn queue(&self, now: Millis, gpus: &BTreeSet<GpuId>) -> Vec<ModelId> {
+        let places = gpus.iter().filter_map(|gpu| self.places.gpu(*gpu));
+        let waiting: BTreeSet<&ModelId> = places.flat_map(|place| &place.queued).collect();
+        let states = waiting.into_iter().filter_map(|id| self.models.get(id));
+        let mut queue: Vec<_> = states
+            .map(|state| (!state.is_urgent(now), state.waiting_since(), &state.spec.id))
             .collect();
         queue.sort();
         sabotage!(NewestFirst, queue.reverse());
-        queue.into_iter().map(|(_, _, id)| id).collect()
+        queue.into_iter().map(|(_, _, id)| id.clone()).collect()
     }
 
     /// The head of a queue: wake it, wait, or make room. Returns whether those behind it wait for it: not where nothing is known that
@@ -75,73 +143,93 @@ impl Core {
             self.fail(now, id, Failure::NeverFits, None, &reason, effects);
             return true;
         }
-        let missing = self.missing(now, id, false);
-        if missing.is_empty() {
-            self.start_or_wake(now, id, effects);
-            return true;
-        }
-        let missing = self.missing(now, id, true);
-        if missing.is_empty() {
-            // Enough is on its way out already.
-            return true;
-        }
+        let needs = self.needs(now, id);
         let Some(state) = self.models.get(id) else {
             return true;
         };
-        let since = waiting_since(state);
-        let urgent = urgent(state, now);
         let need = Need {
-            missing,
-            busy_from: since + state.spec.max_wait,
-            urgent,
+            missing: missing(&needs),
+            busy_from: state.waiting_since() + state.spec.max_wait,
+            urgent: state.is_urgent(now),
         };
-        let wake_again = state
-            .frozen_since
-            .map(|at| at + state.spec.max_freeze)
-            .filter(|at| *at > now);
-        self.wake_at(wake_again);
-        // Nobody may sleep yet: a barrier would refuse requests for nothing.
-        if now < self.sleeps_from() {
-            self.wake_at(Some(self.sleeps_from()));
+        // 1. There is room.
+        if needs.iter().all(|need| need.needs <= need.free) {
+            let tier = state.tier();
+            self.choose_for(now, id, &need, needs, Taken::Wake(tier));
+            self.start_or_wake(now, id, effects);
             return true;
         }
-        let candidates = self.candidates();
-        match policy::choose(&need, &candidates, now) {
+        // Nobody makes room for one that only comes back because there is some.
+        if state.restoring && !self.asked_for(now, state) {
+            if let Some(state) = self.models.get_mut(id) {
+                state.restoring = false;
+            }
+            return false;
+        }
+        // 2. Enough is on its way out already.
+        if need.missing.is_empty() {
+            self.choose_for(now, id, &need, needs, Taken::WaitForRoom);
+            return true;
+        }
+        let frozen = state.frozen_since.map(|at| at + state.spec.max_freeze);
+        self.wake_at(frozen.filter(|at| *at > now));
+        // 3. Nobody may sleep yet: a barrier would refuse requests for nothing.
+        if now < self.sleeps_from() {
+            self.wake_at(Some(self.sleeps_from()));
+            let until = Some(self.sleeps_from());
+            self.choose_for(now, id, &need, needs, Taken::Wait(until));
+            return true;
+        }
+        // 4. Somebody makes room, or nobody can.
+        let candidates = self.candidates(now, &need);
+        match policy::choose(self.fleet.policy, &need, &candidates, now) {
             Choice::Victims(victims) => {
-                for victim in victims {
-                    let sentence = self.why(now, &victim, id, &candidates);
-                    self.begin_drain(now, &victim, Cause::Preempt(id.clone()), sentence, effects);
-                    self.advance(now, &victim, effects);
-                }
-                if let Some(state) = self.models.get_mut(id) {
-                    state.stuck = false;
-                }
+                self.make_room(now, id, &need, needs, victims, effects);
                 true
             }
             Choice::Wait(None) if !self.room_may_come(now, id) => {
+                self.choose_for(now, id, &need, needs, Taken::GiveUp);
                 self.give_up_waiting(now, id, effects);
                 false
             }
             Choice::Wait(until) => {
+                self.choose_for(now, id, &need, needs, Taken::Wait(until));
                 self.wake_at(until);
                 true
             }
         }
     }
 
+    /// The victims of a choice begin to drain.
+    fn make_room(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        need: &Need,
+        needs: Vec<GpuNeed>,
+        victims: Vec<ModelId>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let number = self.choose_for(now, id, need, needs, Taken::Evict(victims.clone()));
+        self.wait_chosen(now, id);
+        self.tally.evictions += u64::try_from(victims.len()).unwrap_or(0);
+        for victim in victims {
+            let sentence = self.why(&victim, id, number);
+            if let Some(state) = self.models.get_mut(&victim) {
+                state.making_room = Some(number);
+            }
+            self.begin_drain(now, &victim, Cause::Preempt(id.clone()), sentence, effects);
+            self.advance(now, &victim, effects);
+        }
+        if let Some(state) = self.models.get_mut(id) {
+            state.stuck = false;
+        }
+    }
+
     /// Whether something that is under way on a model's GPUs ends by itself and may leave room.
     fn room_may_come(&self, now: Millis, id: &ModelId) -> bool {
-        let Some(state) = self.models.get(id) else {
-            return false;
-        };
-        self.models.values().any(|other| {
-            other.spec.id != *id
-                && other
-                    .spec
-                    .gpus
-                    .iter()
-                    .any(|gpu| state.spec.gpus.contains(gpu))
-                && (leaves_soon(other, now) || matches!(other.phase, Phase::Booting(Boot::Started)))
+        self.neighbours(id).any(|other| {
+            other.leaves_soon(now) || matches!(other.phase, Phase::Booting(Boot::Started))
         })
     }
 
@@ -151,7 +239,7 @@ impl Core {
             return;
         };
         if !std::mem::replace(&mut state.stuck, true) {
-            let sentence = "no room can be made: what holds its GPU cannot be put to sleep now; requests get 503 `too_long`, others may go first";
+            let sentence = "no room can be made now: what holds its GPU cannot be put to sleep (greenthread why-not says more); requests get 503 `too_long`, others may go first";
             self.record(now, id, sentence, effects);
         }
     }
@@ -169,7 +257,7 @@ impl Core {
         };
         let model = id.clone();
         let held = self.gates.held(id);
-        let takes = state.wake_takes();
+        let (takes, tier) = (state.wake_takes(), state.tier());
         let sentence = match (&phase, start) {
             (Phase::Booting(_), true) => "first start".to_owned(),
             (Phase::Booting(_), false) => "waking once to be measured".to_owned(),
@@ -182,101 +270,41 @@ impl Core {
         effects.push(if start {
             Effect::Start { model, attempt }
         } else {
-            Effect::Wake { model, attempt }
+            Effect::Wake {
+                model,
+                attempt,
+                tier,
+            }
         });
         if let Some(state) = self.models.get_mut(id) {
             // Somebody asked: the wish that it sleeps is over. One that comes from here on is obeyed when it is awake.
             state.operator_sleeps = false;
         }
         self.enter(now, id, phase);
+        self.wait_has_room(now, id);
         self.record(now, id, sentence, effects);
-    }
-
-    /// What is missing per GPU for a model to wake. `expected`: count what is on its way out as free.
-    fn missing(&self, now: Millis, id: &ModelId, expected: bool) -> Vec<(GpuId, Bytes)> {
-        let Some(state) = self.models.get(id) else {
-            return Vec::new();
-        };
-        let lacking = state.spec.gpus.iter().map(|gpu| {
-            // Of everything, not only of what it adds: nothing is begun on a GPU that is beyond its capacity already.
-            let others = self.reserved_on(*gpu).less(state.reserved());
-            let need = (others + state.spec.awake).less(self.capacity(*gpu));
-            let coming: Bytes = if expected {
-                let leaving =
-                    |other: &&ModelState| other.spec.gpus.contains(gpu) && leaves_soon(other, now);
-                self.models
-                    .values()
-                    .filter(leaving)
-                    .map(|other| {
-                        other.reserved().less(if other.ending {
-                            Bytes(0)
-                        } else {
-                            other.spec.asleep
-                        })
-                    })
-                    .sum()
-            } else {
-                Bytes(0)
-            };
-            (*gpu, need.less(coming))
-        });
-        lacking.filter(|(_, lacking)| *lacking > Bytes(0)).collect()
-    }
-
-    /// Why a model can never be woken with this fleet, if so.
-    pub(crate) fn never_fits(&self, id: &ModelId) -> Option<String> {
-        let state = self.models.get(id)?;
-        state.spec.gpus.iter().find_map(|gpu| {
-            let others = self.models.values().filter(|other| other.spec.id != *id && other.spec.gpus.contains(gpu));
-            let kept: Bytes = others
-                .map(|other| match (other.spec.pinned && !other.disabled, other.resident) {
-                    (true, _) => other.spec.awake,
-                    (false, Resident::Stopped) => Bytes(0),
-                    (false, Resident::Asleep(left)) => left.min(other.spec.awake),
-                    (false, Resident::Awake) => other.spec.asleep,
-                })
-                .sum();
-            let most = self.capacity(*gpu).less(kept);
-            (state.spec.awake > most).then(|| {
-                format!(
-                    "it needs {} on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned and sleeping models keep)",
-                    state.spec.awake,
-                    gpu.0,
-                    self.capacity(*gpu)
-                )
-            })
-        })
     }
 
     /// More is awake than fits (found at start, or measured larger than declared): put the least recently used to sleep.
     fn relieve_overcommitted(
         &mut self,
         now: Millis,
+        gpus: &BTreeSet<GpuId>,
         taken: &BTreeSet<GpuId>,
         effects: &mut Vec<Effect>,
     ) {
-        if now < self.sleeps_from() {
-            self.wake_at(Some(self.sleeps_from()));
-            return;
-        }
-        let mut reserved = vec![Bytes(0); self.fleet.gpus.len()];
-        for state in self.models.values() {
-            for gpu in &state.spec.gpus {
-                if let Some(sum) = reserved.get_mut(gpu.0) {
-                    *sum = *sum + state.reserved();
-                }
-            }
-        }
-        for (index, reserved) in reserved.into_iter().enumerate() {
-            let gpu = GpuId(index);
-            let excess = reserved.less(self.capacity(gpu));
+        for gpu in gpus.iter().copied() {
+            let excess = self.reserved_on(gpu).less(self.capacity(gpu));
             if excess == Bytes(0) {
                 continue;
             }
-            let leaving = |state: &ModelState| {
-                matches!(state.phase, Phase::Draining { .. }) && state.spec.gpus.contains(&gpu)
-            };
-            if taken.contains(&gpu) || self.models.values().any(leaving) {
+            if now < self.sleeps_from() {
+                self.wake_at(Some(self.sleeps_from()));
+                continue;
+            }
+            self.wake_at(Some(now + LOOK_AGAIN));
+            let leaving = |state: &ModelState| matches!(state.phase, Phase::Draining { .. });
+            if taken.contains(&gpu) || self.models_on(gpu).any(leaving) {
                 continue;
             }
             let need = Need {
@@ -284,12 +312,15 @@ impl Core {
                 busy_from: now,
                 urgent: false,
             };
-            let candidates = self.candidates();
-            match policy::choose(&need, &candidates, now) {
+            let candidates = self.candidates(now, &need);
+            match policy::choose(self.fleet.policy, &need, &candidates, now) {
                 Choice::Victims(victims) => {
                     for victim in victims {
+                        let taken = Taken::Sleep(Tier::Ram);
+                        self.choose_alone(now, &victim, Trigger::Overcommit, taken);
                         let sentence = format!(
-                            "GPU {index} holds {excess} more than it should: going to sleep"
+                            "GPU {} holds {excess} more than it should: going to sleep",
+                            gpu.0
                         );
                         self.begin_drain(now, &victim, Cause::Overcommit, sentence, effects);
                     }
@@ -299,147 +330,58 @@ impl Core {
         }
     }
 
-    /// Every model that is awake and serves, for the policy.
-    fn candidates(&self) -> Vec<Candidate> {
-        let serving = self
-            .models
-            .values()
-            .filter(|state| matches!(state.phase, Phase::Serving));
-        serving
-            .map(|state| {
-                let id = &state.spec.id;
-                let served = state.served_at.unwrap_or(state.since);
-                Candidate {
-                    model: id.clone(),
-                    gpus: state.spec.gpus.clone(),
-                    frees: state.spec.awake.less(state.spec.asleep),
-                    pinned: state.spec.pinned && !state.disabled,
-                    busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,
-                    last_used: state.last_used.map_or(served, |used| used.max(served)),
-                    not_before: sabotage!(
-                        MinRuntimeIgnored,
-                        Millis(0),
-                        (served + state.spec.min_runtime).max(state.spare_until)
-                    ),
-                }
-            })
-            .collect()
-    }
-
-    fn why(
-        &self,
-        now: Millis,
-        victim: &ModelId,
-        waiter: &ModelId,
-        candidates: &[Candidate],
-    ) -> String {
-        let Some(chosen) = candidates
-            .iter()
-            .find(|candidate| candidate.model == *victim)
-        else {
-            return String::new();
+    fn why(&self, victim: &ModelId, waiter: &ModelId, number: u64) -> String {
+        let choice = self.choices.get(number);
+        let weighed = choice
+            .map(|choice| choice.weighed.as_slice())
+            .unwrap_or_default();
+        let can_go = weighed.iter().filter(|weighed| match weighed.verdict {
+            Verdict::Chosen | Verdict::Kept => true,
+            Verdict::Pinned
+            | Verdict::MinRuntime(_)
+            | Verdict::Spared(_)
+            | Verdict::Busy(_)
+            | Verdict::Leaving
+            | Verdict::Moving
+            | Verdict::NoHelp => false,
+        });
+        let can_go = can_go.count();
+        let chosen = weighed.iter().find(|weighed| weighed.model == *victim);
+        let use_ = match chosen {
+            Some(chosen) if !chosen.busy => format!("idle for {}", chosen.idle),
+            Some(_) | None => "busy".to_owned(),
         };
-        let use_ = if chosen.busy {
-            "busy".to_owned()
-        } else {
-            format!("idle for {}", now.since(chosen.last_used))
-        };
-        format!(
-            "making room for {waiter}: {use_}, least recently used of {} that can go; draining",
-            candidates.len()
-        )
-    }
-
-    /// Bytes reserved on a GPU now.
-    pub(crate) fn reserved_on(&self, gpu: GpuId) -> Bytes {
-        self.models
-            .values()
-            .filter(|state| state.spec.gpus.contains(&gpu))
-            .map(ModelState::reserved)
-            .sum()
-    }
-
-    /// Bytes that models may use on a GPU.
-    pub(crate) fn capacity(&self, gpu: GpuId) -> Bytes {
-        self.fleet.gpus.get(gpu.0).copied().unwrap_or_default()
-    }
-
-    /// Estimated wait of a request that arrives as the model enters `phase`.
-    pub(crate) fn estimate(&self, now: Millis, id: &ModelId, phase: &Phase) -> Millis {
-        let Some(state) = self.models.get(id) else {
-            return Millis(0);
-        };
-        let wake = state.wake_takes();
-        let round_trip = state.learned.sleep + state.learned.wake;
-        match phase {
-            Phase::Booting(Boot::Observing { .. } | Boot::Waiting | Boot::Starting(_)) => {
-                state.learned.start + round_trip
-            }
-            Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Slept | Boot::Waking(_)) => {
-                round_trip
-            }
-            Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } | Phase::Asleep => wake,
-            Phase::Queued => {
-                let ahead = self.models.values().filter(|other| {
-                    matches!(other.phase, Phase::Queued | Phase::Waking { .. })
-                        && other
-                            .spec
-                            .gpus
-                            .iter()
-                            .any(|gpu| state.spec.gpus.contains(gpu))
-                });
-                let turn = |other: &ModelState| other.learned.sleep + other.wake_takes();
-                ahead
-                    .filter(|other| other.spec.id != *id)
-                    .fold(state.learned.sleep + wake, |sum, other| sum + turn(other))
-            }
-            Phase::Sleeping { .. } => round_trip,
-            Phase::Draining { deadline, .. } => {
-                round_trip
-                    + if self.gates.in_flight(id) > 0 {
-                        deadline.since(now)
-                    } else {
-                        Millis(0)
-                    }
-            }
-            Phase::Failed { retry_at, .. } => retry_at.map_or(Millis(60_000), |at| at.since(now)),
-            Phase::Serving | Phase::Removed { .. } => Millis(0),
-        }
+        let rule = self.fleet.policy.rule;
+        format!("making room for {waiter}: {use_}, {rule} of {can_go} that can go; draining")
     }
 }
 
-/// Since when a model waits: frozen requests wait from their freeze on.
-fn waiting_since(state: &ModelState) -> Millis {
-    state
-        .frozen_since
-        .map_or(state.since, |frozen| frozen.min(state.since))
+impl ModelState {
+    /// Its memory is on its way out. A removed model waits for its requests without end; after its drain time nobody counts on it.
+    pub(crate) fn leaves_soon(&self, now: Millis) -> bool {
+        let drains = match &self.phase {
+            Phase::Draining {
+                cause: Cause::Remove,
+                deadline,
+                ..
+            } => now < *deadline,
+            Phase::Draining { .. } | Phase::Sleeping { .. } => true,
+            Phase::Booting(_)
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Waking { .. }
+            | Phase::Serving
+            | Phase::Failed { .. }
+            | Phase::Removed { .. } => false,
+        };
+        drains || self.ending
+    }
 }
 
-/// Its memory is on its way out. A removed model waits for its requests without end; after its drain time nobody counts on it.
-fn leaves_soon(state: &ModelState, now: Millis) -> bool {
-    let drains = match &state.phase {
-        Phase::Draining {
-            cause: Cause::Remove,
-            deadline,
-            ..
-        } => now < *deadline,
-        Phase::Draining { .. } | Phase::Sleeping { .. } => true,
-        Phase::Booting(_)
-        | Phase::Asleep
-        | Phase::Queued
-        | Phase::Waking { .. }
-        | Phase::Serving
-        | Phase::Failed { .. }
-        | Phase::Removed { .. } => false,
-    };
-    drains || state.ending
-}
-
-/// Its requests have been frozen for longer than its operator allows.
-fn urgent(state: &ModelState, now: Millis) -> bool {
-    state
-        .frozen_since
-        .is_some_and(|since| now.since(since) >= state.spec.max_freeze)
+/// What is missing per GPU; only GPUs where something is.
+fn missing(needs: &[GpuNeed]) -> Vec<(GpuId, Bytes)> {
+    let some = needs.iter().filter(|need| need.missing > Bytes(0));
+    some.map(|need| (need.gpu, need.missing)).collect()
 }
 
 fn requests(held: u64, inside: u64) -> String {

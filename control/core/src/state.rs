@@ -1,9 +1,12 @@
 //! Everything the core remembers of one model, and what follows from it without time passing.
 
 use crate::{
+    demand::Demand,
     effect::{Admission, PublishedRow},
+    estimate::Wait,
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
-    model::{Durations, ModelSpec},
+    learned::Learned,
+    model::ModelSpec,
     phase::{Boot, Phase, Tier},
 };
 
@@ -44,6 +47,8 @@ pub(crate) struct ModelState {
     /// Since when there are such requests.
     pub(crate) frozen_since: Option<Millis>,
     pub(crate) operator_wants: bool,
+    /// It is popular, was displaced, and comes back into room that nobody else wants.
+    pub(crate) restoring: bool,
     pub(crate) operator_sleeps: bool,
     pub(crate) disabled: bool,
     pub(crate) removing: bool,
@@ -52,7 +57,8 @@ pub(crate) struct ModelState {
     pub(crate) last_error: Option<String>,
     pub(crate) failures: u32,
     pub(crate) restarts: Vec<Millis>,
-    pub(crate) learned: Durations,
+    pub(crate) learned: Learned,
+    pub(crate) demand: Demand,
     /// It may not be a victim before (a drain of it was cancelled, or frozen requests must finish).
     pub(crate) spare_until: Millis,
     /// How often its drain for the same waiter ran out; each doubles the next.
@@ -68,13 +74,33 @@ pub(crate) struct ModelState {
     /// The count of the last look.
     #[cfg(feature = "sabotage")]
     pub(crate) cached_count: Option<u64>,
+    /// It was put to sleep for another, and nobody has used it since: a popular one comes back.
+    pub(crate) displaced: bool,
+    /// The choice by which it is making room.
+    pub(crate) making_room: Option<u64>,
+    /// The choice by which it last made room, and when it slept.
+    pub(crate) evicted: Option<(u64, Millis)>,
+    /// … and that it was wanted back too soon was noted.
+    pub(crate) regretted: bool,
+    /// Where its weights are, or are going, while it is not awake and has a process.
+    pub(crate) copy: Tier,
+    /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
+    pub(crate) host_kept: Bytes,
+    /// When who could make room for it was last weighed, and its wait last estimated.
+    pub(crate) weighed_at: Millis,
+    pub(crate) estimated_at: Millis,
+    /// Its way since somebody began to wait.
+    pub(crate) wait: Option<Wait>,
+    /// Which settings: grows with every change of them.
+    pub(crate) settings: u64,
 }
 
 impl ModelState {
     /// A model of which nothing is known yet.
     pub(crate) fn new(spec: ModelSpec, now: Millis) -> Self {
         Self {
-            learned: spec.guess,
+            learned: Learned::guessed(&spec.guess),
+            demand: Demand::default(),
             declared: (spec.awake, spec.asleep),
             phase: Phase::Booting(Boot::Observing { asked: None }),
             since: now,
@@ -92,6 +118,7 @@ impl ModelState {
             inside: 0,
             frozen_since: None,
             operator_wants: false,
+            restoring: false,
             operator_sleeps: false,
             disabled: false,
             removing: false,
@@ -106,33 +133,17 @@ impl ModelState {
             memory_repeat: false,
             #[cfg(feature = "sabotage")]
             cached_count: None,
+            displaced: false,
+            making_room: None,
+            evicted: None,
+            regretted: false,
+            copy: Tier::Ram,
+            host_kept: Bytes(0),
+            weighed_at: Millis(0),
+            estimated_at: Millis(0),
+            wait: None,
+            settings: 0,
             spec,
-        }
-    }
-
-    /// Bytes per GPU that are reserved for it now, transients included.
-    pub(crate) fn reserved(&self) -> Bytes {
-        let transient = match &self.phase {
-            Phase::Booting(
-                Boot::Starting(_) | Boot::Started | Boot::Sleeping(_) | Boot::Waking(_),
-            )
-            | Phase::Waking { .. }
-            | Phase::Serving
-            | Phase::Sleeping { .. } => true,
-            Phase::Booting(
-                Boot::Observing { .. } | Boot::Unanswered | Boot::Waiting | Boot::Slept,
-            )
-            | Phase::Asleep
-            | Phase::Queued
-            | Phase::Draining { .. }
-            | Phase::Failed { .. }
-            | Phase::Removed { .. } => false,
-        };
-        match self.resident {
-            _ if transient => self.spec.awake,
-            Resident::Awake => self.spec.awake,
-            Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
-            Resident::Stopped => Bytes(0),
         }
     }
 
@@ -140,15 +151,16 @@ impl ModelState {
     pub(crate) const fn tier(&self) -> Tier {
         match self.resident {
             Resident::Stopped => Tier::Stopped,
-            Resident::Asleep(_) | Resident::Awake => Tier::Ram,
+            Resident::Asleep(_) | Resident::Awake => self.copy,
         }
     }
 
-    /// Learned duration of its next wake.
-    pub(crate) const fn wake_takes(&self) -> Millis {
+    /// Its next wake takes no longer than this, as promised by what was learned.
+    pub(crate) fn wake_takes(&self) -> Millis {
         match self.tier() {
-            Tier::Ram => self.learned.wake,
-            Tier::Stopped => self.learned.start,
+            Tier::Ram => self.learned.wake.promised(),
+            Tier::Disk => self.learned.reload.promised(),
+            Tier::Stopped => self.learned.start.promised(),
         }
     }
 
@@ -184,10 +196,5 @@ impl ModelState {
             }
             (Admission::Admit | Admission::Hold { .. } | Admission::Refuse { .. }, _) => true,
         }
-    }
-
-    /// Blends a measured duration into what was learned.
-    pub(crate) fn learn(learned: &mut Millis, took: u64) {
-        *learned = Millis((learned.0 * 7 + took * 3) / 10);
     }
 }

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use crate::{
     Core,
     effect::{Admission, Effect, RefuseReason},
-    event::{ActionError, EngineState, Event, Figures, Observation, Operator, Outcome},
+    event::{ActionError, EngineState, Event, Figures, Memory, Observation, Operator, Outcome},
     ids::{Attempt, Bytes, Epoch, GateId, GpuId, Millis, ModelId, StreamId},
-    model::{Caps, Durations, FleetSpec, ModelSpec, OnDrainTimeout, OnLeaseEnd, SleepMode, Times},
+    model::{
+        Caps, Durations, FleetSpec, ModelSpec, OnDrainTimeout, OnLeaseEnd, Sizes, SleepMode, Times,
+    },
 };
 
 mod barrier;
 mod engines;
-mod faults;
 mod fuzz;
 mod liveness;
 mod races;
@@ -30,6 +31,7 @@ fn times() -> Times {
         command: Millis(2_000),
         max_flow: Millis(600_000),
         forward_bound: Millis(3_000),
+        observe: Millis(1_000),
     }
 }
 
@@ -40,7 +42,10 @@ fn spec(name: &str) -> ModelSpec {
         awake: Bytes(17 * GIB),
         asleep: Bytes(GIB),
         conditioned: true,
+        sizes: Sizes::default(),
+        tier: None,
         pinned: false,
+        popular: false,
         idle_timeout: Some(Millis(300_000)),
         drain_timeout: Millis(30_000),
         on_drain_timeout: OnDrainTimeout::Freeze,
@@ -52,11 +57,13 @@ fn spec(name: &str) -> ModelSpec {
             counts: true,
             lossless: true,
             restartable: true,
+            disk: false,
         },
         guess: Durations {
             start: Millis(5_000),
             wake: Millis(600),
             sleep: Millis(90),
+            reload: Millis(2_000),
         },
     }
 }
@@ -99,6 +106,7 @@ impl Bench {
             gpus: vec![Bytes(40 * GIB); gpus],
             times: times(),
             term: 7,
+            ..FleetSpec::default()
         };
         let mut bench = Self {
             core: Core::new(fleet, Millis(0)),
@@ -182,7 +190,8 @@ impl Bench {
                 let observation = Observation {
                     state: engine.state,
                     count: Some(engine.count),
-                    memory: Some(engine.memory),
+                    memory: Memory::on_gpus(engine.memory),
+                    tier: None,
                 };
                 vec![Event::Observed {
                     model: model.clone(),
@@ -198,7 +207,7 @@ impl Bench {
                     outcome,
                 }]
             }
-            Effect::Wake { model, attempt } if self.answering => {
+            Effect::Wake { model, attempt, .. } if self.answering => {
                 let outcome = self.engines[model]
                     .wake
                     .clone()
@@ -255,7 +264,7 @@ impl Bench {
         (engine.state, engine.memory) = (state, memory);
         Outcome::Done {
             took,
-            memory: Some(memory),
+            memory: Memory::on_gpus(memory),
         }
     }
 

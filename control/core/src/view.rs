@@ -2,6 +2,7 @@
 
 use crate::{
     Core,
+    decision::{Choice, Tally},
     effect::{Admission, PublicState},
     ids::{Bytes, GateId, GpuId, Millis, ModelId},
     phase::Tier,
@@ -44,7 +45,75 @@ pub struct ModelView {
     pub last_error: Option<String>,
 }
 
+/// What `status` shows of one GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuView {
+    /// Which.
+    pub gpu: GpuId,
+    /// Bytes that models may use.
+    pub capacity: Bytes,
+    /// Bytes that the ledger has reserved.
+    pub reserved: Bytes,
+    /// Bytes that the oracle saw in use last; `None` when it cannot tell.
+    pub used: Option<Bytes>,
+    /// Bytes that an operator accepted as somebody else's; not part of what models may use.
+    pub foreign: Bytes,
+    /// Why no transition begins on it, if so: ledger and oracle differ by more than the tolerance.
+    pub stopped: Option<String>,
+}
+
+/// What `status` shows of the host RAM of one NUMA node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostView {
+    /// Bytes that sleeping copies may take.
+    pub capacity: Bytes,
+    /// Bytes that they take by the ledger.
+    pub reserved: Bytes,
+}
+
 impl Core {
+    /// The latest choices in which a model was the target or a victim, oldest first, `last` at most.
+    pub fn explain(&self, model: &ModelId, last: usize) -> Vec<Choice> {
+        self.choices.of(model, last)
+    }
+
+    /// One choice by its number, as long as it is kept.
+    pub fn choice(&self, number: u64) -> Option<&Choice> {
+        self.choices.get(number)
+    }
+
+    /// Totals since the start.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Every GPU.
+    pub fn gpus(&self) -> Vec<GpuView> {
+        let view = |gpu: usize| {
+            let audit = self.audit(GpuId(gpu));
+            GpuView {
+                gpu: GpuId(gpu),
+                capacity: self.capacity(GpuId(gpu)),
+                reserved: self.reserved_on(GpuId(gpu)),
+                used: audit.used,
+                foreign: audit.foreign,
+                stopped: self.stopped(GpuId(gpu)),
+            }
+        };
+        (0..self.fleet.gpus.len()).map(view).collect()
+    }
+
+    /// Every NUMA node whose host RAM is limited.
+    pub fn hosts(&self) -> Vec<HostView> {
+        let nodes = self.fleet.hosts.iter().enumerate();
+        nodes
+            .map(|(host, capacity)| HostView {
+                capacity: *capacity,
+                reserved: self.places.host_reserved(host),
+            })
+            .collect()
+    }
+
     /// Every model, by id.
     pub fn view(&self) -> Vec<ModelView> {
         let view = |state: &crate::state::ModelState| {

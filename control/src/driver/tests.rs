@@ -51,6 +51,7 @@ impl Bench {
             command: ms,
             max_flow: ms,
             forward_bound: ms,
+            observe: ms,
         };
         let (inputs, answers) = mpsc::channel(8);
         let mut driver = Driver::new(Parts {
@@ -58,6 +59,7 @@ impl Bench {
                 gpus: vec![Bytes::gib(40)],
                 times,
                 term,
+                ..FleetSpec::default()
             },
             hold: testing::hold(),
             expected_gates: 1,
@@ -132,7 +134,7 @@ fn a_heartbeat_stands_behind_every_row_decided_before_it() {
         gate: GateId("g".into()),
         stream: STREAM,
         echoed,
-        elsewhere: Vec::new(),
+        elsewhere: None,
     };
     let snapshot = Effect::SendSnapshot {
         gate: GateId("g".into()),

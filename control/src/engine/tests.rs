@@ -1,15 +1,17 @@
 //! The facade against engines that surprise: a double over HTTP that misbehaves on demand, and real small processes.
 
 mod double;
+mod memory;
 mod processes;
 mod surprises;
+mod tiers;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use greenthread_core::{
     event::{Event, Outcome},
     ids::{Bytes, GpuId, Millis, ModelId},
-    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd},
+    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd, Sizes},
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -118,6 +120,7 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
         counts: true,
         lossless: true,
         restartable: command.is_some(),
+        disk: false,
     };
     let zero = Millis(0);
     let spec = ModelSpec {
@@ -126,7 +129,10 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
         awake: Bytes::gib(16),
         asleep: Bytes::gib(1),
         conditioned: false,
+        sizes: Sizes::default(),
         pinned: false,
+        tier: None,
+        popular: false,
         idle_timeout: None,
         drain_timeout: zero,
         on_drain_timeout: OnDrainTimeout::Freeze,
@@ -139,6 +145,7 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
             start: zero,
             wake: zero,
             sleep: zero,
+            reload: zero,
         },
     };
     Model {

@@ -155,6 +155,7 @@ fn rows_flow_only_where_nothing_can_be_lost() {
         counts: true,
         lossless: true,
         restartable: false,
+        disk: false,
     };
     check(proven, None, OnLeaseEnd::Flow);
     check(proven, Some(OnLeaseEnd::Hold), OnLeaseEnd::Hold);

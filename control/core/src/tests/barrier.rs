@@ -124,7 +124,8 @@ fn a_count_asked_for_before_the_last_acknowledgement_is_not_believed() {
         observation: Observation {
             state: EngineState::Awake,
             count: Some(0),
-            memory: None,
+            memory: Memory::default(),
+            tier: None,
         },
     };
     assert_eq!(names(&bench.event(late)), Vec::<String>::new());

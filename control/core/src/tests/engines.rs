@@ -64,7 +64,7 @@ fn memory_counts_as_free_only_when_the_oracle_shows_it() {
     bench.run(11_000);
     bench.engines.get_mut(&id("a")).expect("known").sleep = Some(Outcome::Done {
         took: 90,
-        memory: Some(Bytes(17 * GIB)),
+        memory: Memory::on_gpus(Bytes(17 * GIB)),
     });
     let effects = bench.figures("g1", "c", 0, 1);
     assert!(
@@ -143,7 +143,7 @@ fn an_old_attempt_changes_nothing() {
         attempt: Attempt(1),
         outcome: Outcome::Done {
             took: 1,
-            memory: None,
+            memory: Memory::default(),
         },
     };
     assert_eq!(names(&bench.event(late)), Vec::<String>::new());
@@ -368,6 +368,7 @@ fn adopted_engines_have_had_their_min_runtime() {
             gpus: vec![Bytes(40 * GIB)],
             times: times(),
             term: 8,
+            ..FleetSpec::default()
         },
         Millis(bench.now),
     );

@@ -103,7 +103,8 @@ fn an_engine_that_is_being_ended_blocks_nobody_who_has_room() {
         let observation = Observation {
             state,
             count: Some(0),
-            memory: None,
+            memory: Memory::default(),
+            tier: None,
         };
         bench.event(Event::Observed {
             model,

@@ -65,7 +65,8 @@ fn a_count_from_before_a_larger_term_puts_nobody_to_sleep() {
         observation: Observation {
             state: EngineState::Awake,
             count: Some(0),
-            memory: None,
+            memory: Memory::default(),
+            tier: None,
         },
     };
     assert!(!slept(&bench.event(late)), "leases of the old term may run");
@@ -135,7 +136,8 @@ fn a_gate_that_attaches_during_a_drain_is_waited_for() {
         observation: Observation {
             state: EngineState::Awake,
             count: Some(0),
-            memory: None,
+            memory: Memory::default(),
+            tier: None,
         },
     };
     assert!(!slept(&bench.event(answer(asked))));
@@ -237,7 +239,7 @@ fn memory_of_an_engine_on_two_gpus_is_half_on_each() {
     bench.hello("g1", 1);
     bench.engines.get_mut(&id("a")).expect("known").wake = Some(Outcome::Done {
         took: 600,
-        memory: Some(Bytes(36 * GIB)),
+        memory: Memory::on_gpus(Bytes(36 * GIB)),
     });
     bench.figures("g1", "a", 0, 1);
     assert_eq!(bench.core.ledger()[1].0, Bytes(18 * GIB));

@@ -98,7 +98,7 @@ fn in_phase(phase: &str) -> Bench {
 fn running(bench: &Bench) -> Attempt {
     let attempt = |effect: &Effect| {
         if let Effect::Start { model, attempt }
-        | Effect::Wake { model, attempt }
+        | Effect::Wake { model, attempt, .. }
         | Effect::Sleep { model, attempt, .. } = effect
         {
             (*model == id("a")).then_some(*attempt)
@@ -143,12 +143,13 @@ fn events(bench: &mut Bench) -> Vec<(&'static str, Event)> {
         observation: Observation {
             state,
             count: Some(0),
-            memory: None,
+            memory: Memory::default(),
+            tier: None,
         },
     };
     let done = Outcome::Done {
         took: 100,
-        memory: None,
+        memory: Memory::default(),
     };
     let error = || {
         Outcome::Failed(ActionError {

@@ -1,0 +1,188 @@
+//! Why a model is not awake now, in words for the operator who is looked at for an answer.
+
+use crate::{
+    Core,
+    decision::{Choice, Taken, Verdict, WhyNot},
+    ids::{Millis, ModelId},
+    phase::{Boot, Cause, Failure, Phase},
+    schedule::counted,
+    state::ModelState,
+};
+
+impl Core {
+    /// Why a model is not awake at `now`; `None` for a model that is not known.
+    pub fn why_not(&self, now: Millis, id: &ModelId) -> Option<WhyNot> {
+        let state = self.models.get(id)?;
+        let serving = matches!(state.phase, Phase::Serving);
+        let mut reasons = Vec::new();
+        if !serving {
+            self.reasons(now, state, &mut reasons);
+        }
+        Some(WhyNot {
+            model: id.clone(),
+            serving,
+            reasons,
+            ahead: self.ahead_of(now, state),
+            estimated_wait: if serving {
+                Millis(0)
+            } else {
+                self.estimate(now, id, &state.phase)
+            },
+            choice: self.choices.latest(id),
+        })
+    }
+
+    /// Models that wait on the same GPUs and are served first, first first.
+    fn ahead_of(&self, now: Millis, state: &ModelState) -> Vec<ModelId> {
+        if !matches!(state.phase, Phase::Queued) {
+            return Vec::new();
+        }
+        let gpus = state.spec.gpus.iter().copied().collect();
+        let queue = self.queue(now, &gpus);
+        let before = queue
+            .into_iter()
+            .take_while(|other| *other != state.spec.id);
+        before.collect()
+    }
+
+    fn reasons(&self, now: Millis, state: &ModelState, reasons: &mut Vec<String>) {
+        if state.removing {
+            reasons.push("it was removed from the fleet file; put it back to serve it".into());
+        }
+        if state.disabled {
+            reasons
+                .push("an operator took it out of service; `greenthread enable` ends that".into());
+        }
+        if !self.open {
+            reasons.push("control has only just started and looks at every engine first".into());
+        }
+        for gpu in &state.spec.gpus {
+            if let Some(why) = self.stopped(*gpu) {
+                reasons.push(format!("transitions on GPU {} are stopped: {why}", gpu.0));
+            }
+        }
+        if state.ending {
+            reasons.push("its engine's process is being ended; that comes first".into());
+        }
+        reasons.push(self.reason_of_phase(now, state));
+        if matches!(state.phase, Phase::Queued | Phase::Booting(Boot::Waiting)) {
+            self.reasons_of_queue(now, state, reasons);
+        }
+        if let Some(error) = &state.last_error {
+            reasons.push(format!("the last error was: {error}"));
+        }
+    }
+
+    fn reason_of_phase(&self, now: Millis, state: &ModelState) -> String {
+        let for_ = now.since(state.since);
+        match &state.phase {
+            Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) => {
+                "its engine has not answered a first look yet".into()
+            }
+            Phase::Booting(_) => "its first start and measurement are not over".into(),
+            Phase::Asleep => {
+                "nobody asks for it; a request (or `greenthread wake`) wakes it".into()
+            }
+            Phase::Queued => format!(
+                "it is wanted ({} held) and has waited for room for {for_}",
+                counted(self.gates.held(&state.spec.id))
+            ),
+            Phase::Waking { .. } => format!(
+                "it is on its way: waking for {for_}, which takes about {}",
+                state.wake_takes()
+            ),
+            Phase::Serving => "it serves".into(),
+            Phase::Draining { cause, .. } => format!(
+                "it is going to sleep ({}): {} still in flight",
+                words(cause),
+                counted(self.gates.in_flight(&state.spec.id))
+            ),
+            Phase::Sleeping { cause, .. } => {
+                format!(
+                    "it is just going to sleep ({}); that must end first",
+                    words(cause)
+                )
+            }
+            Phase::Failed { failure, retry_at } => {
+                let class = match failure {
+                    Failure::Wake => "its wake failed",
+                    Failure::Start => "its start failed",
+                    Failure::Engine => "its engine is out of service",
+                    Failure::NeverFits => "it needs more memory than its GPUs can ever give",
+                };
+                retry_at.map_or_else(
+                    || format!("{class}; nothing is tried before something changes"),
+                    |at| format!("{class}; it is tried again in {}", at.since(now)),
+                )
+            }
+            Phase::Removed { .. } => "it was removed".into(),
+        }
+    }
+
+    fn reasons_of_queue(&self, now: Millis, state: &ModelState, reasons: &mut Vec<String>) {
+        let id = &state.spec.id;
+        for other in self
+            .neighbours(id)
+            .filter(|other| other.phase.in_transition())
+        {
+            reasons.push(format!(
+                "{} is {} on the same GPU; one at a time",
+                other.spec.id,
+                other.phase.name().to_lowercase()
+            ));
+        }
+        if now < self.sleeps_from() {
+            reasons.push(format!(
+                "nobody may be put to sleep for another {}: gates of the control before this one may still admit",
+                self.sleeps_from().since(now)
+            ));
+        }
+        let latest = self.choices.latest(id).and_then(|n| self.choices.get(n));
+        if let Some(choice) = latest.filter(|choice| choice.target == *id) {
+            reasons.extend(stays(choice, now));
+        }
+    }
+}
+
+/// Why each that could make room has not gone.
+fn stays(choice: &Choice, now: Millis) -> Vec<String> {
+    let why = |verdict: Verdict| match verdict {
+        Verdict::Chosen => Some("is making room".to_owned()),
+        Verdict::Leaving => Some("is on its way out".to_owned()),
+        Verdict::Pinned => Some("stays: it is pinned".to_owned()),
+        Verdict::MinRuntime(at) => Some(format!(
+            "stays for another {}: it was woken only just before",
+            at.since(now)
+        )),
+        Verdict::Spared(at) => Some(format!(
+            "stays for another {}: its requests would not end before",
+            at.since(now)
+        )),
+        Verdict::Busy(at) => Some(format!("is busy; it can go in {}", at.since(now))),
+        Verdict::Moving => Some("is moving itself".to_owned()),
+        Verdict::Kept | Verdict::NoHelp => None,
+    };
+    let mut sentences: Vec<String> = choice
+        .weighed
+        .iter()
+        .filter_map(|weighed| why(weighed.verdict).map(|why| format!("{} {why}", weighed.model)))
+        .collect();
+    if choice.taken == Taken::GiveUp {
+        sentences.push(
+            "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
+                .into(),
+        );
+    }
+    sentences
+}
+
+fn words(cause: &Cause) -> String {
+    match cause {
+        Cause::Idle => "nobody asked for it".into(),
+        Cause::Preempt(waiter) => format!("for {waiter}"),
+        Cause::Overcommit => "its GPU holds more than it should".into(),
+        Cause::Operator => "an operator's wish".into(),
+        Cause::Disable => "taken out of service".into(),
+        Cause::Remove => "removed".into(),
+    }
+}

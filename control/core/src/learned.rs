@@ -1,0 +1,120 @@
+//! How long an engine's actions take, as distributions: what is promised is a quantile, since a mean is exceeded half of the time.
+
+use crate::{ids::Millis, model::Durations};
+
+/// Measurements kept of each action; older ones are forgotten.
+const KEPT: usize = 32;
+/// The share of actions, in percent, that took no longer than what is promised.
+pub const PROMISED: usize = 90;
+
+/// The latest durations of one action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Samples {
+    guess: Millis,
+    /// A ring; the oldest is overwritten.
+    kept: Vec<Millis>,
+    next: usize,
+    /// The two quantiles that are asked for all the time.
+    median: Millis,
+    promised: Millis,
+}
+
+impl Samples {
+    /// Nothing was measured yet: the guess stands in.
+    pub const fn guessed(guess: Millis) -> Self {
+        Self {
+            guess,
+            kept: Vec::new(),
+            next: 0,
+            median: guess,
+            promised: guess,
+        }
+    }
+
+    /// One more measurement.
+    pub fn push(&mut self, took: Millis) {
+        if self.kept.len() < KEPT {
+            self.kept.push(took);
+        } else if let Some(oldest) = self.kept.get_mut(self.next) {
+            *oldest = took;
+        }
+        self.next = (self.next + 1) % KEPT;
+        (self.median, self.promised) = (self.quantile(50), self.quantile(PROMISED));
+    }
+
+    /// The duration that `percent` of the measurements did not exceed (nearest rank).
+    pub fn quantile(&self, percent: usize) -> Millis {
+        let mut sorted = self.kept.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * percent).div_ceil(100).max(1);
+        sorted.get(rank - 1).copied().unwrap_or(self.guess)
+    }
+
+    /// What is promised.
+    pub const fn promised(&self) -> Millis {
+        self.promised
+    }
+
+    /// What half of the measurements did not exceed.
+    pub const fn median(&self) -> Millis {
+        self.median
+    }
+
+    /// How many measurements stand behind it.
+    pub fn measured(&self) -> usize {
+        self.kept.len()
+    }
+}
+
+/// All actions of one engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learned {
+    /// Start of the process until it serves.
+    pub start: Samples,
+    /// Wake from host RAM.
+    pub wake: Samples,
+    /// Wake from disk.
+    pub reload: Samples,
+    /// Sleep.
+    pub sleep: Samples,
+    /// Drain of a busy model until it was told to sleep.
+    pub drain: Samples,
+}
+
+impl Learned {
+    /// Before anything was measured in this life.
+    pub const fn guessed(guess: &Durations) -> Self {
+        Self {
+            start: Samples::guessed(guess.start),
+            wake: Samples::guessed(guess.wake),
+            reload: Samples::guessed(guess.reload),
+            sleep: Samples::guessed(guess.sleep),
+            drain: Samples::guessed(Millis::seconds(5)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_of_the_latest() {
+        let mut samples = Samples::guessed(Millis(700));
+        assert_eq!(samples.promised(), Millis(700));
+        samples.push(Millis(10));
+        assert_eq!(samples.promised(), Millis(10));
+        for took in 1..=10 {
+            samples.push(Millis(took * 100));
+        }
+        assert_eq!(samples.quantile(50), Millis(500));
+        assert_eq!(samples.promised(), Millis(900));
+        for _ in 0..KEPT {
+            samples.push(Millis(5));
+        }
+        assert_eq!(
+            (samples.quantile(100), samples.measured()),
+            (Millis(5), KEPT)
+        );
+    }
+}

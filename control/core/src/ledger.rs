@@ -1,0 +1,310 @@
+//! The ledger: bytes per GPU and per NUMA node, what is free, what is missing, and whether the oracle agrees.
+//!
+//! Reserved means promised before the action begins, transient peaks included (S4). The oracle has the last word: where it sees more
+//! or less on a GPU than the ledger can explain, nothing begins there until it is explained or an operator decides.
+
+use crate::{
+    Core,
+    decision::GpuNeed,
+    effect::Effect,
+    ids::{Bytes, GpuId, Millis, ModelId},
+    phase::{Boot, Phase},
+    policy::{Need, Resident as Candidate},
+    state::{ModelState, Resident},
+};
+
+/// Readings in a row that must differ before transitions stop: one may be between two moments of the same action.
+const READINGS: u32 = 3;
+
+/// What the oracle says of one GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Audit {
+    /// The last reading.
+    pub(crate) used: Option<Bytes>,
+    /// What an operator accepted as somebody else's.
+    pub(crate) foreign: Bytes,
+    /// What an operator accepted as missing: models hold less than the ledger says.
+    pub(crate) absent: Bytes,
+    /// Readings in a row that differed by more than the tolerance.
+    differing: u32,
+}
+
+impl Core {
+    /// Bytes reserved on a GPU now.
+    pub(crate) fn reserved_on(&self, gpu: GpuId) -> Bytes {
+        self.places
+            .gpu(gpu)
+            .map_or(Bytes(0), |place| place.reserved)
+    }
+
+    /// Bytes that models may use on a GPU: what an operator accepted as somebody else's is not theirs.
+    pub(crate) fn capacity(&self, gpu: GpuId) -> Bytes {
+        let whole = self.fleet.gpus.get(gpu.0).copied().unwrap_or_default();
+        whole.less(self.audit(gpu).foreign)
+    }
+
+    pub(crate) fn audit(&self, gpu: GpuId) -> Audit {
+        self.audits.get(gpu.0).copied().unwrap_or_default()
+    }
+
+    /// Every model that is placed on a GPU.
+    pub(crate) fn models_on(&self, gpu: GpuId) -> impl Iterator<Item = &ModelState> {
+        let place = self.places.gpu(gpu).map(|place| place.models.iter());
+        place
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.models.get(id))
+    }
+
+    /// The other models that share a GPU with this one.
+    pub(crate) fn neighbours(&self, id: &ModelId) -> impl Iterator<Item = &ModelState> {
+        let gpus = self.models.get(id).map(|state| state.spec.gpus.as_slice());
+        let around = self.places.on(gpus.unwrap_or_default());
+        let others = around.into_iter().filter(move |other| *other != id);
+        others.filter_map(|other| self.models.get(other))
+    }
+
+    /// What a model needs on each of its GPUs to wake, and what is there.
+    pub(crate) fn needs(&self, now: Millis, id: &ModelId) -> Vec<GpuNeed> {
+        let Some(state) = self.models.get(id) else {
+            return Vec::new();
+        };
+        let need = |gpu: &GpuId| {
+            let (capacity, reserved) = (self.capacity(*gpu), self.reserved_on(*gpu));
+            // Of everything, not only of what it adds: nothing is begun on a GPU that is beyond its capacity already.
+            let all = reserved.less(state.reserved()) + self.takes_on(state, *gpu);
+            let needs = all.less(reserved.min(capacity));
+            let free = capacity.less(reserved);
+            let leaving = self
+                .models_on(*gpu)
+                .filter(|other| other.leaves_soon(now) && other.spec.id != *id);
+            let coming: Bytes = leaving.map(ModelState::will_free).sum();
+            GpuNeed {
+                gpu: *gpu,
+                needs,
+                free,
+                coming,
+                missing: needs.less(free + coming),
+            }
+        };
+        state.spec.gpus.iter().map(need).collect()
+    }
+
+    /// The most that a GPU must have for a model while it wakes and after it: its own peak, and room for the largest peak that a sleep
+    /// of anybody who is awake then takes, so that going to sleep never needs room that is not there.
+    fn takes_on(&self, state: &ModelState, gpu: GpuId) -> Bytes {
+        let awake = |other: &&ModelState| other.resident == Resident::Awake;
+        let others = self.models_on(gpu).filter(awake);
+        let sleeping = others.map(|other| other.spec.sizes.sleeping.bytes).max();
+        let sleeping = sleeping
+            .unwrap_or_default()
+            .max(state.spec.sizes.sleeping.bytes);
+        state.spec.awake + state.spec.sizes.waking.bytes.max(sleeping)
+    }
+
+    /// Why a model can never be woken with this fleet, if so.
+    pub(crate) fn never_fits(&self, id: &ModelId) -> Option<String> {
+        let state = self.models.get(id)?;
+        state.spec.gpus.iter().find_map(|gpu| {
+            let others = self.models_on(*gpu).filter(|other| other.spec.id != *id);
+            let kept: Bytes = others.map(ModelState::keeps_for_ever).sum();
+            let most = self.capacity(*gpu).less(kept);
+            let peak = state.spec.sizes.waking.bytes.max(state.spec.sizes.sleeping.bytes);
+            let takes = state.spec.awake + peak;
+            (takes > most).then(|| {
+                format!(
+                    "it needs {takes} on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned and sleeping models keep)",
+                    gpu.0,
+                    self.capacity(*gpu)
+                )
+            })
+        })
+    }
+
+    /// Every model that serves where something is missing, for policies.
+    pub(crate) fn candidates(&self, now: Millis, need: &Need) -> Vec<Candidate> {
+        let gpus: Vec<GpuId> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
+        let there = self.places.on(&gpus).into_iter();
+        there
+            .filter_map(|id| self.models.get(id))
+            .filter(|state| matches!(state.phase, Phase::Serving))
+            .map(|state| self.candidate(now, state))
+            .collect()
+    }
+
+    /// A model as policies see it.
+    pub(crate) fn candidate(&self, now: Millis, state: &ModelState) -> Candidate {
+        let id = &state.spec.id;
+        let served = state.served_at.unwrap_or(state.since);
+        Candidate {
+            model: id.clone(),
+            gpus: state.spec.gpus.clone(),
+            frees: state.spec.awake.less(state.spec.asleep),
+            pinned: state.spec.pinned && !state.disabled,
+            busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,
+            last_used: state.last_used.map_or(served, |used| used.max(served)),
+            not_before: sabotage!(
+                MinRuntimeIgnored,
+                Millis(0),
+                served + state.spec.min_runtime
+            ),
+            spared_until: sabotage!(MinRuntimeIgnored, Millis(0), state.spare_until),
+            sleep: state.learned.sleep.median(),
+            wake: state.learned.wake.median(),
+            demand: state.demand.rate(now),
+            next_use: 1_000.0 / state.demand.rate(now),
+        }
+    }
+
+    /// The oracle read a GPU.
+    pub(crate) fn gpu_read(
+        &mut self,
+        now: Millis,
+        gpu: GpuId,
+        used: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let known = self.known_on(gpu);
+        let stopped = self.stopped(gpu);
+        let tolerance = self.fleet.tolerance;
+        let Some(audit) = self.audits.get_mut(gpu.0) else {
+            return;
+        };
+        audit.used = Some(used);
+        // While something moves, or is not known, nobody can say what should be there.
+        let Some(known) = known else {
+            return;
+        };
+        let expected = (known + audit.foreign).less(audit.absent);
+        let differs = used.less(expected).max(expected.less(used)) > tolerance;
+        audit.differing = if differs { audit.differing + 1 } else { 0 };
+        match (stopped, self.stopped(gpu)) {
+            (None, Some(why)) => self.announce(now, gpu, &why, effects),
+            (Some(_), None) => self.announce(
+                now,
+                gpu,
+                "oracle and ledger agree again: transitions go on",
+                effects,
+            ),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+    }
+
+    /// An operator takes what the oracle sees for what it is.
+    pub(crate) fn gpu_accepted(&mut self, now: Millis, gpu: GpuId, effects: &mut Vec<Effect>) {
+        let known = self.known_on(gpu);
+        let Some(audit) = self.audits.get_mut(gpu.0) else {
+            return;
+        };
+        let (Some(used), Some(known)) = (audit.used, known) else {
+            return;
+        };
+        (audit.foreign, audit.absent, audit.differing) = (used.less(known), known.less(used), 0);
+        let foreign = audit.foreign;
+        let sentence = format!(
+            "an operator accepted what the oracle sees: {foreign} are not ours; transitions go on"
+        );
+        self.announce(now, gpu, &sentence, effects);
+    }
+
+    /// Why nothing begins on a GPU, if so.
+    pub(crate) fn stopped(&self, gpu: GpuId) -> Option<String> {
+        let audit = self.audit(gpu);
+        let used = audit.used?;
+        (audit.differing >= READINGS).then(|| {
+            let known = self.known_on(gpu).unwrap_or_default();
+            format!(
+                "the oracle sees {used} in use, the ledger knows of {known} (accepted as not ours: {}): no sleep and no wake begins there until they agree within {}. See who uses it, or accept what the oracle sees (greenthread accept-gpu {})",
+                audit.foreign, self.fleet.tolerance, gpu.0
+            )
+        })
+    }
+
+    /// Whether transitions are stopped on any GPU of a model.
+    pub(crate) fn is_stopped(&self, id: &ModelId) -> bool {
+        let stopped = |gpu: &GpuId| self.audit(*gpu).differing >= READINGS;
+        let state = self.models.get(id);
+        state.is_some_and(|state| state.spec.gpus.iter().any(stopped))
+    }
+
+    fn announce(&mut self, now: Millis, gpu: GpuId, what: &str, effects: &mut Vec<Effect>) {
+        self.places.mark(gpu);
+        let there: Vec<ModelId> = self
+            .models_on(gpu)
+            .map(|state| state.spec.id.clone())
+            .collect();
+        for id in there {
+            self.record(now, &id, format!("GPU {}: {what}", gpu.0), effects);
+        }
+    }
+
+    /// What should be in use on a GPU; `None` while something moves there or is not known.
+    fn known_on(&self, gpu: GpuId) -> Option<Bytes> {
+        let mut sum = Bytes(0);
+        for state in self.models_on(gpu) {
+            sum = sum + state.holds_now()?;
+        }
+        Some(sum)
+    }
+}
+
+impl ModelState {
+    /// Bytes per GPU that are reserved for it now, transients included.
+    pub(crate) fn reserved(&self) -> Bytes {
+        let sizes = &self.spec.sizes;
+        match &self.phase {
+            Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) | Phase::Waking { .. } => {
+                self.spec.awake + sizes.waking.bytes
+            }
+            Phase::Booting(Boot::Sleeping(_)) | Phase::Sleeping { .. } => {
+                self.spec.awake + sizes.sleeping.bytes
+            }
+            Phase::Booting(Boot::Started) | Phase::Serving => self.spec.awake,
+            Phase::Booting(
+                Boot::Observing { .. } | Boot::Unanswered | Boot::Waiting | Boot::Slept,
+            )
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Draining { .. }
+            | Phase::Failed { .. }
+            | Phase::Removed { .. } => match self.resident {
+                Resident::Awake => self.spec.awake,
+                Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
+                Resident::Stopped => Bytes(0),
+            },
+        }
+    }
+
+    /// Bytes per GPU that it holds when nothing is under way; `None` while something is, or nobody knows.
+    fn holds_now(&self) -> Option<Bytes> {
+        let unknown = matches!(
+            self.phase,
+            Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) | Phase::Failed { .. }
+        );
+        if self.phase.in_transition() || self.ending || unknown && self.resident == Resident::Awake
+        {
+            return None;
+        }
+        Some(self.reserved())
+    }
+
+    /// Bytes per GPU that become free when what is under way has ended.
+    fn will_free(&self) -> Bytes {
+        let stays = if self.ending {
+            Bytes(0)
+        } else {
+            self.spec.asleep
+        };
+        self.reserved().less(stays)
+    }
+
+    /// Bytes per GPU that nobody else can ever have.
+    fn keeps_for_ever(&self) -> Bytes {
+        match (self.spec.pinned && !self.disabled, self.resident) {
+            (true, _) => self.spec.awake,
+            (false, Resident::Stopped) => Bytes(0),
+            (false, Resident::Asleep(left)) => left.min(self.spec.awake),
+            (false, Resident::Awake) => self.spec.asleep,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Choices as data: who goes, who stays, and until when it is waited.
+
+use super::*;
+
+fn resident(name: &str, frees: u64, busy: bool, last_used: u64) -> Resident {
+    Resident {
+        model: ModelId(name.into()),
+        gpus: vec![GpuId(0)],
+        frees: Bytes(frees),
+        pinned: false,
+        busy,
+        last_used: Millis(last_used),
+        not_before: Millis(0),
+        spared_until: Millis(0),
+        sleep: Millis(1_000),
+        wake: Millis(1_000),
+        demand: 1.0,
+        next_use: 1.0,
+    }
+}
+
+fn check(missing: u64, residents: &[Resident], now: u64, expected: &[&str]) {
+    let need = Need {
+        missing: vec![(GpuId(0), Bytes(missing))],
+        busy_from: Millis(5_000),
+        urgent: false,
+    };
+    let expected = Choice::Victims(
+        expected
+            .iter()
+            .map(|name| ModelId((*name).into()))
+            .collect(),
+    );
+    assert_eq!(
+        choose(&lru::POLICY, &need, residents, Millis(now)),
+        expected
+    );
+}
+
+#[test]
+fn least_recently_used_goes_first() {
+    check(
+        10,
+        &[resident("a", 10, false, 30), resident("b", 10, false, 20)],
+        100,
+        &["b"],
+    );
+    check(
+        10,
+        &[resident("b", 10, false, 20), resident("a", 10, false, 20)],
+        100,
+        &["a"],
+    );
+}
+
+#[test]
+fn fewest_evictions() {
+    // 17 + 8 + 1.7 GB idle and 20 needed with 1 free: never all three.
+    let residents = [
+        resident("small", 17, false, 1),
+        resident("large", 170, false, 3),
+        resident("middle", 80, false, 2),
+    ];
+    check(190, &residents, 100, &["middle", "large"]);
+    check(100, &residents, 100, &["large"]);
+}
+
+#[test]
+fn busy_only_after_max_wait_and_only_without_idle() {
+    let residents = [
+        resident("busy", 10, true, 1),
+        resident("idle", 10, false, 2),
+    ];
+    check(10, &residents, 9_000, &["idle"]);
+    check(20, &residents, 9_000, &["idle", "busy"]);
+    let need = Need {
+        missing: vec![(GpuId(0), Bytes(20))],
+        busy_from: Millis(5_000),
+        urgent: false,
+    };
+    assert_eq!(
+        choose(&lru::POLICY, &need, &residents, Millis(100)),
+        Choice::Wait(Some(Millis(5_000)))
+    );
+}
+
+#[test]
+fn pinned_and_min_runtime() {
+    let mut residents = [
+        resident("pinned", 10, false, 1),
+        resident("young", 10, false, 2),
+    ];
+    residents[0].pinned = true;
+    residents[1].not_before = Millis(700);
+    let mut need = Need {
+        missing: vec![(GpuId(0), Bytes(10))],
+        busy_from: Millis(0),
+        urgent: false,
+    };
+    assert_eq!(
+        choose(&lru::POLICY, &need, &residents, Millis(100)),
+        Choice::Wait(Some(Millis(700)))
+    );
+    need.urgent = true;
+    assert_eq!(
+        choose(&lru::POLICY, &need, &residents, Millis(100)),
+        Choice::Victims(vec![ModelId("young".into())])
+    );
+}
+
+#[test]
+fn other_gpus_do_not_help() {
+    let mut elsewhere = resident("elsewhere", 100, false, 1);
+    elsewhere.gpus = vec![GpuId(1)];
+    check(
+        10,
+        &[elsewhere, resident("here", 10, false, 9)],
+        100,
+        &["here"],
+    );
+}
+
+/// Sizes in bytes, demand in requests per second; the same times for all.
+fn cheapest(missing: u64, residents: &[(&str, u64, f64)], expected: &[&str]) {
+    let residents: Vec<Resident> = residents
+        .iter()
+        .map(|(name, frees, demand)| Resident {
+            demand: *demand,
+            ..resident(name, *frees, false, 0)
+        })
+        .collect();
+    let need = Need {
+        missing: vec![(GpuId(0), Bytes(missing))],
+        busy_from: Millis(0),
+        urgent: false,
+    };
+    let expected = expected.iter().map(|name| ModelId((*name).into()));
+    assert_eq!(
+        choose(&cost::POLICY, &need, &residents, Millis(0)),
+        Choice::Victims(expected.collect())
+    );
+}
+
+#[test]
+fn the_cheapest_set_makes_room() {
+    // 17 + 8 + 1.7 GB idle and 20 needed: never all three.
+    let idle = [("a", 170, 1.0), ("b", 80, 1.0), ("c", 17, 1.0)];
+    cheapest(200, &idle, &["b", "a"]);
+    cheapest(180, &idle, &["c", "a"]);
+    // A small one that everybody wants costs more than a large one that nobody asks for.
+    cheapest(50, &[("small", 60, 10.0), ("large", 400, 0.1)], &["large"]);
+    // Two cheap ones before a dear one; equal ones by name.
+    cheapest(
+        100,
+        &[("x", 100, 9.0), ("y", 50, 1.0), ("z", 50, 1.0)],
+        &["y", "z"],
+    );
+    cheapest(10, &[("q", 10, 1.0), ("p", 10, 1.0)], &["p"]);
+}
+
+#[test]
+fn policies_have_names_of_their_own() {
+    for policy in Policy::ALL {
+        assert_eq!(Policy::named(policy.name), Some(policy));
+        let prices = [0, 1, 1 << 40]
+            .map(|now| (policy.price)(&resident("a", 1 << 40, false, 1 << 40), Millis(now)));
+        assert!(prices.iter().all(|price| *price >= 0.0), "{prices:?}");
+    }
+}
+
+#[test]
+fn many_small_ones_are_found_without_looking_at_every_set() {
+    let residents: Vec<Resident> = (0..60)
+        .map(|n| Resident {
+            demand: f64::from(n + 1),
+            ..resident(
+                &format!("m{n:02}"),
+                10,
+                false,
+                u64::try_from(n).expect("small"),
+            )
+        })
+        .collect();
+    let need = Need {
+        missing: vec![(GpuId(0), Bytes(75))],
+        busy_from: Millis(0),
+        urgent: false,
+    };
+    for policy in Policy::ALL {
+        let Choice::Victims(victims) = choose(policy, &need, &residents, Millis(100)) else {
+            panic!("{} finds nobody", policy.name)
+        };
+        assert_eq!(victims.len(), 8, "{}", policy.name);
+    }
+}

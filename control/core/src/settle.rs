@@ -1,0 +1,75 @@
+//! Rounds of turns: who was touched, who is due, and who shares a GPU with somebody that changed, until nothing follows any more.
+//!
+//! The order does not depend on chance: in each round models by name, then GPUs by number.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Core,
+    agenda::Turn,
+    effect::Effect,
+    ids::{Millis, ModelId},
+};
+
+/// Rounds in which models may follow from each other within one step; what is left goes on a millisecond later.
+const ROUNDS: usize = 8;
+
+impl Core {
+    /// Lets everybody who may do something have a turn.
+    pub(crate) fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        while let Some(due) = self.agenda.take_due(now) {
+            match due {
+                Turn::Model(id) => self.models.touch(&id),
+                Turn::Gpu(gpu) => self.places.mark(gpu),
+            }
+        }
+        self.refresh();
+        let mut turn = self.places.take_refreshed();
+        for _ in 0..ROUNDS {
+            let dirty = self.places.take_dirty();
+            let on_dirty = dirty.iter().filter_map(|gpu| self.places.gpu(*gpu));
+            turn.extend(on_dirty.flat_map(|place| &place.models).cloned());
+            self.open_when_observed(now);
+            if turn.is_empty() && dirty.is_empty() && self.places.is_settled() {
+                return;
+            }
+            self.turns_of_models(now, std::mem::take(&mut turn), effects);
+            self.schedule(now, dirty, effects);
+            self.refresh();
+            // Who was touched without a visible change has had its turn.
+            self.places.take_refreshed();
+        }
+        for gpu in self.places.take_dirty() {
+            self.agenda.set(Turn::Gpu(gpu), Some(now + Millis(1)));
+        }
+    }
+
+    fn turns_of_models(&mut self, now: Millis, turn: BTreeSet<ModelId>, effects: &mut Vec<Effect>) {
+        let mut looked = Vec::with_capacity(turn.len());
+        for id in turn {
+            #[cfg(test)]
+            {
+                self.turns += 1;
+            }
+            self.turn_at = None;
+            self.look(now, &id, effects);
+            looked.push((id, self.turn_at));
+        }
+        self.open_when_observed(now);
+        for (id, at) in looked {
+            self.turn_at = at;
+            self.advance(now, &id, effects);
+            let at = self.turn_at.take();
+            self.agenda.set(Turn::Model(id), at);
+        }
+        self.refresh();
+    }
+
+    /// Snapshots are sent when every engine was looked at or timed out (rule 7).
+    fn open_when_observed(&mut self, now: Millis) {
+        if !self.open && now >= self.opens_from() && !self.places.any_observing() {
+            self.open = true;
+            self.places.mark_all();
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Where weights go when a model sleeps: host RAM while there is room, else disk, else nowhere. What is worth least leaves first.
+//!
+//! A copy in RAM leaves it by the end of its engine's process: an engine that sleeps cannot be asked to sleep deeper (vLLM answers
+//! 200 and does nothing), and waking it for that would take room on the GPU from those who wait.
+
+use crate::{
+    Core,
+    decision::{Taken, Trigger},
+    effect::Effect,
+    ids::{Bytes, Millis, ModelId},
+    phase::{Boot, Phase, Tier},
+    state::{ModelState, Resident},
+};
+
+/// Where a model that has nothing in flight any more can go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Berth {
+    /// There.
+    In(Tier),
+    /// Others are leaving host RAM for it.
+    Wait,
+    /// Nowhere, and why.
+    Nowhere(String),
+}
+
+impl Core {
+    /// Where a model goes now. `empty`: no request is in its engine, so that its process may end. May send others away.
+    pub(crate) fn berth(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        empty: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Berth {
+        let Some(state) = self.models.get(id) else {
+            return Berth::Wait;
+        };
+        let caps = state.spec.caps;
+        let stop = empty && caps.restartable;
+        match state.spec.tier {
+            Some(Tier::Disk) if caps.disk => return Berth::In(Tier::Disk),
+            Some(Tier::Stopped) if stop => return Berth::In(Tier::Stopped),
+            Some(Tier::Ram | Tier::Disk | Tier::Stopped) | None => {}
+        }
+        let short = self.host_short(state);
+        if short.is_empty() {
+            return Berth::In(Tier::Ram);
+        }
+        let deeper = match state.spec.tier {
+            Some(Tier::Ram) => None,
+            Some(Tier::Disk | Tier::Stopped) | None if caps.disk => Some(Tier::Disk),
+            Some(Tier::Disk | Tier::Stopped) | None if stop => Some(Tier::Stopped),
+            Some(Tier::Disk | Tier::Stopped) | None => None,
+        };
+        let own = deeper.map(|tier| self.loss(now, state, tier));
+        let (leaving, loss) = self.who_leaves(now, id, &short);
+        match (deeper, leaving) {
+            // Enough leaves already, or what leaves is worth less than this one.
+            (tier, Some(leaving)) if tier.is_none() || own.is_some_and(|own| loss <= own) => {
+                for other in leaving {
+                    self.demote(now, &other, id, effects);
+                }
+                Berth::Wait
+            }
+            (Some(tier), _) => Berth::In(tier),
+            (None, _) => Berth::Nowhere(format!(
+                "its copy would take {} of host RAM per GPU, which is full of copies that cannot leave",
+                state.spec.sizes.host.bytes
+            )),
+        }
+    }
+
+    /// NUMA nodes on which a model's copy does not fit, with what is missing there.
+    fn host_short(&self, state: &ModelState) -> Vec<(usize, Bytes)> {
+        let mut short: Vec<(usize, Bytes)> = Vec::new();
+        for host in 0..self.fleet.hosts.len() {
+            let gpus = state.spec.gpus.iter();
+            let shares = gpus.filter(|gpu| self.host_of(gpu.0) == host);
+            let more = state.spec.sizes.host.bytes.less(state.host_reserved());
+            let takes: Bytes = shares.map(|_| more).sum();
+            let missing = takes.less(self.host_free(host));
+            if missing > Bytes(0) {
+                short.push((host, missing));
+            }
+        }
+        short
+    }
+
+    /// NUMA node of a GPU.
+    fn host_of(&self, gpu: usize) -> usize {
+        self.fleet.host_of.get(gpu).copied().unwrap_or(0)
+    }
+
+    fn host_free(&self, host: usize) -> Bytes {
+        let capacity = self.fleet.hosts.get(host).copied().unwrap_or_default();
+        capacity.less(self.places.host_reserved(host))
+    }
+
+    /// Sleeping copies whose end makes room on these nodes, least loss first, and what is lost with them; `None` when they are not
+    /// enough. Those that leave already count without loss.
+    fn who_leaves(
+        &self,
+        now: Millis,
+        id: &ModelId,
+        short: &[(usize, Bytes)],
+    ) -> (Option<Vec<ModelId>>, f64) {
+        let frees = |state: &ModelState, host: usize| -> Bytes {
+            let gpus = state.spec.gpus.iter();
+            let there = gpus.filter(|gpu| self.host_of(gpu.0) == host);
+            there.map(|_| state.host_reserved()).sum()
+        };
+        let helps = |state: &&ModelState| {
+            let there = short.iter().any(|(host, _)| frees(state, *host) > Bytes(0));
+            state.spec.id != *id && there
+        };
+        let (going, staying): (Vec<&ModelState>, Vec<&ModelState>) = self
+            .models
+            .values()
+            .filter(helps)
+            .partition(|state| state.ending);
+        let mut can_go: Vec<(f64, &ModelState)> = staying
+            .into_iter()
+            .filter(|state| self.can_leave_ram(now, state))
+            .map(|state| (self.loss(now, state, Tier::Stopped), state))
+            .collect();
+        can_go.sort_by(|(a, first), (b, second)| {
+            a.total_cmp(b)
+                .then_with(|| first.spec.id.cmp(&second.spec.id))
+        });
+        let mut missing: Vec<(usize, Bytes)> = short.to_vec();
+        let take = |state: &ModelState, missing: &mut Vec<(usize, Bytes)>| {
+            for (host, bytes) in missing.iter_mut() {
+                *bytes = bytes.less(frees(state, *host));
+            }
+            missing.retain(|(_, bytes)| *bytes > Bytes(0));
+        };
+        going.iter().for_each(|state| take(state, &mut missing));
+        let (mut leaving, mut loss) = (Vec::new(), 0.0);
+        for (price, state) in can_go {
+            if missing.is_empty() {
+                break;
+            }
+            take(state, &mut missing);
+            leaving.push(state.spec.id.clone());
+            loss += price;
+        }
+        (missing.is_empty().then_some(leaving), loss)
+    }
+
+    /// Seconds of waiting per second that are expected to be lost when a model's weights are in `tier` instead of RAM.
+    fn loss(&self, now: Millis, state: &ModelState, tier: Tier) -> f64 {
+        let learned = &state.learned;
+        let wake = match tier {
+            Tier::Ram => &learned.wake,
+            Tier::Disk => &learned.reload,
+            Tier::Stopped => &learned.start,
+        };
+        let longer = wake.median().since(learned.wake.median());
+        let seconds = u32::try_from(longer.0.min(1 << 31)).unwrap_or(u32::MAX);
+        f64::from(seconds) / 1_000.0 * state.demand.rate(now)
+    }
+
+    fn can_leave_ram(&self, now: Millis, state: &ModelState) -> bool {
+        matches!(state.phase, Phase::Asleep)
+            && state.spec.caps.restartable
+            && state.spec.tier != Some(Tier::Ram)
+            && state.inside == 0
+            && !state.ending
+            && !self.wanted(now, state)
+    }
+
+    /// A sleeping copy leaves host RAM: its engine ends, and the next wake is a start.
+    fn demote(&mut self, now: Millis, id: &ModelId, waiter: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        state.ending = true;
+        let cause = format!("its copy leaves host RAM for {waiter}");
+        effects.push(Effect::Kill {
+            model: id.clone(),
+            cause: cause.clone(),
+        });
+        let sentence = format!(
+            "stopped: {cause}, which is worth more there; its next wake is a start, about {}",
+            state.learned.start.promised()
+        );
+        self.choose_alone(now, id, Trigger::HostRam, Taken::Demote(Tier::Stopped));
+        self.record(now, id, sentence, effects);
+    }
+
+    /// More copies are in host RAM than it has (found so at the start, or measured larger than thought): least loss first.
+    pub(crate) fn relieve_hosts(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        for host in 0..self.fleet.hosts.len() {
+            let capacity = self.fleet.hosts.get(host).copied().unwrap_or_default();
+            let excess = self.places.host_reserved(host).less(capacity);
+            if excess == Bytes(0) {
+                continue;
+            }
+            let nobody = ModelId(String::new());
+            let (leaving, _) = self.who_leaves(now, &nobody, &[(host, excess)]);
+            for id in leaving.unwrap_or_default() {
+                self.demote(now, &id, &ModelId("the others".to_owned()), effects);
+            }
+        }
+    }
+}
+
+impl ModelState {
+    /// Bytes of host RAM, for each of its GPUs, that its copy takes now. One that was in RAM once may keep its room there while it is
+    /// awake (vLLM keeps the pinned blocks for its next sleep).
+    pub(crate) fn host_reserved(&self) -> Bytes {
+        if self.resident == Resident::Stopped {
+            return Bytes(0);
+        }
+        let going = matches!(
+            self.phase,
+            Phase::Sleeping { .. } | Phase::Booting(Boot::Sleeping(_))
+        );
+        let there = going || matches!(self.resident, Resident::Asleep(_));
+        if there && self.copy == Tier::Ram {
+            self.spec.sizes.host.bytes.max(self.host_kept)
+        } else {
+            self.host_kept
+        }
+    }
+}
