@@ -268,7 +268,7 @@ impl ModelState {
             | Phase::Draining { .. }
             | Phase::Failed { .. }
             | Phase::Removed { .. } => match self.resident {
-                Resident::Awake => self.spec.awake,
+                Resident::Awake => self.spec.awake + self.unsettled,
                 Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
                 Resident::Stopped => Bytes(0),
             },

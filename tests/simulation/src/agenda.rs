@@ -9,6 +9,7 @@ use greenthread_core::{
     event::{Event, Operator},
     ids::Attempt,
     model::SleepMode,
+    phase::Tier,
 };
 
 /// One thing that will happen. Numbers are indices of the world's lists; a life is the index of a control.
@@ -91,6 +92,12 @@ pub enum Item {
         model: usize,
         slow: bool,
     },
+    /// The oracle reads every GPU, for this life of control.
+    ReadGpus { life: usize },
+    /// Memory of somebody else on a GPU goes away.
+    ForeignGoes { gpu: usize },
+    /// An operator accepts what the oracle sees on a GPU.
+    Accept { gpu: usize },
     /// The next fault.
     NextFault,
 }
@@ -113,10 +120,10 @@ pub struct Command {
 pub enum Order {
     /// Start the process.
     Start,
-    /// Wake up.
-    Wake,
-    /// Go to sleep.
-    Sleep(SleepMode),
+    /// Wake up, from this tier.
+    Wake(Tier),
+    /// Go to sleep, into this tier.
+    Sleep(SleepMode, Tier),
 }
 
 #[derive(Debug)]

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use greenthread_core::{
+    ModelView,
     effect::{Admission, Effect, PublishedRow},
     event::{ActionError, EngineState, Event, Outcome},
     ids::{Attempt, Bytes, Epoch, GpuId, ModelId, StreamId},
     model::{OnDrainTimeout, SleepMode},
+    phase::Tier,
 };
 
 use crate::{
@@ -128,6 +130,8 @@ impl World {
             | Event::Ack { .. }
             | Event::Bye { .. }
             | Event::StreamClosed { .. }
+            | Event::GpuRead { .. }
+            | Event::GpuAccepted(_)
             | Event::ModelRemoved(_)
             | Event::Operator { .. }
             | Event::Deposed
@@ -173,17 +177,26 @@ impl World {
         self.check(!crowded, |_| "S6: two transitions on one GPU".to_owned());
         let pending = self.controls[life].under_way.get(&engine).copied();
         match order {
-            Order::Sleep(mode) => {
+            Order::Sleep(mode, tier) => {
                 let again = matches!(
                     self.controls[life].phases.get(&engine),
                     Some(("Sleeping", _))
                 );
+                self.check_stopped(life, engine, again);
                 self.check_sleep(life, engine, mode, again);
+                let roomy = gpus.into_iter();
+                let roomy = roomy.filter(|gpu| self.controls[life].roomy.contains(gpu));
+                let roomy: Vec<GpuId> = roomy.collect();
+                self.controls[life].begun.extend(roomy);
+                if tier == Tier::Ram {
+                    self.controls[life].filled.push(engine);
+                }
             }
-            Order::Start | Order::Wake => {
+            Order::Start | Order::Wake(_) => {
                 self.check(pending.is_none(), |_| {
                     format!("rule 11: {order:?} while {pending:?} is under way")
                 });
+                self.check_stopped(life, engine, false);
                 self.check_room(engine, &gpus);
                 self.controls[life].begun.extend(gpus);
             }
@@ -198,7 +211,8 @@ impl World {
             let explained = on_gpu.iter().any(|other| other.surprise);
             let all: Bytes = on_gpu.iter().map(|other| other.holds).sum();
             let held = all.less(self.engines[engine].holds);
-            let need = self.engines[engine].spec.awake;
+            let spec = &self.engines[engine].spec;
+            let need = spec.awake + spec.sizes.waking.bytes;
             self.check(explained || held + need <= CAPACITY, |_| {
                 format!(
                     "S4: {need} are woken on GPU {} where others hold {held}",
@@ -206,6 +220,57 @@ impl World {
                 )
             });
         }
+    }
+
+    /// Nothing begins where ledger and oracle differ, or an action of this very engine is said again.
+    fn check_stopped(&mut self, life: usize, engine: usize, again: bool) {
+        let gpus = self.controls[life].core.gpus();
+        let stopped = (self.engines[engine].spec.gpus.iter())
+            .any(|gpu| gpus.get(gpu.0).is_some_and(|view| view.stopped.is_some()));
+        self.check(again || !stopped, |_| {
+            "an action begins on a GPU where ledger and oracle differ".to_owned()
+        });
+    }
+
+    /// An engine that is ended instead of put to sleep takes nothing with it: nobody admits, nothing is inside or on its way.
+    pub(crate) fn check_kill(&mut self, life: usize, engine: usize) {
+        let known = &self.engines[engine];
+        let drains = matches!(
+            self.controls[life].phases.get(&engine),
+            Some(("Draining", _))
+        );
+        let stopped = drains && self.stops_instead(life, engine);
+        if !stopped || !known.runs() || known.spec.on_drain_timeout == OnDrainTimeout::Abort {
+            return;
+        }
+        let id = known.spec.id.0.clone();
+        for gate in 0..self.gates.len() {
+            let node = &self.gates[gate];
+            let local = node.local(self.now);
+            let admits = node.alive && node.reference.admits(local, &id);
+            self.check(!admits, |world| {
+                format!("S2: {id} is stopped while {} admits", world.gates[gate].id)
+            });
+        }
+        let inside = (0..self.requests.len()).rev().take(5_000).find(|request| {
+            let known = &self.requests[*request];
+            let there = matches!(known.stage, Stage::OnItsWay | Stage::Inside);
+            let unseen = !self.engines[engine].spec.caps.counts && self.is_silent(known.gate);
+            known.row == Some(engine) && there && !known.abandoned && !unseen
+        });
+        self.check(inside.is_none(), |_| {
+            format!("S3: {id} is stopped with request {inside:?}")
+        });
+    }
+
+    /// Whether control has just decided that a model sleeps without a process.
+    fn stops_instead(&self, life: usize, engine: usize) -> bool {
+        let id = &self.engines[engine].spec.id;
+        let views = self.controls[life].core.view();
+        views
+            .iter()
+            .any(|view| view.id == *id && matches!(view.phase, "Asleep" | "Queued"))
+            && self.engines[engine].hangs_until <= self.now
     }
 
     /// S2 and S3: nobody admits any more, and nothing is inside; or what is inside is frozen, or the operator chose to cut it.
@@ -417,5 +482,84 @@ impl World {
         self.check(fits, |_| {
             format!("S4: the ledger is beyond capacity: {ledger:?}")
         });
+        self.controls[life].roomy = self.roomy(life, &view, &ledger);
+        self.check_hosts(life);
+    }
+
+    /// GPUs that have room for whoever goes to sleep next: from then on that must stay so.
+    fn roomy(
+        &self,
+        life: usize,
+        views: &[ModelView],
+        ledger: &[(Bytes, Bytes)],
+    ) -> BTreeSet<GpuId> {
+        let core = &self.controls[life].core;
+        let peak = |gpu: &GpuId| {
+            let there = views
+                .iter()
+                .filter_map(|view| core.spec(&view.id))
+                .filter(|spec| spec.gpus.contains(gpu));
+            there.map(|spec| spec.sizes.sleeping.bytes).max()
+        };
+        let is_roomy = |gpu: &GpuId| {
+            let surprised = |engine: &Engine| engine.surprise && engine.spec.gpus.contains(gpu);
+            let known = ledger.get(gpu.0);
+            known.is_some_and(|(reserved, capacity)| {
+                *reserved + peak(gpu).unwrap_or_default() <= *capacity
+            }) && !self.engines.iter().any(surprised)
+        };
+        (0..ledger.len()).map(GpuId).filter(is_roomy).collect()
+    }
+
+    /// Host RAM: a copy goes into it only where there is room for it.
+    fn check_hosts(&mut self, life: usize) {
+        let filled = std::mem::take(&mut self.controls[life].filled);
+        let hosts = self.controls[life].core.hosts();
+        for engine in filled {
+            let known = &self.engines[engine];
+            let nodes = (known.spec.gpus.iter()).map(|gpu| self.plan.host_of(*gpu));
+            let beyond = |node: &usize| {
+                hosts
+                    .get(*node)
+                    .is_some_and(|host| host.reserved > host.capacity)
+            };
+            let takes = known.spec.sizes.host.bytes > Bytes(0) && !known.asleep;
+            let full = nodes.filter(beyond).count() > 0;
+            self.check(!takes || !full, |world| {
+                format!(
+                    "a copy of {} goes into host RAM where no room is: {hosts:?}",
+                    world.engines[engine].spec.id.0
+                )
+            });
+        }
+        if !self.controls[life].core.is_open() {
+            return;
+        }
+        for (node, host) in hosts.iter().enumerate() {
+            let there = |engine: &usize| {
+                let known = &self.engines[*engine];
+                let shares =
+                    (known.spec.gpus.iter()).filter(|gpu| self.plan.host_of(**gpu) == node);
+                Bytes(known.host.0 * shares.count() as u64)
+            };
+            let counts = |engine: &&usize| {
+                let phase = self.controls[life].phases.get(engine);
+                phase.is_some_and(|(phase, _)| *phase != "Removed")
+            };
+            let rows: Vec<usize> = (0..self.engines.len()).collect();
+            let held: Bytes = rows.iter().filter(counts).map(there).sum();
+            let explained = self.engines.iter().any(|engine| engine.host_surprise);
+            if held <= host.reserved {
+                for engine in &mut self.engines {
+                    engine.host_surprise &= engine.is_busy();
+                }
+            }
+            self.check(explained || held <= host.reserved, |_| {
+                format!(
+                    "copies take {held} of node {node}, and the ledger says {}",
+                    host.reserved
+                )
+            });
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     agenda::{Item, Order},
     driver::Driver,
     fault::Fault,
-    plan::CAPACITY,
+    plan::{CAPACITY, TOLERANCE},
     stream::Arrival,
     wire,
     world::World,
@@ -87,6 +87,10 @@ pub struct Control {
     pub drains: BTreeMap<usize, (Millis, u64)>,
     /// GPUs on which this step began to wake something.
     pub begun: Vec<GpuId>,
+    /// GPUs on which everybody had room to go to sleep after the last step.
+    pub roomy: BTreeSet<GpuId>,
+    /// Engines that were told in this step to sleep into host RAM.
+    pub filled: Vec<usize>,
     /// Outcomes that were delivered, for telling them again.
     pub told: Vec<Event>,
 }
@@ -121,6 +125,11 @@ impl World {
         let speed = MILLION - error + self.random.pick(&[0, error, 2 * error]);
         let fleet = FleetSpec {
             gpus: vec![CAPACITY; self.plan.gpus],
+            hosts: self.plan.hosts.clone(),
+            host_of: self.plan.host_of.clone(),
+            tolerance: TOLERANCE,
+            policy: self.plan.policy,
+            shadow: self.plan.shadow,
             times: self.plan.times,
             term,
         };
@@ -145,10 +154,15 @@ impl World {
             phases: BTreeMap::new(),
             drains: BTreeMap::new(),
             begun: Vec::new(),
+            filled: Vec::new(),
+            roomy: BTreeSet::new(),
             told: Vec::new(),
         });
         for engine in &mut self.engines {
-            engine.surprise = true;
+            (engine.surprise, engine.host_surprise) = (true, true);
+        }
+        if self.plan.measured {
+            self.agenda.push(self.now + 500, Item::ReadGpus { life });
         }
         if self.plan.leader_lease > 0 {
             self.leadership.holder = Some(life);
@@ -376,12 +390,17 @@ impl World {
             }
             Effect::Observe { model, attempt } => self.observe(life, &model, attempt),
             Effect::Start { model, attempt } => self.action(life, &model, Order::Start, attempt),
-            Effect::Wake { model, attempt } => self.action(life, &model, Order::Wake, attempt),
+            Effect::Wake {
+                model,
+                attempt,
+                tier,
+            } => self.action(life, &model, Order::Wake(tier), attempt),
             Effect::Sleep {
                 model,
                 attempt,
                 mode,
-            } => self.action(life, &model, Order::Sleep(mode), attempt),
+                tier,
+            } => self.action(life, &model, Order::Sleep(mode, tier), attempt),
             Effect::Kill { model, cause: _ } => self.kill(life, &model),
             Effect::Removed(model) => self.remove_engine(&model),
             Effect::Dropped(model) => {

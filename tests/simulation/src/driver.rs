@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use greenthread_core::{
     event::{ActionError, EngineState, Event, Observation, Outcome},
-    ids::{Attempt, Bytes, ModelId},
+    ids::{Attempt, ModelId},
+    phase::Tier,
 };
 
 use crate::{
@@ -83,6 +84,10 @@ impl World {
             let outcome = unknown("nothing was sent: the action before it took too long");
             return self.ends(life, engine, attempt, 0, outcome);
         }
+        if self.sleeps_too_lightly(engine, order) {
+            let outcome = failed("it sleeps in RAM already", EngineState::Asleep);
+            return self.ends(life, engine, attempt, 1, outcome);
+        }
         let way = if self.strikes(Fault::NetworkStalls, 30) {
             self.random.below(limit * 2)
         } else {
@@ -103,7 +108,7 @@ impl World {
             .push(self.now + way, Item::Command { engine, command });
         let longest = match order {
             Order::Start => LONGEST_START,
-            Order::Wake | Order::Sleep(_) => LONGEST,
+            Order::Wake(_) | Order::Sleep(_, _) => LONGEST,
         };
         self.agenda.push(
             self.now + longest,
@@ -113,6 +118,13 @@ impl World {
                 attempt,
             },
         );
+    }
+
+    /// It would answer that it sleeps, and do nothing.
+    fn sleeps_too_lightly(&self, engine: usize, order: Order) -> bool {
+        let known = &self.engines[engine];
+        let is_deep = matches!(order, Order::Sleep(_, Tier::Disk));
+        is_deep && known.process == Process::Up && known.asleep && known.copy == Tier::Ram
     }
 
     /// The outcome of the running job, after a while.
@@ -134,12 +146,12 @@ impl World {
                 attempt,
                 outcome,
             },
-            Order::Wake => Event::Woke {
+            Order::Wake(_) => Event::Woke {
                 model,
                 attempt,
                 outcome,
             },
-            Order::Sleep(_) => Event::Slept {
+            Order::Sleep(_, _) => Event::Slept {
                 model,
                 attempt,
                 outcome,
@@ -217,8 +229,8 @@ impl World {
         }
         let state = self.state(engine);
         let wanted = match order {
-            Order::Start | Order::Wake => EngineState::Awake,
-            Order::Sleep(_) => EngineState::Asleep,
+            Order::Start | Order::Wake(_) => EngineState::Awake,
+            Order::Sleep(_, _) => EngineState::Asleep,
         };
         if state != wanted {
             let after = self.short_way();
@@ -226,17 +238,14 @@ impl World {
             return self.ends(life, engine, attempt, after, outcome);
         }
         let good = match order {
-            Order::Start | Order::Wake => self.engines[engine].spec.awake,
-            Order::Sleep(_) => self.engines[engine].spec.asleep,
+            Order::Start | Order::Wake(_) => self.engines[engine].spec.awake,
+            Order::Sleep(_, _) => self.engines[engine].spec.asleep,
         };
         let settles = self.memory_shows(engine, good);
         let after = self.short_way();
         match settles {
             Some(at) if at <= self.now + MEMORY_SETTLES => {
-                let memory = self
-                    .plan
-                    .measured
-                    .then_some(Bytes(good.0 * self.engines[engine].spec.gpus.len() as u64));
+                let memory = self.measures(engine, good, Some(order));
                 let wait = at.saturating_sub(self.now) + after;
                 let outcome = Outcome::Done { took, memory };
                 self.ends(life, engine, attempt, wait, outcome);
@@ -290,6 +299,7 @@ impl World {
             state,
             count,
             memory: self.oracle(engine),
+            tier: known.asleep.then_some(known.copy),
         };
         let after = if state == EngineState::Silent {
             LOOK
@@ -316,6 +326,7 @@ impl World {
             return;
         };
         self.controls[life].under_way.remove(&engine);
+        self.check_kill(life, engine);
         if !self.engines[engine].spec.caps.restartable {
             return;
         }

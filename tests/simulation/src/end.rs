@@ -3,7 +3,7 @@
 use greenthread_core::{
     effect::{Admission, RefuseReason},
     event::Operator,
-    ids::Millis,
+    ids::{Bytes, Millis},
 };
 
 use crate::{
@@ -21,6 +21,7 @@ impl World {
     pub(crate) fn end(&mut self) {
         self.note(|_| "faults stop".to_owned());
         (self.faults, self.load) = (false, false);
+        self.foreign.fill(Bytes(0));
         self.agenda.push(self.now, Item::ControlStarts);
         for engine in 0..self.engines.len() {
             let known = &mut self.engines[engine];
@@ -141,7 +142,12 @@ impl World {
         let cycle = most(|engine| engine.spec.max_wait.0)
             + most(|engine| engine.spec.min_runtime.0)
             + most(|engine| engine.spec.drain_timeout.0)
-            + most(|engine| engine.takes().1 + engine.takes().2)
+            + most(|engine| engine.takes().1.max(engine.takes().3) + engine.takes().2)
+            + if self.plan.hosts.is_empty() {
+                0
+            } else {
+                12_000
+            }
             + most(|engine| engine.takes().0)
             + 3_000;
         cycle * (self.engines.len() as u64 + 1)

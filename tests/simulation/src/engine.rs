@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use greenthread_core::{
-    event::EngineState,
+    event::{EngineState, Memory},
     ids::Bytes,
     model::{ModelSpec, OnDrainTimeout, SleepMode},
+    phase::Tier,
 };
 
 use crate::{
@@ -58,13 +59,19 @@ pub struct Engine {
     pub asleep: bool,
     /// Bytes per GPU that it really holds.
     pub holds: Bytes,
+    /// Where its weights are while it sleeps.
+    pub copy: Tier,
+    /// Host RAM that its copy really takes, for each of its GPUs.
+    pub host: Bytes,
+    /// It may take host RAM of which control does not know.
+    pub host_surprise: bool,
     held_before: Bytes,
     changed_at: u64,
     /// Requests in it, with what is left of their service in ms.
     pub inside: BTreeMap<u32, u64>,
     worked_until: u64,
     work_generation: u64,
-    takes: (u64, u64, u64),
+    takes: (u64, u64, u64, u64),
     queue: VecDeque<Command>,
     executes: Option<Command>,
     /// How it cheats at what it executes.
@@ -110,6 +117,13 @@ impl Engine {
             process,
             asleep: !plan.begins_awake,
             holds,
+            copy: Tier::Ram,
+            host: if up && !plan.begins_awake {
+                plan.spec.sizes.host.bytes
+            } else {
+                Bytes(0)
+            },
+            host_surprise: true,
             held_before: holds,
             changed_at: 0,
             inside: BTreeMap::new(),
@@ -140,6 +154,14 @@ impl Engine {
         }
     }
 
+    /// Host RAM per GPU that its copy takes while it sleeps.
+    fn copy_in_ram(&self) -> Bytes {
+        match self.copy {
+            Tier::Ram => self.spec.sizes.host.bytes,
+            Tier::Disk | Tier::Stopped => Bytes(0),
+        }
+    }
+
     /// Whether it computes.
     pub fn runs(&self) -> bool {
         self.process == Process::Up && !self.asleep
@@ -150,8 +172,8 @@ impl Engine {
         self.executes.is_some() || !self.queue.is_empty()
     }
 
-    /// How long its actions take in ms: start, wake, sleep.
-    pub fn takes(&self) -> (u64, u64, u64) {
+    /// How long its actions take in ms: start, wake, sleep, reload.
+    pub fn takes(&self) -> (u64, u64, u64, u64) {
         self.takes
     }
 
@@ -191,7 +213,7 @@ impl World {
     }
 
     /// What the oracle says of an engine, over all its GPUs.
-    pub(crate) fn oracle(&self, engine: usize) -> Option<Bytes> {
+    pub(crate) fn oracle(&self, engine: usize) -> Memory {
         let known = &self.engines[engine];
         let is_old = self.now < known.changed_at + self.plan.oracle_lag;
         let each = if is_old && known.process != Process::Gone {
@@ -199,8 +221,37 @@ impl World {
         } else {
             known.holds
         };
-        let sum = Bytes(each.0 * known.spec.gpus.len() as u64);
-        self.plan.measured.then_some(sum)
+        self.measures(engine, each, None)
+    }
+
+    /// What the oracle on one of its GPUs shows of it.
+    pub(crate) fn shown(&self, engine: usize) -> Bytes {
+        let known = &self.engines[engine];
+        let is_old = self.now < known.changed_at + self.plan.oracle_lag;
+        if is_old {
+            known.held_before
+        } else {
+            known.holds
+        }
+    }
+
+    /// What is measured when it holds so much on each GPU, after this action.
+    pub(crate) fn measures(&self, engine: usize, each: Bytes, after: Option<Order>) -> Memory {
+        if !self.plan.measured {
+            return Memory::default();
+        }
+        let known = &self.engines[engine];
+        let all = |bytes: Bytes| Bytes(bytes.0 * known.spec.gpus.len() as u64);
+        let sizes = &known.spec.sizes;
+        let peak = after.map(|order| match order {
+            Order::Start | Order::Wake(_) => sizes.waking.bytes,
+            Order::Sleep(_, _) => sizes.sleeping.bytes,
+        });
+        Memory {
+            gpu: Some(all(each)),
+            peak: peak.map(|above| all(known.spec.awake + above)),
+            host: Some(all(known.host)),
+        }
     }
 
     /// When the oracle shows these bytes per GPU, if it will; at once where nobody measures.
@@ -270,12 +321,13 @@ impl World {
             self.engines[engine].slower = self.random.below(9_000);
         }
         let known = &mut self.engines[engine];
-        let (start, wake, sleep) = known.takes;
+        let (start, wake, sleep, reload) = known.takes;
         let takes = match command.order {
             Order::Start => start,
-            Order::Wake if known.asleep => wake,
-            Order::Sleep(_) if !known.asleep => sleep,
-            Order::Wake | Order::Sleep(_) => 1,
+            Order::Wake(_) if known.asleep && known.copy == Tier::Disk => reload,
+            Order::Wake(_) if known.asleep => wake,
+            Order::Sleep(_, _) if !known.asleep => sleep,
+            Order::Wake(_) | Order::Sleep(_, _) => 1,
         } + std::mem::take(&mut known.slower);
         let id = known.spec.id.0.clone();
         known.executes = Some(command);
@@ -284,9 +336,14 @@ impl World {
         known.cheats = known.lie.take();
         let cheats = known.cheats;
         let refuses = matches!(known.cheats, Some(Lie::Refuses | Lie::DoesNothing));
-        if command.order == Order::Wake && !refuses {
+        let sleeps = matches!(command.order, Order::Sleep(_, _)) && !known.asleep;
+        if sleeps && !refuses {
+            known.hold(self.now, known.spec.awake + known.spec.sizes.sleeping.bytes);
+        }
+        let known = &mut self.engines[engine];
+        if matches!(command.order, Order::Wake(_)) && known.asleep && !refuses {
             // The memory comes first.
-            known.hold(self.now, known.spec.awake);
+            known.hold(self.now, known.spec.awake + known.spec.sizes.waking.bytes);
             let leads = self.controls[command.life].alive && !self.controls[command.life].deposed;
             self.engines[engine].surprise |= !leads;
         }
@@ -312,12 +369,12 @@ impl World {
                 return self.next_command(engine);
             }
             (Some(Lie::DoesNothing), _) => {}
-            (_, Order::Wake | Order::Start) => self.fall_awake(engine),
-            (lie, Order::Sleep(mode)) => {
+            (_, Order::Wake(_) | Order::Start) => self.fall_awake(engine),
+            (lie, Order::Sleep(mode, tier)) => {
                 let keeps = lie == Some(Lie::KeepsMemory);
                 let stray =
                     !self.controls[command.life].alive || self.controls[command.life].deposed;
-                self.fall_asleep(engine, mode, stray, keeps);
+                self.fall_asleep(engine, (mode, tier), stray, keeps);
             }
         }
         self.verify(engine, &command, took);
@@ -330,6 +387,7 @@ impl World {
         let known = &mut self.engines[engine];
         known.work(now);
         known.asleep = false;
+        known.host = Bytes(0);
         known.hold(now, known.spec.awake);
         (known.stray, known.may_cut) = (false, false);
         self.totals.wakes += 1;
@@ -338,12 +396,23 @@ impl World {
     }
 
     /// It sleeps from here on. What is inside is frozen, or lost.
-    pub(crate) fn fall_asleep(&mut self, engine: usize, mode: SleepMode, stray: bool, keeps: bool) {
+    pub(crate) fn fall_asleep(
+        &mut self,
+        engine: usize,
+        (mode, tier): (SleepMode, Tier),
+        stray: bool,
+        keeps: bool,
+    ) {
         let now = self.now;
         let measured = self.plan.measured;
         let known = &mut self.engines[engine];
         known.work(now);
         let stray = stray || (known.asleep && known.stray);
+        if !known.asleep {
+            // One that sleeps already sleeps no deeper.
+            known.copy = tier;
+            known.host = known.copy_in_ram();
+        }
         known.asleep = true;
         if !keeps {
             known.hold(now, known.spec.asleep);
@@ -470,7 +539,8 @@ impl World {
         known.process = Process::Starting;
         known.started_at = now;
         known.asleep = false;
-        known.hold(now, known.spec.awake);
+        known.host = Bytes(0);
+        known.hold(now, known.spec.awake + known.spec.sizes.waking.bytes);
         known.executes = command;
         known.process_generation += 1;
         let generation = known.process_generation;
@@ -518,6 +588,7 @@ impl World {
         known.process = Process::Gone;
         known.asleep = true;
         known.hold(now, Bytes(0));
+        known.host = Bytes(0);
         known.process_generation += 1;
         known.generation += 1;
         known.work_generation += 1;

@@ -87,4 +87,6 @@ faults! {
     ModelRemoved,
     /// A model gets another engine under the same name.
     ModelReplaced,
+    /// Somebody else takes memory on a GPU, and gives it back after a while.
+    ForeignMemory,
 }

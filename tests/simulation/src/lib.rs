@@ -13,6 +13,7 @@ pub mod engine;
 pub mod fault;
 pub mod gate;
 pub mod load;
+pub mod memory;
 pub mod plan;
 pub mod random;
 pub mod reference;

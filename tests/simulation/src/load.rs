@@ -1,9 +1,10 @@
 //! What is done to the world by chance: requests, and faults.
 
 use greenthread_core::{
-    event::{ActionError, EngineState, Event, Operator, Outcome},
+    event::{ActionError, EngineState, Event, Memory, Operator, Outcome},
     ids::{GateId, Millis, ModelId, StreamId},
     model::SleepMode,
+    phase::Tier,
 };
 
 use crate::{
@@ -93,6 +94,7 @@ impl World {
             | Fault::ModelChanged
             | Fault::ModelRemoved
             | Fault::ModelReplaced => self.operator_fault(fault),
+            Fault::ForeignMemory => self.foreign_comes(),
             // These strike where their moment comes.
             Fault::Succession
             | Fault::SlowForward
@@ -214,10 +216,8 @@ impl World {
     /// Everything that the core knows, but when it wants to be called again.
     fn fingerprint(&self, life: usize) -> String {
         let text = format!("{:?}", self.controls[life].core);
-        match (text.rfind("deadline: "), text.rfind(", unsettled")) {
-            (Some(from), Some(to)) if from < to => format!("{}{}", &text[..from], &text[to..]),
-            (_, _) => text,
-        }
+        let known = text.rfind("agenda: ").unwrap_or(text.len());
+        text[..known].to_owned()
     }
 
     fn gate_fault(&mut self, fault: Fault) -> bool {
@@ -283,7 +283,7 @@ impl World {
                 self.streams[stream].stalled_until = self.now + length;
                 return true;
             }
-            Fault::OldTermSpeaks if term > 0 => wire::heartbeat(term - 1, sequence, Vec::new()),
+            Fault::OldTermSpeaks if term > 0 => wire::heartbeat(term - 1, sequence, None),
             Fault::OldRowSpeaks => {
                 let Some(row) = reference.old_row() else {
                     return false;
@@ -291,7 +291,7 @@ impl World {
                 wire::delta(term, reference.version() + 1, vec![row])
             }
             Fault::EarlyHeartbeat if !reference.has_snapshot() && sequence > 0 => {
-                wire::heartbeat(term, sequence, Vec::new())
+                wire::heartbeat(term, sequence, None)
             }
             _ => return false,
         };
@@ -388,7 +388,8 @@ impl World {
             Fault::LiesAwake if !known.runs() => known.lie = Some(Lie::DoesNothing),
             Fault::KeepsMemory => known.lie = Some(Lie::KeepsMemory),
             Fault::StrangerSleeps if known.runs() && !known.is_busy() && known.present => {
-                self.fall_asleep(engine, SleepMode::Keep, true, false);
+                known.host_surprise = true;
+                self.fall_asleep(engine, (SleepMode::Keep, Tier::Ram), true, false);
             }
             Fault::StrangerWakes if known.process == Process::Up && known.asleep => {
                 if known.is_busy() {
@@ -492,7 +493,7 @@ fn other_result(event: Event) -> Event {
         }),
         Outcome::Failed(_) | Outcome::Unknown { .. } => Outcome::Done {
             took: 1,
-            memory: None,
+            memory: Memory::default(),
         },
     };
     match event {

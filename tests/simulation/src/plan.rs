@@ -4,13 +4,17 @@
 
 use greenthread_core::{
     ids::{Bytes, GpuId, Millis, ModelId},
-    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd, Times},
+    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd, Size, Sizes, Source, Times},
+    phase::Tier,
+    policy::Policy,
 };
 
 use crate::{fault::Fault, random::Random};
 
 /// Bytes that models may use on every GPU.
 pub const CAPACITY: Bytes = Bytes::gib(40);
+/// How far ledger and oracle may differ.
+pub const TOLERANCE: Bytes = Bytes(512 << 20);
 
 /// One model and its engine.
 #[derive(Clone, Debug)]
@@ -21,8 +25,8 @@ pub struct ModelPlan {
     pub name: String,
     /// The engine is awake when the first control starts.
     pub begins_awake: bool,
-    /// How long its actions take in ms: start, wake, sleep.
-    pub takes: (u64, u64, u64),
+    /// How long its actions take in ms: start, wake, sleep, reload.
+    pub takes: (u64, u64, u64, u64),
 }
 
 /// Everything that a seed decides.
@@ -32,6 +36,14 @@ pub struct Plan {
     pub seed: u64,
     /// GPUs of the fleet.
     pub gpus: usize,
+    /// Host RAM of each NUMA node; empty where nobody says.
+    pub hosts: Vec<Bytes>,
+    /// NUMA node of each GPU.
+    pub host_of: Vec<usize>,
+    /// How victims are chosen.
+    pub policy: &'static Policy,
+    /// A second policy, that only says what it would do.
+    pub shadow: Option<&'static Policy>,
     /// Models.
     pub models: Vec<ModelPlan>,
     /// Gates of each gateway.
@@ -84,11 +96,17 @@ impl Plan {
             brisk: random.chance(1, 2),
             lossless: random.pick(&[4, 4, 2, 0]),
             counts: random.pick(&[4, 4, 2]),
+            peaks: random.chance(1, 2),
             attached: random.pick(&[0, 0, 1, 4]),
         };
-        let models = (0..number)
+        let models: Vec<ModelPlan> = (0..number)
             .map(|at| model(&mut random, &style, at))
             .collect();
+        let nodes = random.pick(&[0, 1, 1, gpus]);
+        let host_of: Vec<usize> = (0..gpus).map(|gpu| gpu * nodes / gpus).collect();
+        let hosts = hosts(&mut random, nodes, &host_of, &models);
+        let mut any_policy = || random.pick(&Policy::ALL);
+        let (policy, shadow) = (any_policy(), any_policy());
         let gateways = (0..random.within(1, 2))
             .map(|_| random.within(1, 3) as usize)
             .collect();
@@ -96,6 +114,10 @@ impl Plan {
         Self {
             seed,
             gpus,
+            hosts,
+            host_of,
+            policy,
+            shadow: random.chance(1, 2).then_some(shadow),
             models,
             gateways,
             times,
@@ -125,6 +147,11 @@ impl Plan {
         }
     }
 
+    /// NUMA node of a GPU.
+    pub fn host_of(&self, gpu: GpuId) -> usize {
+        self.host_of.get(gpu.0).copied().unwrap_or(0)
+    }
+
     /// The smallest margin that rule 1 allows; the formula of `control/src/config/check.rs` with the clock error of this run.
     fn smallest_margin(lease: u64, forward_bound: u64, clock_error: u64) -> u64 {
         let million = 1_000_000;
@@ -150,8 +177,34 @@ fn times(random: &mut Random) -> (Times, u64) {
         command: Millis(random.pick(&[300, 1_000, 2_000])),
         max_flow: Millis(random.pick(&[3_000, 20_000, 60_000])),
         forward_bound: Millis(forward_bound),
+        observe: Millis(random.pick(&[1_000, 1_000, 1_000, 300])),
     };
     (times, clock_error)
+}
+
+/// Room for what can never leave host RAM once it is there, and for a little of the rest.
+fn hosts(random: &mut Random, nodes: usize, host_of: &[usize], models: &[ModelPlan]) -> Vec<Bytes> {
+    let stays = |model: &&ModelPlan| {
+        let spec = &model.spec;
+        !spec.caps.restartable || spec.tier == Some(Tier::Ram)
+    };
+    let on = |model: &ModelPlan, node: usize| {
+        let gpus = model.spec.gpus.iter();
+        let shares = gpus.filter(|gpu| host_of.get(gpu.0) == Some(&node));
+        Bytes(model.spec.sizes.host.bytes.0 * shares.count() as u64)
+    };
+    let node = |node: usize| {
+        let kept: Bytes = (models.iter().filter(stays))
+            .map(|model| on(model, node))
+            .sum();
+        // Three more of them may come under other names.
+        let largest = (models.iter().filter(stays))
+            .map(|model| on(model, node))
+            .max();
+        let more = largest.unwrap_or_default().0 * 3;
+        kept + Bytes(more) + Bytes::gib(random.pick(&[0, 10, 30]))
+    };
+    (0..nodes).map(node).collect()
 }
 
 /// What the models of one run have in common.
@@ -163,6 +216,8 @@ struct Style {
     lossless: u64,
     /// Engines out of four with a count.
     counts: u64,
+    /// Wakes and sleeps take more memory for a moment.
+    peaks: bool,
     /// Engines out of four that control did not start.
     attached: u64,
 }
@@ -182,10 +237,11 @@ fn model(random: &mut Random, style: &Style, at: usize) -> ModelPlan {
     } else {
         random.chance(1, 12)
     };
-    let (start, wake, sleep) = (
+    let (start, wake, sleep, reload) = (
         random.within(300, 5_000),
         random.within(20, 1_500),
         random.within(10, 800),
+        random.within(200, 3_000),
     );
     let fairness = if style.brisk {
         random.pick(&[200, 500, 1_000])
@@ -197,6 +253,16 @@ fn model(random: &mut Random, style: &Style, at: usize) -> ModelPlan {
         gpus,
         awake: Bytes::gib(random.pick(&[6, 12, 17, 17, 25, 33])),
         asleep: Bytes::gib(random.pick(&[0, 1, 1, 2])),
+        sizes: sizes(random, style),
+        tier: random.pick(&[
+            None,
+            None,
+            None,
+            Some(Tier::Ram),
+            Some(Tier::Disk),
+            Some(Tier::Stopped),
+        ]),
+        popular: random.chance(1, 4),
         conditioned: !random.chance(1, 8),
         pinned: random.chance(1, 25),
         idle_timeout: random
@@ -223,10 +289,12 @@ fn model(random: &mut Random, style: &Style, at: usize) -> ModelPlan {
             counts,
             lossless,
             restartable: !random.chance(style.attached, 4),
+            disk: random.chance(1, 3),
         },
         guess: Durations {
             start: Millis(start),
             wake: Millis(wake),
+            reload: Millis(reload),
             sleep: Millis(sleep),
         },
     };
@@ -234,7 +302,26 @@ fn model(random: &mut Random, style: &Style, at: usize) -> ModelPlan {
         name: format!("m{at}"),
         spec,
         begins_awake: random.chance(1, 4),
-        takes: (start, wake, sleep),
+        takes: (start, wake, sleep, reload),
+    }
+}
+
+fn sizes(random: &mut Random, style: &Style) -> Sizes {
+    let declared = |bytes| Size {
+        bytes,
+        source: Source::Declared,
+    };
+    let mut peak = || {
+        let most = if style.peaks { 2 } else { 0 };
+        declared(Bytes::gib(random.within(0, most)))
+    };
+    Sizes {
+        awake: Source::Declared,
+        asleep: Source::Declared,
+        waking: peak(),
+        sleeping: peak(),
+        host: declared(Bytes::gib(random.pick(&[4, 10, 16]))),
+        disk: Size::default(),
     }
 }
 

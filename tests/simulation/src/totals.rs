@@ -33,6 +33,8 @@ pub struct Totals {
     pub barriers: u64,
     /// Outcomes of old attempts that were told again, and changed nothing.
     pub old_outcomes: u64,
+    /// Seconds for which a GPU stood still, since ledger and oracle differed.
+    pub stopped: u64,
     /// Faults that happened.
     pub faults: BTreeMap<Fault, u64>,
 }
@@ -59,8 +61,10 @@ impl Totals {
             lives,
             barriers,
             old_outcomes,
+            stopped,
             faults,
         } = other;
+        self.stopped += stopped;
         self.seeds += seeds;
         self.core_steps += core_steps;
         self.gate_steps += gate_steps;
@@ -99,14 +103,15 @@ impl fmt::Display for Totals {
         writeln!(f, "{} requests: {}", self.requests, outcomes.join(", "))?;
         writeln!(
             f,
-            "{} wakes, {} sleeps, {} requests frozen, {} late, {} lives of control, {} barriers acknowledged, {} old outcomes ignored",
+            "{} wakes, {} sleeps, {} requests frozen, {} late, {} lives of control, {} barriers acknowledged, {} old outcomes ignored, {} s of GPUs standing still",
             self.wakes,
             self.sleeps,
             self.frozen,
             self.late,
             self.lives,
             self.barriers,
-            self.old_outcomes
+            self.old_outcomes,
+            self.stopped
         )?;
         let faults: Vec<String> = Fault::ALL
             .iter()

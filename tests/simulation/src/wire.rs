@@ -126,9 +126,11 @@ pub fn delta(term: u64, version: u64, rows: Vec<gate::Row>) -> ControlMessage {
 }
 
 /// A heartbeat.
-pub fn heartbeat(term: u64, echoed: u64, elsewhere: Vec<(ModelId, u64)>) -> ControlMessage {
+pub fn heartbeat(term: u64, echoed: u64, elsewhere: Option<Vec<(ModelId, u64)>>) -> ControlMessage {
+    let elsewhere_stays = elsewhere.is_none();
     let elsewhere = elsewhere
         .into_iter()
+        .flatten()
         .map(|(model, in_flight)| InFlightElsewhere {
             row: model.0,
             in_flight,
@@ -139,6 +141,7 @@ pub fn heartbeat(term: u64, echoed: u64, elsewhere: Vec<(ModelId, u64)>) -> Cont
         Body::Heartbeat(Heartbeat {
             echoed_sequence: echoed,
             elsewhere,
+            elsewhere_stays,
         }),
     )
 }
@@ -192,13 +195,18 @@ pub fn event(gate: &GateId, stream: StreamId, message: GateMessage) -> Option<Ev
     })
 }
 
+/// Outcomes of requests that wanted the model.
+const WANTED: [&str; 4] = ["forwarded", "draining", "too_long", "hold_full"];
+
 fn figures(row: RowFigures) -> (ModelId, Figures) {
+    let wanted = (row.outcomes.iter()).filter(|counted| WANTED.contains(&counted.outcome.as_str()));
     let figures = Figures {
         in_flight: row.in_flight,
         held: row.held,
         oldest_age: row.oldest_age_ms,
         last_used_age: row.last_used_age_ms,
         last_refused_age: row.last_refused_age_ms,
+        asked: wanted.map(|counted| counted.count).sum(),
     };
     (ModelId(row.row), figures)
 }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use greenthread_core::{
     event::{Event, Operator},
-    ids::ModelId,
+    ids::{Bytes, GpuId, ModelId},
 };
 
 use crate::{
@@ -51,6 +51,8 @@ pub struct World {
     pub(crate) leadership: Leadership,
     pub(crate) engines: Vec<Engine>,
     pub(crate) rows: BTreeMap<ModelId, usize>,
+    /// Memory on each GPU that is nobody's in the fleet.
+    pub(crate) foreign: Vec<Bytes>,
     pub(crate) requests: Vec<Request>,
     pub(crate) open: u64,
     pub(crate) faults: bool,
@@ -82,6 +84,7 @@ impl World {
             leadership: Leadership::default(),
             engines,
             rows,
+            foreign: vec![Bytes(0); plan.gpus],
             requests: Vec::new(),
             open: 0,
             faults: true,
@@ -173,6 +176,9 @@ impl World {
             Item::Request { gate, model, slow } => {
                 self.arrive(gate, model, slow);
             }
+            Item::ReadGpus { life } => self.read_gpus(life),
+            Item::ForeignGoes { gpu } => self.foreign[gpu] = Bytes(0),
+            Item::Accept { gpu } => self.tell_controls(0, &Event::GpuAccepted(GpuId(gpu))),
             Item::NextFault => self.next_fault(),
         }
     }
