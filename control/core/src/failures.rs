@@ -41,7 +41,7 @@ impl Core {
             return;
         }
         state.failures += 1;
-        state.unsettled = state.reserved().less(state.spec.awake);
+        state.unsettle();
         let cool_down = Millis((COOL_DOWN.0 << (state.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
         state.operator_wants = false;
         state.resident = match error.engine {
@@ -101,7 +101,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.unsettled = Bytes(0);
+        state.settle();
         if matches!(state.phase, Phase::Removed { .. }) {
             (state.resident, state.ending) = (Resident::Stopped, false);
             return;
@@ -203,7 +203,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.unsettled = state.reserved().less(state.spec.awake);
+        state.unsettle();
         state.resident = Resident::Awake;
         if state.spec.caps.restartable {
             effects.push(Effect::Kill {

@@ -268,11 +268,21 @@ impl ModelState {
             | Phase::Draining { .. }
             | Phase::Failed { .. }
             | Phase::Removed { .. } => match self.resident {
-                Resident::Awake => self.spec.awake + self.unsettled,
+                Resident::Awake => self.spec.awake + self.unsettled.0,
                 Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
                 Resident::Stopped => Bytes(0),
             },
         }
+    }
+
+    /// Nobody knows how what it was told ended: what was reserved for that stays so until it was looked at.
+    pub(crate) fn unsettle(&mut self) {
+        self.unsettled = (self.reserved().less(self.spec.awake), self.host_reserved());
+    }
+
+    /// It was seen, or is gone.
+    pub(crate) fn settle(&mut self) {
+        self.unsettled = (Bytes(0), Bytes(0));
     }
 
     /// Bytes per GPU that it holds when nothing is under way; `None` while something is, or nobody knows.

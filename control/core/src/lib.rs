@@ -48,7 +48,7 @@ use decision::{Decision, Tally};
 use effect::Effect;
 use event::Event;
 use gates::Gates;
-use ids::{Attempt, Bytes, Millis, ModelId};
+use ids::{Attempt, Millis, ModelId};
 use ledger::Audit;
 use model::{FleetSpec, ModelSpec};
 use models::Models;
@@ -282,7 +282,7 @@ impl Core {
             state.failures = 0;
             state.last_error = None;
             (state.inside, state.frozen_since, state.stuck) = (0, None, false);
-            state.unsettled = Bytes(0);
+            state.settle();
         }
         if matches!(phase, Phase::Asleep) {
             // Who asks next begins to wait anew.

@@ -4,7 +4,7 @@ use crate::{
     Core,
     effect::Effect,
     event::{EngineState, Memory, Observation},
-    ids::{Attempt, Bytes, Millis, ModelId},
+    ids::{Attempt, Millis, ModelId},
     phase::{Boot, Count, Failure, Phase, Tier},
     state::Resident,
 };
@@ -63,7 +63,7 @@ impl Core {
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1
         } else {
-            state.unsettled = Bytes(0);
+            state.settle();
             0
         };
         match &state.phase {

@@ -69,8 +69,8 @@ pub(crate) struct ModelState {
     pub(crate) declared: (Bytes, Bytes),
     /// Its process is being ended; what is seen of it meanwhile does not count.
     pub(crate) ending: bool,
-    /// What an action of which nobody knows how it ended may still take above `awake`.
-    pub(crate) unsettled: Bytes,
+    /// What an action of which nobody knows how it ended may still hold: per GPU above `awake`, and host RAM.
+    pub(crate) unsettled: (Bytes, Bytes),
     /// A sleep left more memory behind than expected; one repeat was tried.
     pub(crate) memory_repeat: bool,
     /// The count of the last look.
@@ -132,7 +132,7 @@ impl ModelState {
             futile: None,
             estimate: Millis(0),
             ending: false,
-            unsettled: Bytes(0),
+            unsettled: (Bytes(0), Bytes(0)),
             memory_repeat: false,
             #[cfg(feature = "sabotage")]
             cached_count: None,
