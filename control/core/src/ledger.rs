@@ -72,8 +72,11 @@ impl Core {
         let need = |gpu: &GpuId| {
             let (capacity, reserved) = (self.capacity(*gpu), self.reserved_on(*gpu));
             // Of everything, not only of what it adds: nothing is begun on a GPU that is beyond its capacity already.
-            let all = reserved.less(state.reserved()) + self.takes_on(state, *gpu);
-            let needs = all.less(reserved.min(capacity));
+            let others = reserved.less(state.reserved());
+            let more = |takes: Bytes| (others + takes).less(reserved.min(capacity));
+            let needs = more(self.takes_on(state, *gpu, |_| true));
+            // Who leaves needs no room to go to sleep any more by then.
+            let then = more(self.takes_on(state, *gpu, |other| !other.leaves_soon(now)));
             let free = capacity.less(reserved);
             let leaving = self
                 .models_on(*gpu)
@@ -84,7 +87,7 @@ impl Core {
                 needs,
                 free,
                 coming,
-                missing: needs.less(free + coming),
+                missing: then.less(free + coming),
             }
         };
         state.spec.gpus.iter().map(need).collect()
@@ -92,14 +95,44 @@ impl Core {
 
     /// The most that a GPU must have for a model while it wakes and after it: its own peak, and room for the largest peak that a sleep
     /// of anybody who is awake then takes, so that going to sleep never needs room that is not there.
-    fn takes_on(&self, state: &ModelState, gpu: GpuId) -> Bytes {
-        let awake = |other: &&ModelState| other.resident == Resident::Awake;
+    fn takes_on(
+        &self,
+        state: &ModelState,
+        gpu: GpuId,
+        stays: impl Fn(&ModelState) -> bool,
+    ) -> Bytes {
+        let awake = |other: &&ModelState| other.resident == Resident::Awake && stays(other);
         let others = self.models_on(gpu).filter(awake);
         let sleeping = others.map(|other| other.spec.sizes.sleeping.bytes).max();
         let sleeping = sleeping
             .unwrap_or_default()
             .max(state.spec.sizes.sleeping.bytes);
         state.spec.awake + state.spec.sizes.waking.bytes.max(sleeping)
+    }
+
+    /// What victims have to free. Where all of them together would free too little, the peaks of their own sleeps are in the way, which
+    /// go with them: then one after the other goes, until it fits.
+    pub(crate) fn attainable(
+        &self,
+        id: &ModelId,
+        missing: Vec<(GpuId, Bytes)>,
+        candidates: &[Candidate],
+    ) -> Vec<(GpuId, Bytes)> {
+        let Some(state) = self.models.get(id) else {
+            return missing;
+        };
+        let attainable = |(gpu, bytes): (GpuId, Bytes)| {
+            let there = candidates
+                .iter()
+                .filter(|candidate| !candidate.pinned && candidate.gpus.contains(&gpu));
+            let most: Bytes = there.map(|candidate| candidate.frees).sum();
+            let peaks = self
+                .takes_on(state, gpu, |_| true)
+                .less(self.takes_on(state, gpu, |_| false));
+            let least = bytes.less(peaks).max(Bytes(1));
+            (gpu, if bytes <= most { bytes } else { least })
+        };
+        missing.into_iter().map(attainable).collect()
     }
 
     /// Why a model can never be woken with this fleet, if so.

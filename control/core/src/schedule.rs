@@ -182,6 +182,10 @@ impl Core {
         }
         // 4. Somebody makes room, or nobody can.
         let candidates = self.candidates(now, &need);
+        let need = Need {
+            missing: self.attainable(id, need.missing, &candidates),
+            ..need
+        };
         match policy::choose(self.fleet.policy, &need, &candidates, now) {
             Choice::Victims(victims) => {
                 self.make_room(now, id, &need, needs, victims, effects);

@@ -544,7 +544,7 @@ impl World {
             };
             let counts = |engine: &&usize| {
                 let phase = self.controls[life].phases.get(engine);
-                phase.is_some_and(|(phase, _)| *phase != "Removed")
+                phase.is_some_and(|(phase, _)| !matches!(*phase, "Removed" | "Booting"))
             };
             let rows: Vec<usize> = (0..self.engines.len()).collect();
             let held: Bytes = rows.iter().filter(counts).map(there).sum();
