@@ -64,7 +64,11 @@ impl Core {
     fn serve_queues(&mut self, now: Millis, gpus: &BTreeSet<GpuId>, effects: &mut Vec<Effect>) {
         let moves = |gpu: &&GpuId| {
             let place = self.places.gpu(**gpu);
-            place.is_some_and(|place| !place.moving.is_empty())
+            sabotage!(
+                TwoTransitions,
+                false,
+                place.is_some_and(|place| !place.moving.is_empty())
+            )
         };
         let closed = |gpu: &&GpuId| moves(gpu) || self.stopped(**gpu).is_some();
         let mut taken: BTreeSet<GpuId> = gpus.iter().filter(closed).copied().collect();
@@ -133,6 +137,7 @@ impl Core {
             .map(|state| (!state.is_urgent(now), state.waiting_since(), &state.spec.id))
             .collect();
         queue.sort();
+        sabotage!(NewestFirst, queue.reverse());
         queue.into_iter().map(|(_, _, id)| id.clone()).collect()
     }
 
@@ -182,6 +187,10 @@ impl Core {
         }
         // 4. Somebody makes room, or nobody can.
         let candidates = self.candidates(now, &need);
+        let need = Need {
+            missing: self.attainable(id, need.missing, &candidates),
+            ..need
+        };
         match policy::choose(self.fleet.policy, &need, &candidates, now) {
             Choice::Victims(victims) => {
                 self.make_room(now, id, &need, needs, victims, effects);

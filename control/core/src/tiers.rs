@@ -220,7 +220,7 @@ impl ModelState {
         if there && self.copy == Tier::Ram {
             self.spec.sizes.host.bytes.max(self.host_kept)
         } else {
-            self.host_kept
+            self.host_kept.max(self.unsettled.1)
         }
     }
 }
