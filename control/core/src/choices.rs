@@ -20,7 +20,7 @@ const FOLLOWED: usize = 16;
 const THRASH: Millis = Millis::seconds(60);
 
 /// All choices that are kept.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Choices {
     last: u64,
     kept: BTreeMap<u64, Choice>,

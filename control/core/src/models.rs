@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 use crate::{ids::ModelId, state::ModelState};
 
 /// Models by id. Every way to a mutable model marks it as touched.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Models {
     all: BTreeMap<ModelId, ModelState>,
     touched: BTreeSet<ModelId>,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// One GPU.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     /// Every model that is placed on it.
     pub(crate) models: BTreeSet<ModelId>,
@@ -46,7 +46,7 @@ pub(crate) struct Face {
 }
 
 /// The index over all models.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
     gpus: Vec<Place>,
     hosts: Vec<Bytes>,
