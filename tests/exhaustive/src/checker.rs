@@ -23,8 +23,6 @@ use crate::{
 const WARM_UP: u64 = 12;
 /// One in so many states of the last tick is let run on, to see whether everybody is served in the end.
 const CONTINUED: u128 = 16;
-/// One in so many states is compared with those that were taken for the same.
-const AUDITED: u128 = 64;
 
 /// A way to a broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +127,8 @@ struct Search<'a> {
     successors: HashMap<u128, u128, BuildHasherDefault<Direct>>,
     /// States that were taken for one that was not looked at yet, with what follows from them.
     pending: Vec<(u128, u128, u32, Action)>,
+    /// So many are looked at together.
+    pending_most: usize,
     found: Found,
 }
 
@@ -141,6 +141,7 @@ pub fn explore(row: &Row) -> Found {
         nodes: Vec::new(),
         successors: HashMap::default(),
         pending: Vec::new(),
+        pending_most: 0,
         found: Found {
             name: row.name,
             states: 0,
@@ -202,6 +203,7 @@ impl Search<'_> {
         while !level.is_empty() {
             let mut next = Vec::new();
             for (node, world) in level {
+                if std::env::var("PARTS").is_ok() { STATS.with_borrow_mut(|st| { for (i,h) in crate::fingerprint::part_hashes(&world).into_iter().enumerate() { if st.len()<=i { st.push(HashSet::new()); } if st[i].insert(h) && i + 1 == crate::fingerprint::part_hashes(&world).len() && st[i].len() % 200 == 0 { eprintln!("{:?} {:?} {:?} {:?} now {}", world.engine, world.calls, world.requests, world.left, world.now); } } }); }
                 self.expand(node, &world, end, &mut next, &mut later);
                 if self.found.broken.is_some() || self.found.states > self.row.most_states {
                     return None;
@@ -209,6 +211,7 @@ impl Search<'_> {
             }
             level = next;
         }
+        eprintln!("layer done: {} states; parts {:?}", self.found.states, STATS.with_borrow(|st| st.iter().map(|s| s.len()).collect::<Vec<_>>()));
         Some(later)
     }
 
@@ -246,7 +249,7 @@ impl Search<'_> {
                 next.push((number, after));
             }
         }
-        if own % AUDITED == 0 {
+        if own % self.row.audited == 0 {
             self.successors.insert(own, combined(&follows));
         }
         if world.now == end && own % CONTINUED == 1 && self.row.sabotage.is_none() {
@@ -274,13 +277,13 @@ impl Search<'_> {
 
     /// A state that is taken for one that is known: does the same follow from both?
     fn audit(&mut self, print: u128, world: &World, parent: u32, action: Action) {
-        if print % AUDITED != 0 || self.row.sabotage.is_some() {
+        if print % self.row.audited != 0 || self.row.sabotage.is_some() {
             return;
         }
         let after = |action| fingerprint(&world.after(action, &mut Step::new(self.row, false)));
         let follows: HashSet<u128> = world.actions(self.row).into_iter().map(after).collect();
         self.pending.push((print, combined(&follows), parent, action));
-        if self.pending.len() > 10_000 {
+        if self.pending.len() > self.pending_most {
             self.audit_pending();
         }
     }
@@ -300,6 +303,7 @@ impl Search<'_> {
                 None => waiting.push((print, follows, parent, action)),
             }
         }
+        self.pending_most = 10_000.max(2 * waiting.len());
         self.pending = waiting;
     }
 
@@ -348,3 +352,5 @@ fn combined(prints: &HashSet<u128>) -> u128 {
 
 /// The clock's beginning is far from zero.
 const _: () = assert!(BEGINNING > WARM_UP * TICK.0);
+
+thread_local! { static STATS: std::cell::RefCell<Vec<HashSet<u128>>> = const { std::cell::RefCell::new(Vec::new()) }; }

@@ -150,6 +150,16 @@ fn hashed(value: &impl std::hash::Hash) -> u64 {
     hasher.finish() >> 4
 }
 
+/// Scratch.
+pub(crate) fn part_hashes(world: &World) -> Vec<u128> {
+    let mut v = Vec::new();
+    for (i, g) in world.gates.iter().enumerate() { let mut p = Parts::default(); p.part(&g.tokens); v.push(p.normalised(world.now)); let _ = i; }
+    for c in &world.controls { let mut p = Parts::default(); if c.is != Life::Gone { p.part(&c.tokens); } v.push(p.normalised(world.now)); }
+    let mut p = Parts::default(); links(world, &mut p); v.push(p.normalised(world.now));
+    let mut p = Parts::default(); rest(world, &mut p); v.push(p.normalised(world.now));
+    v
+}
+
 impl Parts {
     fn normalised(&self, now: u64) -> u128 {
         let mut ranked: Vec<Token> = self

@@ -14,8 +14,10 @@ pub struct Budget {
     pub requests: u8,
     /// Clients that leave before their answer.
     pub leaves: u8,
-    /// Wishes of the operator: sleep, or wake.
-    pub wishes: u8,
+    /// The operator wants the model to sleep.
+    pub sleeps: u8,
+    /// The operator wants it awake.
+    pub wakes: u8,
     /// Queues that are not emptied before the clock moves on; each costs one per tick.
     pub delays: u8,
     /// Streams that break; both ends notice it on their own, or not at all.
@@ -86,6 +88,8 @@ pub struct Row {
     pub drain: Option<Millis>,
     /// Most states that are kept before the checker gives up.
     pub most_states: usize,
+    /// One in so many states is compared with those that were taken for the same.
+    pub audited: u128,
     /// What is wrong.
     pub sabotage: Option<Sabotage>,
 }
@@ -115,6 +119,7 @@ impl Row {
             idle: None,
             drain: None,
             most_states: 2_000_000,
+            audited: 64,
             sabotage: None,
         }
     }

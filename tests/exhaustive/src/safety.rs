@@ -52,7 +52,7 @@ impl World {
     pub(crate) fn check_sleep(&self, control: usize, step: &mut Step<'_>) {
         let row = step.row;
         let side = &self.controls[control];
-        let barrier = side.published.as_ref().map_or(Epoch::default(), |(epoch, _)| *epoch);
+        let barrier = side.barrier;
         let mut fence = row.fence().0;
         if row.flows() && !row.lossless {
             fence += row.times.max_flow.0;
@@ -119,6 +119,9 @@ impl World {
         if !repeated {
             step.note(|| format!("control {control} publishes {kind} {}.{}", row.epoch.term, row.epoch.counter));
         }
+        if kind == "Draining" {
+            self.controls[control].barrier = row.epoch;
+        }
         self.controls[control].published = Some((row.epoch, kind));
     }
 
@@ -140,7 +143,7 @@ fn flow(step: &Step<'_>) -> u64 {
     }
 }
 
-/// Whether a gate has applied this barrier and nothing newer than it.
+/// Whether a gate has applied this barrier, and nothing that opened it again.
 fn applied(gate: &GateSide, barrier: Epoch) -> bool {
-    gate.told == (barrier, Told::Drain)
+    gate.told.0 >= barrier && gate.told.1 != Told::Admit
 }

@@ -200,6 +200,7 @@ impl World {
     pub(crate) fn after(&self, action: Action, step: &mut Step<'_>) -> Self {
         let mut world = self.clone();
         world.act(action, step);
+        self.read_at_once(&mut world, step);
         world.check_engine(step);
         world
     }

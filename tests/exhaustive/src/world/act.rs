@@ -33,8 +33,14 @@ impl World {
             Action::Answer(call) => self.answer(index(call), step),
             Action::LoseCall(call) => self.lose_call(index(call), step),
             Action::DropCall(call) => drop(self.calls.remove(index(call))),
-            Action::WishSleep => self.wish(Operator::Sleep, step),
-            Action::WishWake => self.wish(Operator::Wake, step),
+            Action::WishSleep => {
+                self.left.sleeps -= 1;
+                self.wish(Operator::Sleep, step);
+            }
+            Action::WishWake => {
+                self.left.wakes -= 1;
+                self.wish(Operator::Wake, step);
+            }
             Action::CrashGate(gate) => self.crash_gate(index(gate), step),
             Action::FreezeGate(gate) => {
                 self.left.gate_freezes -= 1;

@@ -44,6 +44,8 @@ pub(crate) struct ControlSide {
     pub(crate) met: Option<u64>,
     /// What it last published: epoch, and the kind of admission.
     pub(crate) published: Option<(Epoch, String)>,
+    /// Epoch of its newest barrier.
+    pub(crate) barrier: Epoch,
     pub(crate) heard: [Option<Heard>; GATES],
     /// Number of its newest stream.
     pub(crate) streams: u64,
@@ -94,6 +96,7 @@ impl World {
             leads_until: None,
             met: None,
             published: None,
+            barrier: Epoch::default(),
             heard: [None; GATES],
             streams: 0,
         });

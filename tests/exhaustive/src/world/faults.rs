@@ -29,8 +29,9 @@ impl World {
                 Life::Gone => {}
             }
         }
-        if self.left.wishes > 0 && self.leader().is_some() {
-            actions.extend([Action::WishSleep, Action::WishWake]);
+        if self.leader().is_some() {
+            let wishes = [(self.left.sleeps, Action::WishSleep), (self.left.wakes, Action::WishWake)];
+            actions.extend(wishes.into_iter().filter(|(left, _)| *left > 0).map(|(_, wish)| wish));
         }
         if self.may_succeed() {
             actions.push(Action::Succeed);
@@ -67,7 +68,6 @@ impl World {
 
     pub(super) fn wish(&mut self, verb: Operator, step: &mut Step<'_>) {
         let Some(index) = self.leader() else { return };
-        self.left.wishes -= 1;
         let model = shell::model();
         self.control_step(index, Event::Operator { model, verb }, step);
     }

@@ -5,8 +5,11 @@ use std::{collections::VecDeque, sync::Arc};
 use greenthread_core::ids::StreamId;
 use greenthread_proto::gate::{ControlMessage, GateMessage};
 
-use super::{Action, Life, World};
-use crate::{rendering::Token, row::Row};
+use super::{Action, Life, Step, World};
+use crate::{
+    rendering::Token,
+    row::{Budget, Row},
+};
 
 /// What a gate said.
 #[derive(Debug)]
@@ -108,6 +111,35 @@ impl World {
             if whole && link.control.is_some() && may_break {
                 actions.push(Action::Break(at));
             }
+        }
+    }
+
+    /// Where nothing can come between what control sends and its gate any more (no delay, break or freeze is left), a gate reads in the
+    /// step in which control sent: whatever else could happen in between commutes with what control did, since it concerns another
+    /// gate, the engine, or this gate's clients, and so happened before as well. `self` is the state before that step.
+    pub(super) fn read_at_once(&self, after: &mut Self, step: &mut Step<'_>) {
+        let Budget {
+            delays,
+            breaks,
+            gate_freezes,
+            ..
+        } = after.left;
+        if delays > 0 || breaks > 0 || gate_freezes > 0 {
+            return;
+        }
+        let is_same = |link: &Link, other: &Link| (link.gate, link.number) == (other.gate, other.number);
+        let runs = |gate: usize| self.gates[gate].is == Life::Running;
+        let idle: Vec<Link> = self
+            .links
+            .iter()
+            .filter(|link| link.down.is_empty() && !link.broken && runs(link.gate))
+            .cloned()
+            .collect();
+        while let Some(at) = after.links.iter().position(|link| {
+            after.can_be_read(link) && idle.iter().any(|before| is_same(before, link))
+        }) {
+            after.gate_reads(at, step);
+            after.tidy_links();
         }
     }
 
