@@ -203,7 +203,6 @@ impl Search<'_> {
         while !level.is_empty() {
             let mut next = Vec::new();
             for (node, world) in level {
-                if std::env::var("PARTS").is_ok() { STATS.with_borrow_mut(|st| { for (i,h) in crate::fingerprint::part_hashes(&world).into_iter().enumerate() { if st.len()<=i { st.push(HashSet::new()); } if st[i].insert(h) && i + 1 == crate::fingerprint::part_hashes(&world).len() && st[i].len() % 200 == 0 { eprintln!("{:?} {:?} {:?} {:?} now {}", world.engine, world.calls, world.requests, world.left, world.now); } } }); }
                 self.expand(node, &world, end, &mut next, &mut later);
                 if self.found.broken.is_some() || self.found.states > self.row.most_states {
                     return None;
@@ -211,7 +210,6 @@ impl Search<'_> {
             }
             level = next;
         }
-        eprintln!("layer done: {} states; parts {:?}", self.found.states, STATS.with_borrow(|st| st.iter().map(|s| s.len()).collect::<Vec<_>>()));
         Some(later)
     }
 
@@ -352,5 +350,3 @@ fn combined(prints: &HashSet<u128>) -> u128 {
 
 /// The clock's beginning is far from zero.
 const _: () = assert!(BEGINNING > WARM_UP * TICK.0);
-
-thread_local! { static STATS: std::cell::RefCell<Vec<HashSet<u128>>> = const { std::cell::RefCell::new(Vec::new()) }; }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Ages up to here count exactly: longer than lease, margin, calls and looks take.
-const HORIZON: u64 = 8;
+const HORIZON: u64 = 5;
 /// Deadlines beyond the end of every clock are alike.
 const FAR: u64 = 60;
 
@@ -123,6 +123,7 @@ fn rest(world: &World, parts: &mut Parts) {
             }
         }
     }
+    parts.moment(world.vacant_since.unwrap_or(0));
     parts.plain(hashed(&world.left));
     parts.plain(world.term);
 }
@@ -148,16 +149,6 @@ fn hashed(value: &impl std::hash::Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish() >> 4
-}
-
-/// Scratch.
-pub(crate) fn part_hashes(world: &World) -> Vec<u128> {
-    let mut v = Vec::new();
-    for (i, g) in world.gates.iter().enumerate() { let mut p = Parts::default(); p.part(&g.tokens); v.push(p.normalised(world.now)); let _ = i; }
-    for c in &world.controls { let mut p = Parts::default(); if c.is != Life::Gone { p.part(&c.tokens); } v.push(p.normalised(world.now)); }
-    let mut p = Parts::default(); links(world, &mut p); v.push(p.normalised(world.now));
-    let mut p = Parts::default(); rest(world, &mut p); v.push(p.normalised(world.now));
-    v
 }
 
 impl Parts {

@@ -49,6 +49,8 @@ pub(crate) struct World {
     pub(crate) requests: Vec<Option<Request>>,
     /// What may still happen.
     pub(crate) left: Budget,
+    /// Since when a successor may begin.
+    pub(crate) vacant_since: Option<u64>,
     /// Largest term that was written down.
     pub(crate) term: u64,
 }
@@ -137,6 +139,7 @@ impl World {
             calls: Vec::new(),
             requests: vec![None; usize::from(row.budget.requests)],
             left: Budget::default(),
+            vacant_since: None,
             term: 0,
         };
         world.succeed(&mut Step::new(row, false));
@@ -174,6 +177,7 @@ impl World {
         };
         !self.requests.iter().flatten().any(urgent_request)
             && !self.calls.iter().any(urgent_call)
+            && self.vacant_since.is_none_or(|since| self.now <= since)
             && self.delays() <= usize::from(self.left.delays)
     }
 
@@ -201,6 +205,11 @@ impl World {
         let mut world = self.clone();
         world.act(action, step);
         self.read_at_once(&mut world, step);
+        if !world.may_succeed() {
+            world.vacant_since = None;
+        } else if world.vacant_since.is_none() {
+            world.vacant_since = Some(world.now);
+        }
         world.check_engine(step);
         world
     }
