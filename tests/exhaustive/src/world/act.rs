@@ -90,7 +90,8 @@ impl World {
         if let Some(request) = &mut self.requests[slot] {
             request.place = Where::Inside;
             let left = request.left_by.is_some();
-            let kept = step.row.lossless && (step.row.flows() || left);
+            let freezes = step.row.drain.is_some();
+            let kept = step.row.lossless && (step.row.flows() || freezes || left);
             if asleep && !kept {
                 step.breaks(|| "a request reaches an engine that sleeps".to_owned());
             }
