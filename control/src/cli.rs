@@ -2,12 +2,18 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{RangedU64ValueParser, TypedValueParser},
+};
 use greenthread_core::event::Operator;
 
 use crate::{
     client::{Client, word},
+    explain,
+    http::{LAST, LAST_MAX},
     serve,
+    simulate::{self, arguments::Arguments},
     standalone::{reaper::reap, up::up},
     text,
 };
@@ -51,6 +57,34 @@ enum Command {
         #[command(flatten)]
         control: Control,
     },
+    /// Show the latest choices about a model: what was needed, who made room and why, who stayed and why, what came of it
+    Explain {
+        /// The model
+        #[arg(required_unless_present = "choice")]
+        model: Option<String>,
+        /// Show at most so many
+        #[arg(long, value_name = "N", default_value_t = LAST, value_parser = count())]
+        last: usize,
+        /// Show the choice of this number instead
+        #[arg(long, value_name = "NUMBER", conflicts_with_all = ["model", "last"])]
+        choice: Option<u64>,
+        #[command(flatten)]
+        control: Control,
+    },
+    /// Say why a model is not awake now, and what would change it
+    WhyNot {
+        /// The model
+        model: String,
+        #[command(flatten)]
+        control: Control,
+    },
+    /// Decide that what a GPU holds beyond what GreenThread knows of is somebody else's: models do without it, and go on
+    AcceptGpu {
+        /// The number of the GPU, as `status` shows it
+        gpu: usize,
+        #[command(flatten)]
+        control: Control,
+    },
     /// Wake a model as if a request had arrived, and wait until it serves
     Wake(Verb),
     /// Drain a model and put it to sleep, and wait until it sleeps
@@ -59,6 +93,7 @@ enum Command {
     Disable(Verb),
     /// Put a model back into service
     Enable(Verb),
+    Simulate(Box<Arguments>),
 }
 
 #[derive(Debug, Args)]
@@ -93,6 +128,11 @@ struct Control {
     output: Output,
 }
 
+/// How many choices can be asked for.
+fn count() -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::new().range(1..=LAST_MAX as u64)
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Output {
     /// For people
@@ -119,10 +159,19 @@ pub fn run(cli: Cli) -> ExitCode {
             }
             Command::Serve { file } => serve(file).await,
             Command::Status { model, control } => status(model, control).await,
+            Command::Explain {
+                model,
+                last,
+                choice,
+                control,
+            } => explain(model, last, choice, control).await,
+            Command::WhyNot { model, control } => why_not(&model, control).await,
+            Command::AcceptGpu { gpu, control } => accept_gpu(gpu, control).await,
             Command::Wake(verb) => operate(verb, Operator::Wake).await,
             Command::Sleep(verb) => operate(verb, Operator::Sleep).await,
             Command::Disable(verb) => operate(verb, Operator::Disable).await,
             Command::Enable(verb) => operate(verb, Operator::Enable).await,
+            Command::Simulate(arguments) => Ok(simulate::simulate(&arguments)?),
         }
     });
     // Tasks that wait for a peer must not hold the process.
@@ -149,6 +198,51 @@ async fn status(model: Option<String>, control: Control) -> Done {
     };
     print!("{answer}");
     Ok(())
+}
+
+async fn explain(
+    model: Option<String>,
+    last: usize,
+    choice: Option<u64>,
+    control: Control,
+) -> Done {
+    let client = Client::new(&control.control, control.token);
+    let answer = match (model, choice, control.output) {
+        (_, Some(number), Output::Text) => explain::choice(&client.choice(number).await?),
+        (_, Some(number), Output::Json) => json(&client.choice(number).await?)?,
+        (Some(name), None, Output::Text) => {
+            explain::choices(&name, &client.explain(&name, last).await?)
+        }
+        (Some(name), None, Output::Json) => json(&client.explain(&name, last).await?)?,
+        (None, None, Output::Text | Output::Json) => return Err("name a model".into()),
+    };
+    print!("{answer}");
+    Ok(())
+}
+
+async fn why_not(model: &str, control: Control) -> Done {
+    let why = Client::new(&control.control, control.token)
+        .why_not(model)
+        .await?;
+    match control.output {
+        Output::Text => print!("{}", explain::why_not(&why)),
+        Output::Json => print!("{}", json(&why)?),
+    }
+    Ok(())
+}
+
+async fn accept_gpu(gpu: usize, control: Control) -> Done {
+    let after = Client::new(&control.control, control.token)
+        .accept_gpu(gpu)
+        .await?;
+    match control.output {
+        Output::Text => print!("{}", text::gpu(&after)),
+        Output::Json => print!("{}", json(&after)?),
+    }
+    match after.stopped {
+        Some(reason) => Err(format!("GPU {gpu} is still stopped: {reason}").into()),
+        None => Ok(()),
+    }
 }
 
 async fn operate(verb: Verb, operator: Operator) -> Done {

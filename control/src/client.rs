@@ -1,4 +1,4 @@
-//! The client side of the HTTP API: what `status`, `wake`, `sleep`, `disable` and `enable` do.
+//! The client side of the HTTP API: what `status`, `explain`, `why-not`, `wake`, `sleep`, `disable`, `enable` and `accept-gpu` do.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,10 @@ use greenthread_core::event::Operator;
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::overview::{Model, Overview, Problem};
+use crate::{
+    choice::{Choice, WhyNot},
+    overview::{Gpu, Model, Overview, Problem},
+};
 
 /// Pause between two looks while waiting.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -102,6 +105,42 @@ impl Client {
     /// No answer, or no such model.
     pub async fn model(&self, name: &str) -> Result<Model, ClientError> {
         self.call(Method::GET, &format!("/api/v1/models/{}", encoded(name)))
+            .await
+    }
+
+    /// The latest choices about a model, `last` at most, oldest first.
+    ///
+    /// # Errors
+    /// No answer, or no such model.
+    pub async fn explain(&self, name: &str, last: usize) -> Result<Vec<Choice>, ClientError> {
+        let path = format!("/api/v1/models/{}/explain?last={last}", encoded(name));
+        self.call(Method::GET, &path).await
+    }
+
+    /// One choice by its number.
+    ///
+    /// # Errors
+    /// No answer, or it is not kept.
+    pub async fn choice(&self, number: u64) -> Result<Choice, ClientError> {
+        self.call(Method::GET, &format!("/api/v1/choices/{number}"))
+            .await
+    }
+
+    /// Why a model is not awake.
+    ///
+    /// # Errors
+    /// No answer, or no such model.
+    pub async fn why_not(&self, name: &str) -> Result<WhyNot, ClientError> {
+        let path = format!("/api/v1/models/{}/why-not", encoded(name));
+        self.call(Method::GET, &path).await
+    }
+
+    /// Says that what a GPU holds beyond the ledger is somebody else's; returns what is known of the GPU then.
+    ///
+    /// # Errors
+    /// No answer, no such GPU, or nobody measures it.
+    pub async fn accept_gpu(&self, gpu: usize) -> Result<Gpu, ClientError> {
+        self.call(Method::POST, &format!("/api/v1/gpus/{gpu}/accept"))
             .await
     }
 

@@ -1,13 +1,15 @@
 //! The fleet file: what an operator writes, parsed once into validated values. An error names the line, the field and the remedy, and all
 //! errors are told at once. The schema, with every default, is the commented example `envoy/standalone/greenthread.yaml`.
 
+mod behaviour;
 mod check;
 mod fleet;
 mod model;
 mod prefix;
 mod reader;
+mod sizes;
 mod tree;
-mod units;
+pub(crate) mod units;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-use greenthread_core::model::{ModelSpec, OnLeaseEnd, Times};
+use greenthread_core::{
+    model::{ModelSpec, OnLeaseEnd, Times},
+    policy::Policy,
+};
 
 pub use reader::{Origin, Place, Problem};
 
@@ -133,6 +138,16 @@ pub struct Fleet {
     pub oracle: OracleKind,
     /// Memory of each GPU that models may use, in bytes.
     pub gpus: Vec<u64>,
+    /// Host RAM that sleeping copies may take, by NUMA node, in bytes; empty: nobody said, and nothing is limited by it.
+    pub hosts: Vec<u64>,
+    /// Node of each GPU: an index of `hosts`.
+    pub host_of: Vec<usize>,
+    /// How far ledger and oracle may differ on a GPU, in bytes.
+    pub tolerance: u64,
+    /// How victims are chosen.
+    pub policy: &'static Policy,
+    /// A second policy that decides beside the first without acting.
+    pub shadow: Option<&'static Policy>,
     /// Times of the protocol (also in [`ModelSpec`]s where they are per model).
     pub times: Times,
     /// Hold limits of a gateway.
@@ -234,7 +249,7 @@ pub struct EngineSpec {
 /// Drivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineKind {
-    /// vLLM ≥ 0.32, over HTTP, sleep level 1.
+    /// vLLM ≥ 0.32, over HTTP, sleep levels 1 and 2.
     Vllm,
 }
 

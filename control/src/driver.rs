@@ -4,6 +4,7 @@
 //! the disk work in tasks of their own and answer as inputs, so a deadline is never late because of a slow peer.
 
 mod clock;
+mod explain;
 mod look;
 #[cfg(test)]
 mod tests;
@@ -195,6 +196,10 @@ impl Driver {
             // Who asked and left needs no answer.
             Input::Ask(reply) => drop(reply.send(self.overview())),
             Input::Operate { name, verb, reply } => drop(reply.send(self.operate(name, verb))),
+            Input::Explain { name, last, reply } => drop(reply.send(self.explain(name, last))),
+            Input::Choice { number, reply } => drop(reply.send(self.choice(number))),
+            Input::WhyNot { name, reply } => drop(reply.send(self.why_not(name))),
+            Input::AcceptGpu { gpu, reply } => drop(reply.send(self.accept_gpu(gpu))),
             Input::SetModel(model) => self.set_model(*model),
             Input::RemoveModel(model) => self.step(Event::ModelRemoved(model)),
             Input::TermTaken(Ok(term)) => {
@@ -264,10 +269,7 @@ impl Driver {
 
     fn operate(&mut self, name: String, verb: Operator) -> Result<(), UnknownModel> {
         let Some(model) = self.table.named(&name).cloned() else {
-            return Err(UnknownModel {
-                name,
-                known: self.table.names(),
-            });
+            return Err(self.unknown(name));
         };
         self.step(Event::Operator { model, verb });
         Ok(())
@@ -332,14 +334,14 @@ impl Driver {
             Effect::Wake {
                 model,
                 attempt,
-                tier: _,
-            } => self.engines.run(&model, Action::Wake(attempt)),
+                tier,
+            } => self.engines.run(&model, Action::Wake(attempt, tier)),
             Effect::Sleep {
                 model,
                 attempt,
                 mode,
-                tier: _,
-            } => self.engines.run(&model, Action::Sleep(attempt, mode)),
+                tier,
+            } => self.engines.run(&model, Action::Sleep(attempt, mode, tier)),
             Effect::Kill { model, cause } => self.engines.run(&model, Action::Kill(cause)),
             Effect::Removed(model) => self.end_engine(model),
             Effect::Dropped(model) => {

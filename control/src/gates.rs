@@ -328,6 +328,18 @@ fn figures(rows: Vec<RowFigures>) -> Result<Translated, Status> {
     Ok(rows.into_iter().map(translate).unzip())
 }
 
+/// Outcomes of requests that wanted the model to be awake, as gates name them: these count as demand.
+const WANTED: [&str; 8] = [
+    "forwarded",
+    "left",
+    "draining",
+    "booting",
+    "too_long",
+    "hold_expired",
+    "wake_failed",
+    "hold_full",
+];
+
 fn translate(row: RowFigures) -> ((ModelId, Figures), (ModelId, RowTotals)) {
     let RowFigures {
         row,
@@ -339,17 +351,21 @@ fn translate(row: RowFigures) -> ((ModelId, Figures), (ModelId, RowTotals)) {
         outcomes,
         wait_buckets,
     } = row;
+    let outcomes: BTreeMap<String, u64> = outcomes
+        .into_iter()
+        .map(|counted| (counted.outcome, counted.count))
+        .collect();
+    let wanted = outcomes
+        .iter()
+        .filter(|(outcome, _)| WANTED.contains(&outcome.as_str()));
     let figures = Figures {
         in_flight,
         held,
         oldest_age: oldest_age_ms,
         last_used_age: last_used_age_ms,
         last_refused_age: last_refused_age_ms,
+        asked: wanted.fold(0, |sum, (_, count)| sum.saturating_add(*count)),
     };
-    let outcomes: BTreeMap<String, u64> = outcomes
-        .into_iter()
-        .map(|counted| (counted.outcome, counted.count))
-        .collect();
     (
         (ModelId(row.clone()), figures),
         (

@@ -1,5 +1,8 @@
 //! The HTTP API of operators: health, metrics, the filter module, models and their verbs. Handlers ask the driver and render.
 
+mod explain;
+mod gpus;
+
 use std::convert::Infallible;
 
 use axum::{
@@ -25,6 +28,8 @@ use crate::{
     modules::Modules,
     overview::{Overview, Problem},
 };
+
+pub(crate) use explain::{LAST, LAST_MAX};
 
 /// What handlers need.
 #[derive(Clone, Debug)]
@@ -54,7 +59,12 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/models", get(models))
         .route("/api/v1/models/{name}", get(model))
+        .route("/api/v1/models/{name}/explain", get(explain::explain))
+        .route("/api/v1/models/{name}/why-not", get(explain::why_not))
         .route("/api/v1/models/{name}/{verb}", post(operate))
+        .route("/api/v1/choices/{number}", get(explain::choice))
+        .route("/api/v1/gpus", get(gpus::gpus))
+        .route("/api/v1/gpus/{gpu}/accept", post(gpus::accept))
         .route("/api/v1/events", get(events))
         .fallback(unknown_path)
         .layer(middleware::from_fn_with_state(
@@ -145,14 +155,22 @@ fn unknown(error: &UnknownModel) -> Response {
     )
 }
 
-/// Everything, from the driver; an answer when it has ended.
-async fn ask(api: &Api) -> Result<Overview, Response> {
+/// What the driver answers to an input; an answer for the client when it has ended.
+async fn answer<T>(
+    api: &Api,
+    input: impl FnOnce(oneshot::Sender<T>) -> Input,
+) -> Result<T, Response> {
     let (reply, answer) = oneshot::channel();
     api.inputs
-        .send(Input::Ask(reply))
+        .send(input(reply))
         .await
         .map_err(|_| stopping())?;
     answer.await.map_err(|_| stopping())
+}
+
+/// Everything.
+async fn ask(api: &Api) -> Result<Overview, Response> {
+    answer(api, Input::Ask).await
 }
 
 async fn readyz(State(api): State<Api>) -> Result<Response, Response> {
@@ -235,18 +253,13 @@ async fn operate(
             ));
         }
     };
-    let (reply, answer) = oneshot::channel();
-    api.inputs
-        .send(Input::Operate {
-            name: name.clone(),
-            verb: operator,
-            reply,
-        })
-        .await
-        .map_err(|_| stopping())?;
-    answer
-        .await
-        .map_err(|_| stopping())?
+    let input = |reply| Input::Operate {
+        name: name.clone(),
+        verb: operator,
+        reply,
+    };
+    answer(&api, input)
+        .await?
         .map_err(|error| unknown(&error))?;
     Ok((
         StatusCode::ACCEPTED,
@@ -278,7 +291,8 @@ async fn events(State(api): State<Api>) -> Response {
 
 async fn unknown_path(request: Request) -> Response {
     let remedy =
-        "try /healthz, /readyz, /metrics, /api/v1/status, /api/v1/models/<model>, /api/v1/events"
+        "try /healthz, /readyz, /metrics, /api/v1/status, /api/v1/models/<model>, /api/v1/models/<model>/explain, \
+         /api/v1/models/<model>/why-not, /api/v1/gpus, /api/v1/events"
             .to_owned();
     problem(
         StatusCode::NOT_FOUND,

@@ -8,7 +8,12 @@ use tokio::sync::oneshot;
 use tonic::Status;
 
 use crate::{
-    config::Model, overview::Overview, state::StateError, streams::Outbound, totals::RowTotals,
+    choice::{Choice, WhyNot},
+    config::Model,
+    overview::{Gpu, Overview},
+    state::StateError,
+    streams::Outbound,
+    totals::RowTotals,
 };
 
 /// What a gate said, translated.
@@ -32,6 +37,25 @@ pub struct UnknownModel {
     pub name: String,
     /// Names that exist.
     pub known: Vec<String>,
+}
+
+/// Why the memory that an operator called somebody else's was not taken off a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAccepted {
+    /// The fleet has no such GPU.
+    #[error("there is no GPU {gpu}; the fleet has {gpus}")]
+    UnknownGpu {
+        /// The number asked for.
+        gpu: usize,
+        /// How many there are.
+        gpus: usize,
+    },
+    /// Nothing says what is in use there.
+    #[error("nobody measures GPU {gpu}")]
+    Unmeasured {
+        /// Which.
+        gpu: usize,
+    },
 }
 
 /// What the driver can be told. Outcomes of engines come as events on a channel of their own.
@@ -65,6 +89,36 @@ pub enum Input {
         verb: Operator,
         /// Whether the model exists.
         reply: oneshot::Sender<Result<(), UnknownModel>>,
+    },
+    /// The latest choices about a model.
+    Explain {
+        /// Its name.
+        name: String,
+        /// At most so many.
+        last: usize,
+        /// Oldest first.
+        reply: oneshot::Sender<Result<Vec<Choice>, UnknownModel>>,
+    },
+    /// One choice by its number.
+    Choice {
+        /// Its number.
+        number: u64,
+        /// `None`: there is none of this number, or it is kept no longer.
+        reply: oneshot::Sender<Option<Choice>>,
+    },
+    /// Why a model is not awake.
+    WhyNot {
+        /// Its name.
+        name: String,
+        /// The reasons.
+        reply: oneshot::Sender<Result<WhyNot, UnknownModel>>,
+    },
+    /// An operator decided that what a GPU holds beyond the ledger is somebody else's.
+    AcceptGpu {
+        /// Which.
+        gpu: usize,
+        /// What is known of it afterwards.
+        reply: oneshot::Sender<Result<Gpu, NotAccepted>>,
     },
     /// A model is new, or its settings changed. Engine and cluster exist.
     SetModel(Box<Model>),

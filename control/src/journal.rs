@@ -29,23 +29,28 @@ pub struct Entry {
     pub model: String,
     /// What was decided and why.
     pub sentence: String,
+    /// Number of the choice behind it, if there is one: `greenthread explain --choice <number>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<u64>,
 }
 
 impl Entry {
     /// "10:03:07" (UTC).
     pub fn clock(&self) -> String {
-        let seconds = self.unix_seconds % 86_400;
-        format!(
-            "{:02}:{:02}:{:02}",
-            seconds / 3_600,
-            seconds / 60 % 60,
-            seconds % 60
-        )
+        clock(self.unix_seconds)
+    }
+
+    /// "put to sleep for qwen … (choice 17)".
+    pub fn words(&self) -> String {
+        match self.choice {
+            Some(number) => format!("{} (choice {number})", self.sentence),
+            None => self.sentence.clone(),
+        }
     }
 
     /// "10:03:07 llama-3-8b  put to sleep …".
     pub fn line(&self) -> String {
-        format!("{} {}  {}", self.clock(), self.model, self.sentence)
+        format!("{} {}  {}", self.clock(), self.model, self.words())
     }
 }
 
@@ -82,6 +87,7 @@ impl Journal {
             unix_seconds: unix_seconds(),
             model: decision.model.name().to_owned(),
             sentence: decision.sentence,
+            choice: decision.choice,
         };
         if self.printer.try_send(entry.line()).is_err() {
             tracing::warn!(
@@ -131,9 +137,26 @@ impl Default for Journal {
 
 /// The wall clock, for people only; no decision depends on it.
 pub fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    unix_millis() / 1_000
+}
+
+/// The same in milliseconds.
+pub fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// The time of day of a moment in seconds since 1970: "10:03:07" (UTC).
+pub fn clock(unix_seconds: u64) -> String {
+    let seconds = unix_seconds % 86_400;
+    format!(
+        "{:02}:{:02}:{:02}",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
 }
 
 #[cfg(test)]
@@ -148,8 +171,17 @@ mod tests {
             unix_seconds: 1_700_000_000,
             model: "llama-3-8b".into(),
             sentence: "woken: 1 request waits".into(),
+            choice: None,
         };
         assert_eq!(entry.line(), "22:13:20 llama-3-8b  woken: 1 request waits");
+        let chosen = Entry {
+            choice: Some(17),
+            ..entry
+        };
+        assert_eq!(
+            chosen.line(),
+            "22:13:20 llama-3-8b  woken: 1 request waits (choice 17)"
+        );
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! The overview as Prometheus text, prefix `greenthread_`.
+//! The overview as Prometheus text, prefix `greenthread_`. Bytes and seconds, no other units.
 
-use std::fmt::Write;
+mod choices;
+mod memory;
+
+use std::fmt::{Display, Write};
 
 use greenthread_proto::WAIT_BUCKET_BOUNDS_MS;
 
@@ -9,10 +12,16 @@ use crate::overview::{Model, Overview};
 /// The states that `greenthread_model_state` enumerates.
 const STATES: [&str; 5] = ["sleeping", "pending", "waking", "serving", "deactivating"];
 
+/// The places that `greenthread_models` enumerates.
+const TIERS: [&str; 4] = ["gpu", "ram", "disk", "stopped"];
+
 /// One page.
 pub fn render(overview: &Overview) -> String {
     let mut page = Page::default();
     control(&mut page, overview);
+    memory::gpus(&mut page, &overview.gpus);
+    memory::hosts(&mut page, &overview.hosts);
+    choices::tally(&mut page, &overview.tally);
     // A model that is being replaced has two rows; a series must not come twice.
     let current: Vec<&Model> = overview
         .models
@@ -20,6 +29,7 @@ pub fn render(overview: &Overview) -> String {
         .filter(|model| model.current)
         .collect();
     models(&mut page, &current);
+    tiers(&mut page, &current);
     waits(&mut page, &current);
     page.text
 }
@@ -56,42 +66,6 @@ fn control(page: &mut Page, overview: &Overview) {
         "Gate streams closed because the gate did not read.",
         overview.overflowed_streams,
     );
-    page.family(
-        "gpu_info",
-        "gauge",
-        "Where figures of memory come from: simulated, or declared when nobody measures.",
-    );
-    for (gpu, memory) in overview.gpus.iter().enumerate() {
-        page.sample(
-            "gpu_info",
-            &[("gpu", &gpu.to_string()), ("source", &memory.source)],
-            1,
-        );
-    }
-    page.family(
-        "gpu_reserved_bytes",
-        "gauge",
-        "GPU memory reserved by models.",
-    );
-    for (gpu, memory) in overview.gpus.iter().enumerate() {
-        page.sample(
-            "gpu_reserved_bytes",
-            &[("gpu", &gpu.to_string())],
-            memory.reserved_bytes,
-        );
-    }
-    page.family(
-        "gpu_capacity_bytes",
-        "gauge",
-        "GPU memory that models may use.",
-    );
-    for (gpu, memory) in overview.gpus.iter().enumerate() {
-        page.sample(
-            "gpu_capacity_bytes",
-            &[("gpu", &gpu.to_string())],
-            memory.capacity_bytes,
-        );
-    }
 }
 
 /// Families with one figure per model: name, kind, help, figure.
@@ -183,6 +157,33 @@ fn models(page: &mut Page, models: &[&Model]) {
     }
 }
 
+/// Where weights are, and how long a request would wait for them.
+fn tiers(page: &mut Page, models: &[&Model]) {
+    page.family(
+        "models",
+        "gauge",
+        "Models by where their weights are, or are on their way to.",
+    );
+    for tier in TIERS {
+        let count = models.iter().filter(|model| model.weights() == tier);
+        page.sample("models", &[("tier", tier)], count.count());
+    }
+    page.family(
+        "model_estimated_wait_seconds",
+        "gauge",
+        "Estimated wait of a request that arrives now; absent while the model serves.",
+    );
+    for model in models {
+        if let Some(wait) = model.estimated_wait_ms {
+            page.sample(
+                "model_estimated_wait_seconds",
+                &[("model", &model.name)],
+                seconds(wait),
+            );
+        }
+    }
+}
+
 /// Waits of released requests as a histogram. Gates count no sum of the waits, so there is none.
 fn waits(page: &mut Page, models: &[&Model]) {
     page.family(
@@ -194,11 +195,9 @@ fn waits(page: &mut Page, models: &[&Model]) {
         let mut below = 0;
         for (bound, count) in WAIT_BUCKET_BOUNDS_MS.iter().zip(&model.wait_buckets) {
             below += count;
-            #[allow(clippy::cast_precision_loss)]
-            let seconds = (*bound as f64 / 1_000.0).to_string();
             page.sample(
                 "request_wait_seconds_bucket",
-                &[("model", &model.name), ("le", &seconds)],
+                &[("model", &model.name), ("le", &seconds(*bound).to_string())],
                 below,
             );
         }
@@ -226,12 +225,12 @@ impl Page {
         );
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);
         self.sample(name, &[], value);
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels
             .iter()
             .map(|(label, value)| format!("{label}=\"{}\"", escape(value)))
@@ -243,6 +242,15 @@ impl Page {
         };
         let _ = writeln!(self.text, "greenthread_{name}{labels} {value}");
     }
+}
+
+/// Milliseconds as Prometheus wants them.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "exact for the first 285,000 years"
+)]
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1_000.0
 }
 
 fn escape(label: &str) -> String {
@@ -258,6 +266,39 @@ mod tests {
 
     use super::*;
     use crate::testing;
+
+    #[test]
+    fn models_are_counted_where_their_weights_are() {
+        let asleep = |name, tier: &str, wait| Model {
+            state: "sleeping".into(),
+            tier: tier.into(),
+            estimated_wait_ms: Some(wait),
+            ..testing::model_overview(name)
+        };
+        let page = render(&Overview {
+            models: vec![
+                asleep("a", "ram", 642),
+                asleep("b", "ram", 0),
+                asleep("c", "disk", 2_000),
+                testing::model_overview("d"),
+            ],
+            ..Overview::default()
+        });
+        for line in [
+            "greenthread_models{tier=\"gpu\"} 1",
+            "greenthread_models{tier=\"ram\"} 2",
+            "greenthread_models{tier=\"disk\"} 1",
+            "greenthread_models{tier=\"stopped\"} 0",
+            "greenthread_model_estimated_wait_seconds{model=\"a\"} 0.642",
+            "greenthread_model_estimated_wait_seconds{model=\"c\"} 2",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        }
+        assert!(
+            !page.contains("estimated_wait_seconds{model=\"d\"}"),
+            "{page}"
+        );
+    }
 
     #[test]
     fn a_page_has_every_model_once_per_family() {
@@ -290,6 +331,8 @@ mod tests {
             "greenthread_request_wait_seconds_bucket{model=\"m\",le=\"0.5\"} 5",
             "greenthread_request_wait_seconds_bucket{model=\"m\",le=\"+Inf\"} 5",
             "greenthread_request_wait_seconds_count{model=\"m\"} 5",
+            "greenthread_models{tier=\"gpu\"} 1",
+            "greenthread_models{tier=\"disk\"} 0",
         ] {
             assert_eq!(
                 page.lines().filter(|found| *found == line).count(),

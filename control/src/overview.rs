@@ -2,12 +2,15 @@
 //!
 //! Plain values, made by the driver in one step, so that the figures of one document belong together.
 
+mod translate;
+
 use std::collections::BTreeMap;
 
-use greenthread_core::effect::{Admission, RefuseReason};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Entry;
+
+pub use translate::{admission_words, tier_word};
 
 /// Everything at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -21,12 +24,16 @@ pub struct Overview {
     pub readiness: Readiness,
     /// Memory, by GPU.
     pub gpus: Vec<Gpu>,
+    /// Host RAM of sleeping copies, by NUMA node; empty where nobody limits it.
+    pub hosts: Vec<Host>,
     /// Gates that drains wait for.
     pub gates: Vec<Gate>,
     /// Streams closed since the start because their gate did not read.
     pub overflowed_streams: u64,
     /// Decisions since the start.
     pub decisions: u64,
+    /// What choices came to since the start.
+    pub tally: Tally,
     /// Models, by name.
     pub models: Vec<Model>,
 }
@@ -45,15 +52,115 @@ pub struct Readiness {
 }
 
 /// Memory of one GPU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gpu {
+    /// Which.
+    pub gpu: usize,
     /// Reserved by models, awake and asleep.
     pub reserved_bytes: u64,
     /// What models may use.
     pub capacity_bytes: u64,
+    /// What the oracle saw in use last, whoever uses it; absent when nobody measures.
+    pub used_bytes: Option<u64>,
+    /// What an operator accepted as somebody else's; no part of what models may use.
+    pub foreign_bytes: u64,
+    /// Why nothing wakes or goes to sleep there, if so: ledger and oracle differ by more than the tolerance.
+    pub stopped: Option<String>,
     /// Where sizes of models come from: "simulated", or "declared", when nobody measures.
     pub source: String,
+}
+
+/// Host RAM of one NUMA node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    /// Which.
+    pub node: usize,
+    /// Taken by sleeping copies, by the ledger.
+    pub reserved_bytes: u64,
+    /// What sleeping copies may take.
+    pub capacity_bytes: u64,
+}
+
+/// What choices came to since this control started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tally {
+    /// Choices made.
+    pub choices: u64,
+    /// Models put to sleep for others.
+    pub evictions: u64,
+    /// … that were wanted back within the time that their wake takes.
+    pub regrets: u64,
+    /// … that were woken again within a minute.
+    pub thrash: u64,
+    /// Choices in which the shadow policy would have sent others away.
+    pub shadow_differs: u64,
+    /// Regrets that the shadow policy would have spared.
+    pub shadow_saves: u64,
+    /// What waits were spent on.
+    pub waits: WaitCauses,
+    /// How good the estimates of waits were.
+    pub estimates: EstimateScore,
+}
+
+/// What the waits for wakes were spent on, in milliseconds, over all wakes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitCauses {
+    /// Others were first, or nobody could go yet.
+    pub turn_ms: u64,
+    /// Victims drained.
+    pub drain_ms: u64,
+    /// Victims went to sleep.
+    pub sleep_ms: u64,
+    /// The model itself woke, or was started.
+    pub wake_ms: u64,
+}
+
+/// The first estimate of each wait against the wait that followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EstimateScore {
+    /// Wakes that were compared.
+    pub scored: u64,
+    /// … whose wait was not longer than estimated: 90 % is what estimates aim at.
+    pub kept: u64,
+    /// Sum of the estimates.
+    pub estimated_ms: u64,
+    /// Sum of the waits.
+    pub waited_ms: u64,
+    /// Sum of the distances between the two.
+    pub off_ms: u64,
+}
+
+/// A size in bytes and who says so: "default" (a guess), "declared" (the fleet file), "measured".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Size {
+    /// How much.
+    pub bytes: u64,
+    /// Who says so.
+    pub source: String,
+}
+
+/// What a model takes, on each of its GPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sizes {
+    /// GPU memory while awake.
+    pub awake: Size,
+    /// GPU memory that stays while it sleeps.
+    pub asleep: Size,
+    /// GPU memory above `awake` at the worst moment of a wake.
+    pub waking: Size,
+    /// GPU memory above `awake` at the worst moment of a sleep.
+    pub sleeping: Size,
+    /// Host RAM that its copy takes while it sleeps there, for each of its GPUs.
+    pub host: Size,
+    /// Disk that its weights take for a reload.
+    pub disk: Size,
 }
 
 /// One gate.
@@ -90,7 +197,7 @@ pub struct Model {
     pub state: String,
     /// The state in the core's own words.
     pub phase: String,
-    /// Where its weights are when they are not on the GPU: "ram" or "stopped".
+    /// Where its weights are when they are not on the GPU: "ram", "disk" or "stopped".
     pub tier: String,
     /// What gates do with its requests: "admit", "hold" or "refuse".
     pub admission: String,
@@ -106,6 +213,10 @@ pub struct Model {
     pub held: u64,
     /// Requests frozen in the engine.
     pub frozen: u64,
+    /// GPUs that it spans.
+    pub gpus: Vec<usize>,
+    /// What it takes, and who says so.
+    pub sizes: Sizes,
     /// GPU memory reserved for it now, on each of its GPUs.
     pub reserved_bytes: u64,
     /// Milliseconds in this phase.
@@ -151,6 +262,26 @@ pub struct Problem {
     pub remedy: String,
 }
 
+impl Model {
+    /// Where its weights are, or are on their way to: "gpu", "ram", "disk" or "stopped".
+    pub fn weights(&self) -> &str {
+        match self.state.as_str() {
+            "sleeping" | "pending" => &self.tier,
+            _ => "gpu",
+        }
+    }
+
+    /// Host RAM that it takes now: its copy, for each of its GPUs, while it sleeps there.
+    pub fn host_bytes(&self) -> u64 {
+        if self.weights() == "ram" {
+            let gpus = u64::try_from(self.gpus.len()).unwrap_or(u64::MAX);
+            self.sizes.host.bytes.saturating_mul(gpus)
+        } else {
+            0
+        }
+    }
+}
+
 impl Readiness {
     /// Judges the table versions that gates reported; `open`: control gives out tables.
     pub fn of(open: bool, table_versions: impl Iterator<Item = u64>, expected: usize) -> Self {
@@ -180,27 +311,6 @@ impl Readiness {
             expected,
             reason,
         }
-    }
-}
-
-/// An admission as two words.
-pub fn admission_words(admission: Admission) -> (&'static str, Option<&'static str>) {
-    match admission {
-        Admission::Admit => ("admit", None),
-        Admission::Hold { .. } => ("hold", None),
-        Admission::Refuse { reason, .. } => ("refuse", Some(reason_word(reason))),
-    }
-}
-
-fn reason_word(reason: RefuseReason) -> &'static str {
-    match reason {
-        RefuseReason::Draining => "draining",
-        RefuseReason::Booting => "booting",
-        RefuseReason::WakeFailed => "wake_failed",
-        RefuseReason::Disabled => "disabled",
-        RefuseReason::NeverFits => "never_fits",
-        RefuseReason::EngineFailed => "engine_failed",
-        RefuseReason::TooLong => "too_long",
     }
 }
 

@@ -146,9 +146,13 @@ pub async fn run(
     let driver = Driver::new(Parts {
         fleet: FleetSpec {
             gpus: fleet.gpus.iter().copied().map(Bytes).collect(),
+            hosts: fleet.hosts.iter().copied().map(Bytes).collect(),
+            host_of: fleet.host_of.clone(),
+            tolerance: Bytes(fleet.tolerance),
+            policy: fleet.policy,
+            shadow: fleet.shadow,
             times: fleet.times,
             term,
-            ..FleetSpec::default()
         },
         hold: fleet.hold.clone(),
         // One gate per worker and one on the main thread.
@@ -175,6 +179,7 @@ pub async fn run(
     let operators = tokio::spawn(operators.into_future());
     // Gates that attach meanwhile wait: a table that lacks a model would let its requests through to nowhere.
     let models = introduce(&fleet, &engines).await;
+    engines.read_gpus(fleet.gpus.len());
     let driver = tokio::spawn(driver.run(models, incoming, events));
     let follower = Follower::new(&fleet, engines, inputs.clone(), gone_models);
     follower.begin(&fleet).await;

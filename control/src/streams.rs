@@ -152,9 +152,11 @@ impl Streams {
     }
 
     /// Sends a heartbeat behind everything that was sent before it.
-    pub fn heartbeat(&mut self, id: StreamId, echoed: u64, elsewhere: Vec<(ModelId, u64)>) {
+    pub fn heartbeat(&mut self, id: StreamId, echoed: u64, elsewhere: Option<Vec<(ModelId, u64)>>) {
+        let elsewhere_stays = elsewhere.is_none();
         let elsewhere = elsewhere
             .into_iter()
+            .flatten()
             .map(|(model, in_flight)| InFlightElsewhere {
                 row: model.0,
                 in_flight,
@@ -165,6 +167,7 @@ impl Streams {
             Body::Heartbeat(Heartbeat {
                 echoed_sequence: echoed,
                 elsewhere,
+                elsewhere_stays,
             }),
         );
     }
@@ -305,7 +308,7 @@ mod tests {
         );
         streams.snapshot(StreamId(1), vec![row("x", 1)]);
         streams.delta(vec![row("x", 2)]);
-        streams.heartbeat(StreamId(1), 9, Vec::new());
+        streams.heartbeat(StreamId(1), 9, None);
         assert!(matches!(
             a.next(),
             Body::Snapshot(Snapshot {

@@ -1,8 +1,15 @@
 //! The overview as text for a terminal: a table that is read at a glance, then why things are as they are and what to do.
 
-use greenthread_core::ids::{Bytes, Millis};
+mod memory;
 
-use crate::overview::{Model, Overview};
+use greenthread_core::ids::Bytes;
+
+use crate::{
+    explain::length,
+    overview::{EstimateScore, Model, Overview, Tally},
+};
+
+pub use memory::gpu;
 
 /// Decisions shown for one model when it was asked for by name.
 const SHOWN: usize = 20;
@@ -12,10 +19,12 @@ pub fn fleet(overview: &Overview) -> String {
     let head = [
         "MODEL",
         "STATE",
+        "WEIGHTS",
         "IN FLIGHT",
         "HELD",
         "FROZEN",
         "MEMORY",
+        "WAIT",
         "SINCE",
         "LAST DECISION",
     ]
@@ -24,24 +33,14 @@ pub fn fleet(overview: &Overview) -> String {
     lines.extend(overview.models.iter().map(cells));
     let mut text = table(&lines);
     text.push('\n');
-    for (gpu, memory) in overview.gpus.iter().enumerate() {
-        text.push_str(&format!(
-            "GPU {gpu}: {} of {} reserved{}\n",
-            Bytes(memory.reserved_bytes),
-            Bytes(memory.capacity_bytes),
-            // What is declared must not look like what was measured.
-            if memory.source == "declared" {
-                ", as declared: nobody measures"
-            } else {
-                ""
-            }
-        ));
-    }
+    text.extend(overview.gpus.iter().map(gpu));
+    text.push_str(&memory::hosts(overview));
     let readiness = &overview.readiness;
     text.push_str(&format!(
         "gates: {} of {} have the table; term {}\n",
         readiness.gates, readiness.expected, overview.term
     ));
+    text.push_str(&tally(&overview.tally));
     for (model, advice) in overview
         .models
         .iter()
@@ -61,7 +60,7 @@ pub fn model(model: &Model) -> String {
     let mut line = |name: &str, value: String| text.push_str(&format!("{name:<16}{value}\n"));
     line("model", format!("{} ({})", model.name, model.served));
     line("state", state(model));
-    line("since", Millis(model.since_ms).to_string());
+    line("since", length(model.since_ms));
     line(
         "requests",
         format!(
@@ -73,12 +72,17 @@ pub fn model(model: &Model) -> String {
         "last use",
         model
             .idle_ms
-            .map_or("never".to_owned(), |idle| format!("{} ago", Millis(idle))),
+            .map_or("never".to_owned(), |idle| format!("{} ago", length(idle))),
     );
     line(
         "memory",
-        format!("{} reserved", Bytes(model.reserved_bytes)),
+        format!(
+            "{} reserved on GPU {}",
+            Bytes(model.reserved_bytes),
+            gpus(model)
+        ),
     );
+    line("takes", memory::sizes(&model.sizes));
     line(
         "paths",
         model
@@ -89,19 +93,11 @@ pub fn model(model: &Model) -> String {
             .join(", "),
     );
     line("engine", model.engine.clone());
-    if model.state == "sleeping" {
-        line(
-            "weights",
-            if model.tier == "ram" {
-                "in host memory"
-            } else {
-                "on disk, its engine is stopped"
-            }
-            .to_owned(),
-        );
+    if model.weights() != "gpu" {
+        line("weights", weights(model).to_owned());
     }
     if let Some(wait) = model.estimated_wait_ms {
-        line("expected wait", Millis(wait).to_string());
+        line("expected wait", length(wait));
     }
     if let Some(error) = &model.last_error {
         line("last error", error.clone());
@@ -117,9 +113,69 @@ pub fn model(model: &Model) -> String {
         .iter()
         .skip(model.decisions.len().saturating_sub(SHOWN))
     {
-        text.push_str(&format!("  {}  {}\n", entry.clock(), entry.sentence));
+        text.push_str(&format!("  {}  {}\n", entry.clock(), entry.words()));
+    }
+    if model.decisions.iter().any(|entry| entry.choice.is_some()) {
+        text.push_str(&format!(
+            "\nWhat was weighed: `greenthread explain {}`, or `greenthread explain --choice <number>`.\n",
+            model.name
+        ));
     }
     text
+}
+
+/// What choices came to; nothing before the first.
+fn tally(tally: &Tally) -> String {
+    let Tally {
+        choices,
+        evictions,
+        regrets,
+        thrash,
+        shadow_differs,
+        shadow_saves,
+        waits: _,
+        estimates,
+    } = *tally;
+    let mut text = String::new();
+    if choices > 0 {
+        text.push_str(&format!(
+            "choices: {choices}; put to sleep for others: {evictions}, of these wanted back too soon: {regrets}, \
+             woken again within a minute: {thrash}\n"
+        ));
+    }
+    if shadow_differs > 0 {
+        text.push_str(&format!(
+            "shadow policy: would have chosen others {shadow_differs} times, and spared {shadow_saves} of those wanted back too soon\n"
+        ));
+    }
+    let EstimateScore {
+        scored,
+        kept,
+        off_ms,
+        ..
+    } = estimates;
+    if let Some(off) = off_ms.checked_div(scored) {
+        text.push_str(&format!(
+            "estimated waits: {kept} of {scored} were kept (the aim is 90 %), off by {} on average\n",
+            length(off)
+        ));
+    }
+    text
+}
+
+/// "0" or "0, 1".
+fn gpus(model: &Model) -> String {
+    let numbers: Vec<String> = model.gpus.iter().map(ToString::to_string).collect();
+    numbers.join(", ")
+}
+
+/// Where the weights of a model are that is not on its GPU.
+fn weights(model: &Model) -> &'static str {
+    match model.weights() {
+        "ram" => "in host RAM",
+        "disk" => "on disk, its engine reloads them",
+        _ => "on disk, its engine is stopped",
+    }
 }
 
 /// What an operator should know or do about a model; nothing when all is well.
@@ -149,7 +205,9 @@ pub fn advice(model: &Model) -> Option<String> {
         Some(_) | None => match &model.last_error {
             Some(error) => Some(format!("the last error was: {error}")),
             None if model.held > 0 && model.state == "pending" => {
-                Some(format!("{} requests wait until room is made for it; the last decision says for what.", model.held))
+                let (held, name) = (model.held, &model.name);
+                let wait = if held == 1 { "request waits" } else { "requests wait" };
+                Some(format!("{held} {wait} until there is room for it: `greenthread why-not {name}` says for what."))
             }
             None => None,
         },
@@ -164,18 +222,25 @@ fn state(model: &Model) -> String {
     }
 }
 
-fn cells(model: &Model) -> [String; 8] {
+fn cells(model: &Model) -> [String; 10] {
     let last = model.decisions.last().map_or(String::new(), |entry| {
-        format!("{} {}", entry.clock(), entry.sentence)
+        format!("{} {}", entry.clock(), entry.words())
     });
+    let weights = match model.weights() {
+        "gpu" => "GPU",
+        "ram" => "RAM",
+        other => other,
+    };
     [
         model.name.clone(),
         state(model),
+        weights.to_owned(),
         model.in_flight.to_string(),
         model.held.to_string(),
         model.frozen.to_string(),
         Bytes(model.reserved_bytes).to_string(),
-        Millis(model.since_ms).to_string(),
+        model.estimated_wait_ms.map_or("-".to_owned(), length),
+        length(model.since_ms),
         last,
     ]
 }
@@ -214,6 +279,7 @@ mod tests {
             unix_seconds: 36_187,
             model: "llama-3-8b".into(),
             sentence: "woken: 1 request waits".into(),
+            choice: Some(17),
         };
         let serving = Model {
             in_flight: 3,
@@ -225,6 +291,7 @@ mod tests {
             refused_because: Some("wake_failed".into()),
             last_error: Some("out of memory".into()),
             reserved_bytes: 1 << 30,
+            estimated_wait_ms: Some(642),
             ..testing::model_overview("qwen")
         };
         let overview = Overview {
@@ -233,23 +300,55 @@ mod tests {
                 reserved_bytes: 17 << 30,
                 capacity_bytes: 40 << 30,
                 source: "declared".into(),
+                ..Gpu::default()
             }],
+            tally: Tally {
+                choices: 20,
+                evictions: 9,
+                regrets: 2,
+                thrash: 1,
+                shadow_differs: 4,
+                shadow_saves: 1,
+                estimates: EstimateScore {
+                    scored: 10,
+                    kept: 9,
+                    off_ms: 2_500,
+                    ..EstimateScore::default()
+                },
+                ..Tally::default()
+            },
             readiness: Readiness::of(true, [1, 2, 3].into_iter(), 3),
             models: vec![serving, failed],
             ..Overview::default()
         };
         let expected = "\
-MODEL       STATE                   IN FLIGHT  HELD  FROZEN  MEMORY    SINCE   LAST DECISION
-llama-3-8b  serving                 3          0     0       16.0 GiB  41.0 s  10:03:07 woken: 1 request waits
-qwen        sleeping (wake_failed)  0          0     0       1.0 GiB   41.0 s
+MODEL       STATE                   WEIGHTS  IN FLIGHT  HELD  FROZEN  MEMORY    WAIT    SINCE   LAST DECISION
+llama-3-8b  serving                 GPU      3          0     0       16.0 GiB  -       41.0 s  10:03:07 woken: 1 request waits (choice 17)
+qwen        sleeping (wake_failed)  RAM      0          0     0       1.0 GiB   642 ms  41.0 s
 
 GPU 0: 17.0 GiB of 40.0 GiB reserved, as declared: nobody measures
 gates: 3 of 3 have the table; term 4
+choices: 20; put to sleep for others: 9, of these wanted back too soon: 2, woken again within a minute: 1
+shadow policy: would have chosen others 4 times, and spared 1 of those wanted back too soon
+estimated waits: 9 of 10 were kept (the aim is 90 %), off by 250 ms on average
 
 qwen: its wake failed: out of memory. It is tried again by itself after a pause; the engine's output is in state/logs/qwen.log; \
 `greenthread wake qwen` tries at once.
 ";
         assert_eq!(fleet(&overview), expected);
+    }
+
+    #[test]
+    fn who_waits_for_room_is_pointed_to_the_reason() {
+        let queued = |held| Model {
+            state: "pending".into(),
+            held,
+            ..testing::model_overview("qwen")
+        };
+        let expected =
+            "1 request waits until there is room for it: `greenthread why-not qwen` says for what.";
+        assert_eq!(advice(&queued(1)).as_deref(), Some(expected));
+        assert_eq!(advice(&queued(0)), None);
     }
 
     #[test]
@@ -259,6 +358,7 @@ qwen: its wake failed: out of memory. It is tried again by itself after a pause;
                 unix_seconds: n,
                 model: "m".into(),
                 sentence: format!("decision {n}"),
+                choice: None,
             })
             .collect();
         let text = model(&Model {

@@ -154,6 +154,9 @@ pub struct Heartbeat {
     /// For `/status`: what the other live gates have in flight, for rows where that is not zero. Replaces the previous list.
     #[prost(message, repeated, tag = "2")]
     pub elsewhere: ::prost::alloc::vec::Vec<InFlightElsewhere>,
+    /// The list is left out and the previous one stays: it is sent about once a second, however often a gate reports.
+    #[prost(bool, tag = "3")]
+    pub elsewhere_stays: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InFlightElsewhere {

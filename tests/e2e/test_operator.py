@@ -2,21 +2,13 @@
 
 import hashlib
 import json
-import os
 import re
-import subprocess
 
 import pytest
 
-from harness import BINARIES, Model, Wave, wait_until
+from harness import Model, Wave, wait_until
+from operators import greenthread, samples
 from traffic import chat_body
-
-
-def greenthread(stack, *arguments, token=None):
-    """The client verbs as people type them."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GREENTHREAD_")}
-    environment |= {"GREENTHREAD_CONTROL": stack.control} | ({"GREENTHREAD_TOKEN": token} if token else {})
-    return subprocess.run([BINARIES / "greenthread", *arguments], env=environment, capture_output=True, text=True, timeout=60)
 
 
 def test_status_shows_every_model_and_why(stack):
@@ -106,33 +98,17 @@ def test_with_a_token_only_health_and_modules_are_open(make_stack):
     with httpx.Client(base_url=stack.control) as stranger:
         assert stranger.get("/healthz").status_code == 200
         assert stranger.get("/readyz").status_code == 200
-        for path in ("/metrics", "/api/v1/status", "/api/v1/models/alpha", "/api/v1/events", "/nothing"):
+        for path in ("/metrics", "/api/v1/status", "/api/v1/models/alpha", "/api/v1/models/alpha/explain", "/api/v1/models/alpha/why-not",
+                     "/api/v1/choices/1", "/api/v1/gpus", "/api/v1/events", "/nothing"):
             for headers in ({}, {"authorization": "Bearer another-token"}, {"authorization": "Basic a-secret-token"}):
                 assert stranger.get(path, headers=headers).status_code == 401, path
-        assert stranger.post("/api/v1/models/alpha/sleep").status_code == 401
+        for path in ("/api/v1/models/alpha/sleep", "/api/v1/gpus/0/accept"):
+            assert stranger.post(path).status_code == 401, path
         assert stranger.get("/api/v1/status", headers={"authorization": "Bearer a-secret-token"}).status_code == 200
     assert greenthread(stack, "status").returncode == 1
     assert greenthread(stack, "status", token="a-secret-token").returncode == 0
     assert stack.chat("alpha").status_code == 200, "gates have the token"
     assert "a-secret-token" not in stack.output.read_text()
-
-
-def samples(stack) -> dict[str, float]:
-    """The page of metrics, every line of it understood."""
-    page = stack.client.get(f"{stack.control}/metrics").raise_for_status()
-    assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
-    found, types = {}, {}
-    for line in page.text.splitlines():
-        if kind := re.fullmatch(r"# TYPE (\w+) (counter|gauge|histogram)", line):
-            assert kind[1] not in types, "one TYPE per family"
-            types[kind[1]] = kind[2]
-        elif not re.fullmatch(r"# HELP \w+ \S.*", line):
-            name, labels, value = re.fullmatch(r'(\w+)(\{(?:\w+="(?:[^"\\\n]|\\.)*",?)*\})? (\S+)', line).groups()
-            assert re.sub(r"_(bucket|count|sum)$", "", name) in types or name in types, line
-            assert name + (labels or "") not in found, "no sample twice"
-            found[name + (labels or "")] = float(value)
-    assert found
-    return found
 
 
 def test_metrics_agree_with_what_happened(stack):

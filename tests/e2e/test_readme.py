@@ -24,8 +24,8 @@ def tour() -> list[tuple[str, list[str]]]:
 
 
 def plain(text: str) -> str:
-    """Without what differs from run to run: numbers and the width of columns."""
-    return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?", "#", text)).strip()
+    """Without what differs from run to run: numbers, whether they are milliseconds or seconds, and the width of columns."""
+    return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?( m?s\b)?", "#", text)).strip()
 
 
 class Example(Stack):

@@ -16,6 +16,7 @@ Faults, switched at run time:
     wake_500: false        wake fails                     sleep_500: false      sleep fails; nothing has changed
     lie_awake: false       says awake, stays asleep       lie_asleep: false     says asleep, runs on and keeps its memory
     keep_memory: false     sleeps, but frees nothing      crash_on_wake: false  exits when told to wake
+    reload_500: false      the weights cannot be loaded again after a sleep of level 2
     refuse: false          every request gets 500         silent: false         requests are accepted and never answered
     crash: false           exits at once, like a killed process
   GET    /sim/faults   what is switched on
@@ -24,7 +25,11 @@ Counts, for tests:
   GET    /sim/stats    sleeps, wakes, requests, requests_asleep (arrived while not serving), tokens_asleep (computed without memory:
                        on a GPU an illegal access), max_concurrent, completed, aborted, disconnected, body_bytes, operations
   DELETE /sim/stats    counts from zero
-  GET    /sim/requests the last requests: method, target, headers";
+  GET    /sim/requests the last requests: method, target, headers
+The simulated GPUs: --gpu-dir has one file NAME.json for everything that a process holds on a GPU,
+  {\"pid\": 1234, \"start\": 5678, \"gpu\": 0, \"bytes\": 17179869184, \"host\": 0}
+  start is field 22 of /proc/PID/stat; the file counts while that process lives. A file that somebody else puts there is memory that
+  somebody else holds. host, which may be left out, is host RAM for a sleeping copy.";
 
 /// A vLLM-shaped engine for machines without a GPU.
 #[derive(Clone, Debug, Parser)]
@@ -39,19 +44,32 @@ pub(crate) struct Args {
     /// Model id that requests name.
     #[arg(long)]
     pub model: String,
-    /// GPU memory while awake.
+    /// GPU memory while awake, on each GPU.
     #[arg(long, default_value = "16GiB", value_parser = parse_bytes)]
     pub weights: u64,
-    /// GPU memory while asleep.
+    /// GPU memory while asleep, on each GPU.
     #[arg(long, default_value = "1GiB", value_parser = parse_bytes)]
     pub residual: u64,
     /// Folder of the simulated GPUs, shared by all engines of a machine; without it memory is not simulated.
     #[arg(long, requires = "gpu_memory")]
     pub gpu_dir: Option<PathBuf>,
-    /// Which simulated GPU.
-    #[arg(long, default_value_t = 0)]
-    pub gpu: u32,
-    /// Memory of that GPU.
+    /// GPU memory that a sleep takes on top of --weights, until it is over.
+    #[arg(long, default_value = "0", value_parser = parse_bytes)]
+    pub sleep_peak: u64,
+    /// GPU memory that a wake takes on top of --weights, until it is over.
+    #[arg(long, default_value = "0", value_parser = parse_bytes)]
+    pub wake_peak: u64,
+    /// Host RAM, for each GPU, of the copy that a sleep of level 1 keeps; told in --gpu-dir, not really held. As in vLLM it is given
+    /// back only when the process ends [default: --weights without --residual].
+    #[arg(long, value_parser = parse_bytes)]
+    pub host_copy: Option<u64>,
+    /// Give the host RAM of the copy back with each wake, which vLLM does not.
+    #[arg(long)]
+    pub free_host_copy: bool,
+    /// Which simulated GPU; several with commas.
+    #[arg(long, default_value = "0", value_delimiter = ',')]
+    pub gpu: Vec<u32>,
+    /// Memory of each of these GPUs.
     #[arg(long, value_parser = parse_bytes)]
     pub gpu_memory: Option<u64>,
     /// From the start of the process to the first answer.
@@ -63,7 +81,7 @@ pub(crate) struct Args {
     /// Duration of a wake from RAM (level 1).
     #[arg(long, default_value = "600ms", value_parser = parse_duration)]
     pub wake_time: Duration,
-    /// Duration of a wake from disk (level 2).
+    /// Duration of loading the weights again, after a sleep of level 2.
     #[arg(long, default_value = "2s", value_parser = parse_duration)]
     pub wake_from_disk: Duration,
     /// Time per generated token.

@@ -18,7 +18,7 @@ use tokio::{sync::watch, time::sleep};
 use crate::{
     args::Args,
     faults::{Faults, Operation, Stats},
-    gpu::{Gpu, GpuError},
+    gpu::{GpuError, Gpus},
     http::seen::{SEEN_MAX, Seen},
     state::{Part, PauseMode, State, WakePlan},
     text::Words,
@@ -32,6 +32,11 @@ pub(crate) enum EngineError {
         "Call to wake_up method failed: Worker failed with error '{0}', please check the stack trace above for the root cause"
     )]
     Memory(#[source] GpuError),
+    /// Its weights are to be written where no memory is.
+    #[error(
+        "Call to collective_rpc method failed: CUDA error: an illegal memory access was encountered"
+    )]
+    NoWeights,
     /// A fault that was switched on.
     #[error("Call to {0} method failed: fault switched on")]
     Fault(&'static str),
@@ -41,7 +46,7 @@ pub(crate) enum EngineError {
 #[derive(Debug)]
 pub(crate) struct Engine {
     args: Args,
-    gpu: Option<Gpu>,
+    gpu: Option<Gpus>,
     began: Instant,
     state: watch::Sender<State>,
     faults: watch::Sender<Faults>,
@@ -54,7 +59,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// An engine that is awake. `gpu` holds its memory already.
-    pub(crate) fn new(args: Args, gpu: Option<Gpu>) -> Arc<Self> {
+    pub(crate) fn new(args: Args, gpu: Option<Gpus>) -> Arc<Self> {
         Arc::new(Self {
             args,
             gpu,
@@ -200,9 +205,14 @@ impl Engine {
     }
 
     async fn free(&self, level: u8, keep_memory: bool) -> Result<(), EngineError> {
+        if self.args.sleep_peak > 0 {
+            self.hold(self.args.weights.saturating_add(self.args.sleep_peak))?;
+        }
         sleep(self.args.sleep_time).await;
         self.change(|state| state.freed(level));
-        if !keep_memory {
+        if keep_memory {
+            self.hold(self.args.weights)?;
+        } else {
             self.hold(self.args.residual)?;
         }
         self.stats().sleeps += 1;
@@ -242,21 +252,20 @@ impl Engine {
         };
         sleep(Duration::from_millis(faults.slow_wake_ms)).await;
         if parts.contains(&Part::Weights) {
+            self.hold(self.args.weights.saturating_add(self.args.wake_peak))?;
+            // At level 2 there is nothing to copy: memory is mapped, and filled by another call.
+            if self.state().level < 2 {
+                sleep(self.args.wake_time).await;
+            }
+            if self.args.free_host_copy {
+                self.change(|state| state.has_copy = false);
+            }
             self.hold(self.args.weights)?;
-            sleep(self.wake_duration()).await;
         }
         let mut awake = false;
         self.change(|state| awake = state.woke(&parts));
         self.stats().wakes += u64::from(awake && !parts.is_empty());
         Ok(awake)
-    }
-
-    fn wake_duration(&self) -> Duration {
-        if self.state.borrow().level >= 2 {
-            self.args.wake_from_disk
-        } else {
-            self.args.wake_time
-        }
     }
 
     /// Pauses the scheduler alone.
@@ -275,17 +284,35 @@ impl Engine {
         self.change(State::resume);
     }
 
-    /// Loads the weights again after a sleep of level 2; useless while they are away.
-    pub(crate) async fn reload_weights(&self) {
+    /// Loads the weights again, as after a sleep of level 2. Into memory that is away it fails.
+    pub(crate) async fn reload_weights(&self) -> Result<(), EngineError> {
         let _turn = self.core.lock().await;
-        self.change(|state| state.weights_valid |= !state.away.contains(&Part::Weights));
+        if self.faults().reload_500 {
+            return Err(EngineError::Fault("collective_rpc"));
+        }
+        if self.state().away.contains(&Part::Weights) {
+            return Err(EngineError::NoWeights);
+        }
+        sleep(self.args.wake_from_disk).await;
+        self.change(|state| state.weights_valid = true);
+        Ok(())
     }
 
+    /// Holds so much on each GPU, and the host RAM that the state asks for.
     fn hold(&self, bytes: u64) -> Result<(), EngineError> {
-        match &self.gpu {
-            Some(gpu) => gpu.hold(bytes).map_err(EngineError::Memory),
-            None => Ok(()),
-        }
+        let Some(gpu) = &self.gpu else {
+            return Ok(());
+        };
+        let args = &self.args;
+        let copy = args
+            .host_copy
+            .unwrap_or(args.weights.saturating_sub(args.residual));
+        let host = if self.state.borrow().has_copy {
+            copy
+        } else {
+            0
+        };
+        gpu.hold(bytes, host).map_err(EngineError::Memory)
     }
 
     fn record(&self, kind: &'static str, asked: String, began: Instant, ok: bool) {

@@ -25,6 +25,8 @@ pub(crate) struct Faults {
     pub lie_asleep: bool,
     /// A sleep frees nothing.
     pub keep_memory: bool,
+    /// The weights cannot be loaded again.
+    pub reload_500: bool,
     /// A wake ends the process.
     pub crash_on_wake: bool,
     /// Every request gets 500.

@@ -1,5 +1,5 @@
-//! The simulated GPU: a folder with one file per process that says how much memory it holds. All processes of a machine that are given
-//! the same folder share its GPUs. A reservation is made under an exclusive lock, so two that do not fit together never both succeed.
+//! The simulated GPUs: a folder with one file per process and GPU that says how much memory it holds. All processes of a machine that
+//! are given the same folder share its GPUs. A reservation is made under an exclusive lock, so two that do not fit together never both succeed.
 //! Files of processes that are gone do not count, whatever they say.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// What one process holds; the content of `<folder>/<pid>.json`.
+/// What one process holds on one GPU; the content of `<folder>/<pid>-<gpu>.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holding {
     pid: u32,
@@ -18,6 +18,9 @@ struct Holding {
     start: u64,
     gpu: u32,
     bytes: u64,
+    /// Host RAM that its copy of the weights takes.
+    #[serde(default)]
+    host: u64,
 }
 
 /// Why memory could not be had.
@@ -47,19 +50,19 @@ pub(crate) enum GpuError {
     },
 }
 
-/// This process's share of one simulated GPU. Dropping it frees nothing: a crashed process doesn't either.
+/// This process's share of some simulated GPUs, the same on each. Dropping it frees nothing: a crashed process doesn't either.
 #[derive(Debug)]
-pub(crate) struct Gpu {
+pub(crate) struct Gpus {
     folder: PathBuf,
-    gpu: u32,
+    gpus: Vec<u32>,
     capacity: u64,
     pid: u32,
     start: u64,
 }
 
-impl Gpu {
-    /// A share of GPU `gpu` with `capacity` bytes in `folder`, which is made if need be. Holds nothing yet.
-    pub(crate) fn open(folder: &Path, gpu: u32, capacity: u64) -> Result<Self, GpuError> {
+impl Gpus {
+    /// A share of these GPUs of `capacity` bytes each in `folder`, which is made if need be. Holds nothing yet.
+    pub(crate) fn open(folder: &Path, gpus: &[u32], capacity: u64) -> Result<Self, GpuError> {
         let failed = |source| GpuError::Folder {
             folder: folder.to_owned(),
             source,
@@ -70,35 +73,44 @@ impl Gpu {
             .ok_or_else(|| failed(io::Error::other("/proc/self/stat cannot be read")))?;
         Ok(Self {
             folder: folder.to_owned(),
-            gpu,
+            gpus: gpus.to_vec(),
             capacity,
             pid,
             start,
         })
     }
 
-    /// Holds exactly `bytes` from now on. More than fits is an error and changes nothing.
-    pub(crate) fn hold(&self, bytes: u64) -> Result<(), GpuError> {
+    /// Holds exactly `bytes` on each GPU from now on, and tells of `host` bytes of host RAM for each. More than fits on one of them is an
+    /// error and changes nothing.
+    pub(crate) fn hold(&self, bytes: u64, host: u64) -> Result<(), GpuError> {
         let _lock = self.lock().map_err(|source| self.failed(source))?;
-        let others = self
-            .held_by_others()
-            .map_err(|source| self.failed(source))?;
-        let free = self.capacity.saturating_sub(others);
-        if bytes > free {
-            return Err(GpuError::OutOfMemory {
-                asked: bytes,
-                gpu: self.gpu,
-                capacity: self.capacity,
-                free,
-            });
+        for gpu in &self.gpus {
+            let others = self
+                .held_by_others(*gpu)
+                .map_err(|source| self.failed(source))?;
+            let free = self.capacity.saturating_sub(others);
+            if bytes > free {
+                return Err(GpuError::OutOfMemory {
+                    asked: bytes,
+                    gpu: *gpu,
+                    capacity: self.capacity,
+                    free,
+                });
+            }
         }
-        self.write(bytes).map_err(|source| self.failed(source))
+        for gpu in &self.gpus {
+            self.write(*gpu, bytes, host)
+                .map_err(|source| self.failed(source))?;
+        }
+        Ok(())
     }
 
     /// Holds nothing and leaves no file behind.
     pub(crate) fn release(&self) {
-        // A file that cannot be removed is harmless: its process is about to be gone.
-        let _ = fs::remove_file(self.file(self.pid));
+        for gpu in &self.gpus {
+            // A file that cannot be removed is harmless: its process is about to be gone.
+            let _ = fs::remove_file(self.file(self.pid, *gpu));
+        }
     }
 
     fn failed(&self, source: io::Error) -> GpuError {
@@ -108,8 +120,8 @@ impl Gpu {
         }
     }
 
-    fn file(&self, pid: u32) -> PathBuf {
-        self.folder.join(format!("{pid}.json"))
+    fn file(&self, pid: u32, gpu: u32) -> PathBuf {
+        self.folder.join(format!("{pid}-{gpu}.json"))
     }
 
     fn lock(&self) -> io::Result<File> {
@@ -122,7 +134,7 @@ impl Gpu {
         Ok(file)
     }
 
-    fn held_by_others(&self) -> io::Result<u64> {
+    fn held_by_others(&self, gpu: u32) -> io::Result<u64> {
         let mut bytes = 0_u64;
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
@@ -139,7 +151,7 @@ impl Gpu {
                 continue;
             };
             let alive = start_time(holding.pid) == Some(holding.start);
-            if alive && holding.gpu == self.gpu && holding.pid != self.pid {
+            if alive && holding.gpu == gpu && holding.pid != self.pid {
                 bytes = bytes.saturating_add(holding.bytes);
             }
         }
@@ -147,16 +159,17 @@ impl Gpu {
     }
 
     /// By a rename, so that a reader never sees half a file.
-    fn write(&self, bytes: u64) -> io::Result<()> {
+    fn write(&self, gpu: u32, bytes: u64, host: u64) -> io::Result<()> {
         let holding = Holding {
             pid: self.pid,
             start: self.start,
-            gpu: self.gpu,
+            gpu,
             bytes,
+            host,
         };
-        let temporary = self.folder.join(format!("{}.json.new", self.pid));
+        let temporary = self.folder.join(format!("{}-{gpu}.json.new", self.pid));
         fs::write(&temporary, serde_json::to_vec(&holding)?)?;
-        fs::rename(temporary, self.file(self.pid))
+        fs::rename(temporary, self.file(self.pid, gpu))
     }
 }
 
@@ -181,9 +194,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_changes_nothing() {
         let folder = folder("fit");
-        let gpu = Gpu::open(&folder, 0, 100).unwrap();
-        gpu.hold(60).unwrap();
-        let error = gpu.hold(101).unwrap_err();
+        let gpu = Gpus::open(&folder, &[0], 100).unwrap();
+        gpu.hold(60, 0).unwrap();
+        let error = gpu.hold(101, 0).unwrap_err();
         assert!(
             matches!(
                 error,
@@ -195,45 +208,83 @@ mod tests {
             ),
             "{error}"
         );
-        let held: Holding = serde_json::from_slice(&fs::read(gpu.file(gpu.pid)).unwrap()).unwrap();
+        let held: Holding =
+            serde_json::from_slice(&fs::read(gpu.file(gpu.pid, 0)).unwrap()).unwrap();
         assert_eq!(held.bytes, 60);
         gpu.release();
-        assert!(!gpu.file(gpu.pid).exists());
+        assert!(!gpu.file(gpu.pid, 0).exists());
         fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn the_living_count_and_the_dead_do_not() {
         let folder = folder("dead");
-        let gpu = Gpu::open(&folder, 0, 100).unwrap();
+        let gpu = Gpus::open(&folder, &[0], 100).unwrap();
         let parent = std::os::unix::process::parent_id();
         let start = start_time(parent).unwrap();
         let put = |holding: &Holding| {
-            fs::write(gpu.file(holding.pid), serde_json::to_vec(holding).unwrap()).unwrap()
+            fs::write(
+                gpu.file(holding.pid, holding.gpu),
+                serde_json::to_vec(holding).unwrap(),
+            )
+            .unwrap()
         };
         put(&Holding {
             pid: parent,
             start,
             gpu: 0,
             bytes: 70,
+            host: 0,
         });
-        assert!(gpu.hold(31).is_err());
-        gpu.hold(30).unwrap();
+        assert!(gpu.hold(31, 0).is_err());
+        gpu.hold(30, 0).unwrap();
         // The same id with another start time is another process; another GPU is another GPU.
         put(&Holding {
             pid: parent,
             start: start + 1,
             gpu: 0,
             bytes: 70,
+            host: 0,
         });
-        gpu.hold(100).unwrap();
+        gpu.hold(100, 0).unwrap();
         put(&Holding {
             pid: parent,
             start,
             gpu: 1,
             bytes: 70,
+            host: 0,
         });
-        gpu.hold(100).unwrap();
+        gpu.hold(100, 0).unwrap();
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn on_several_gpus_all_or_nothing_is_held() {
+        let folder = folder("several");
+        let both = Gpus::open(&folder, &[0, 1], 100).unwrap();
+        both.hold(60, 40).unwrap();
+        let read = |gpu| -> Holding {
+            serde_json::from_slice(&fs::read(both.file(both.pid, gpu)).unwrap()).unwrap()
+        };
+        assert_eq!((read(0).bytes, read(1).bytes, read(1).host), (60, 60, 40));
+        let parent = std::os::unix::process::parent_id();
+        // Without a word about host RAM, as a test's own file may be.
+        let foreign = format!(
+            r#"{{"pid":{parent},"start":{},"gpu":1,"bytes":50}}"#,
+            start_time(parent).unwrap()
+        );
+        fs::write(folder.join("foreign.json"), foreign).unwrap();
+        assert!(matches!(
+            both.hold(51, 0),
+            Err(GpuError::OutOfMemory {
+                gpu: 1,
+                free: 50,
+                ..
+            })
+        ));
+        assert_eq!((read(0).bytes, read(1).bytes), (60, 60));
+        both.release();
+        assert!(!both.file(both.pid, 0).exists() && !both.file(both.pid, 1).exists());
         fs::remove_dir_all(folder).unwrap();
     }
 }

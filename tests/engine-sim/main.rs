@@ -14,7 +14,7 @@ use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{args::Args, engine::Engine, gpu::Gpu};
+use crate::{args::Args, engine::Engine, gpu::Gpus};
 
 /// Requests that have not ended by then are cut off.
 const GRACE: Duration = Duration::from_secs(1);
@@ -43,12 +43,12 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Takes the memory of an awake engine, as loading does.
-fn open_gpu(args: &Args) -> anyhow::Result<Option<Gpu>> {
+fn open_gpu(args: &Args) -> anyhow::Result<Option<Gpus>> {
     let (Some(folder), Some(capacity)) = (&args.gpu_dir, args.gpu_memory) else {
         return Ok(None);
     };
-    let gpu = Gpu::open(folder, args.gpu, capacity)?;
-    gpu.hold(args.weights)
+    let gpu = Gpus::open(folder, &args.gpu, capacity)?;
+    gpu.hold(args.weights, 0)
         .context("Engine core initialization failed")?;
     Ok(Some(gpu))
 }

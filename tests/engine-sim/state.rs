@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub level_shown: Option<u8>,
     /// The level of the sleep that took place.
     pub level: u8,
+    /// Host RAM is taken for a copy of the weights, in use or kept for the next sleep.
+    pub has_copy: bool,
     /// False after a level-2 sleep until the weights are loaded again: the answers are garbage.
     pub weights_valid: bool,
     /// Says asleep although it is not.
@@ -92,6 +94,7 @@ impl State {
             away: BTreeSet::new(),
             level_shown: None,
             level: 0,
+            has_copy: false,
             weights_valid: true,
             pretends_sleep: false,
             aborts: 0,
@@ -159,6 +162,8 @@ impl State {
         self.level = level;
         if level >= 2 {
             self.weights_valid = false;
+        } else {
+            self.has_copy = true;
         }
     }
 
@@ -281,10 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_a_copy_is_kept_after_the_wake() {
+        let everything = BTreeSet::from([Part::Weights, Part::KvCache]);
+        for (level, has_copy) in [(1, true), (2, false)] {
+            let mut state = asleep(level);
+            state.woke(&everything);
+            assert_eq!(state.has_copy, has_copy, "level {level}");
+        }
+        let mut state = asleep(1);
+        state.woke(&everything);
+        state.freed(2);
+        assert!(state.has_copy, "a sleep of level 2 does not give it back");
+    }
+
+    #[test]
     fn level_two_loses_the_weights_and_a_second_sleep_does_nothing() {
         assert!(!asleep(2).weights_valid);
         assert!(asleep(1).weights_valid);
         assert!(!asleep(1).has_weights_to_free(2));
         assert!(!State::awake().has_weights_to_free(0));
+        // Unless its weights were brought back: then they can be dropped again.
+        let mut partly = asleep(2);
+        partly.woke(&BTreeSet::from([Part::Weights]));
+        assert!(partly.has_weights_to_free(2));
     }
 }

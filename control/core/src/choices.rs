@@ -16,6 +16,8 @@ use crate::{
 const KEPT: usize = 32;
 /// What is kept of what followed one choice.
 const FOLLOWED: usize = 16;
+/// A wait is looked at as a whole again after this.
+const WEIGHED_FOR: Millis = Millis(1_000);
 /// Woken again so soon after it made room for another: the two take turns.
 const THRASH: Millis = Millis::seconds(60);
 
@@ -108,6 +110,9 @@ impl Core {
         needs: Vec<GpuNeed>,
         taken: Taken,
     ) -> u64 {
+        if let Some(number) = self.still_waits(now, id, &taken) {
+            return number;
+        }
         let weighed = self.weighed(now, id, need, &taken);
         let shadow = match &taken {
             Taken::Evict(victims) => self.shadow(now, need, victims),
@@ -124,6 +129,16 @@ impl Core {
         }
         let trigger = self.trigger(now, id);
         self.keep(now, id, trigger, needs, weighed, taken, shadow)
+    }
+
+    /// The running choice of a model that waits as it did a moment ago: not everybody is weighed again for every event.
+    fn still_waits(&mut self, now: Millis, id: &ModelId, taken: &Taken) -> Option<u64> {
+        let number = self.choices.latest(id)?;
+        let last = self.choices.get(number)?;
+        let same = std::mem::discriminant(taken) == std::mem::discriminant(&last.taken);
+        let fresh = last.target == *id && last.is_waiting() && same;
+        let state = self.models.get(id)?;
+        (fresh && now < state.weighed_at + WEIGHED_FOR).then_some(number)
     }
 
     /// A choice about one model alone.
@@ -148,6 +163,9 @@ impl Core {
         taken: Taken,
         shadow: Option<Shadow>,
     ) -> u64 {
+        if let Some(state) = self.models.get_mut(id) {
+            state.weighed_at = now;
+        }
         let choice = Choice {
             number: 0,
             at: now,
@@ -161,6 +179,13 @@ impl Core {
             followed: Vec::new(),
             regrets: Vec::new(),
         };
+        if let Some(last) = self.choices.get_mut(self.choices.latest(id))
+            && last.makes_room_for(id)
+            && matches!(choice.taken, Taken::WaitForRoom | Taken::Wake(_))
+        {
+            // What an eviction was made for is part of it: one thing to explain, and not three.
+            return last.number;
+        }
         if let Some(last) = self.choices.get_mut(self.choices.latest(id))
             && last.target == *id
             && last.is_waiting()
@@ -213,10 +238,9 @@ impl Core {
     fn weighed(&self, now: Millis, id: &ModelId, need: &Need, taken: &Taken) -> Vec<Weighed> {
         let gpus: Vec<_> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
         let there = self.places.on(&gpus).into_iter();
-        let states = there.filter(|other| *other != id);
-        let weighs = |state: &&ModelState| state.holds_room();
-        let weighing: Vec<(Verdict, Candidate)> = states
-            .filter_map(|other| self.models.get(other))
+        let weighs = |state: &&ModelState| state.spec.id != *id && state.holds_room();
+        let weighing: Vec<(Verdict, Candidate)> = there
+            .filter_map(|slot| self.models.at(slot))
             .filter(weighs)
             .map(|state| {
                 let candidate = self.candidate(now, state);
@@ -342,6 +366,13 @@ impl Core {
 }
 
 impl Choice {
+    /// Others go for this model, and it has not come yet.
+    fn makes_room_for(&self, id: &ModelId) -> bool {
+        self.target == *id
+            && matches!(self.taken, Taken::Evict(_))
+            && self.followed.iter().all(|followed| followed.model != *id)
+    }
+
     fn is_waiting(&self) -> bool {
         match self.taken {
             Taken::Wait(_) | Taken::WaitForRoom | Taken::WaitForTurn | Taken::GiveUp => true,

@@ -114,7 +114,8 @@ pub enum Effect {
         gate: GateId,
         stream: StreamId,
         echoed: u64,
-        elsewhere: Vec<(ModelId, u64)>,
+        /// What other gates have in flight; `None`: what was said last stays.
+        elsewhere: Option<Vec<(ModelId, u64)>>,
     },
     /// Close the stream (fenced gate, deposed leader, protocol error).
     CloseStream { gate: GateId, stream: StreamId },

@@ -54,11 +54,12 @@ pub struct Observation {
 /// What an oracle saw of one engine. `None`: it cannot tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// GPU memory now, summed over the engine's GPUs.
+    /// GPU memory now, over all the engine's GPUs; where they carry different amounts, the largest counts for each.
     pub gpu: Option<Bytes>,
-    /// The most GPU memory at any moment of the action that has just ended, summed over the engine's GPUs.
+    /// The most GPU memory at any moment of the action that has just ended, counted as `gpu` is.
     pub peak: Option<Bytes>,
-    /// Host RAM of the engine's processes now.
+    /// Host RAM that the engine's processes hold for a sleeping copy now: what came on top since before their first sleep into RAM.
+    /// Not nothing after a wake: vLLM keeps the pinned blocks for its next sleep.
     pub host: Option<Bytes>,
 }
 

@@ -4,7 +4,7 @@ use crate::{
     Core,
     effect::Effect,
     event::{ActionError, EngineState},
-    ids::{Millis, ModelId},
+    ids::{Bytes, Millis, ModelId},
     phase::{Boot, Failure, Phase},
     state::Resident,
 };
@@ -102,7 +102,7 @@ impl Core {
         }
         // Nothing ran that is known of, or its successor is being started, whose own outcome tells how that went.
         let was_stopped = state.resident == Resident::Stopped;
-        state.resident = Resident::Stopped;
+        (state.resident, state.host_kept) = (Resident::Stopped, Bytes(0));
         (state.inside, state.frozen_since) = (0, None);
         let ended = std::mem::take(&mut state.ending);
         // Room may have become free for whoever wants to sleep there.

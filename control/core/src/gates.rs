@@ -10,6 +10,8 @@ use crate::{
     ids::{Epoch, GateId, Millis, ModelId, StreamId},
 };
 
+/// What other gates have in flight is told again after this: it is for people.
+const ELSEWHERE_EVERY: Millis = Millis(900);
 /// A gate that says more requests than this lies; sums of the figures of all gates stay far from overflowing.
 const FIGURE_MOST: u64 = 1 << 32;
 
@@ -45,6 +47,8 @@ struct Gate {
     last_heard: Millis,
     last_sequence: u64,
     table_version: u64,
+    /// When it was last told what other gates have in flight.
+    elsewhere_at: Millis,
     fenced: bool,
     figures: BTreeMap<ModelId, Seen>,
     acknowledged: BTreeMap<ModelId, Acknowledged>,
@@ -123,6 +127,7 @@ impl Gates {
             last_heard: now,
             last_sequence: 0,
             table_version: 0,
+            elsewhere_at: Millis(0),
             fenced: false,
             figures: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
@@ -175,17 +180,19 @@ impl Gates {
         }
     }
 
-    /// New figures of a gate. Returns whether more than ages and uses changed.
-    fn take(&mut self, now: Millis, id: &GateId, figures: &[(ModelId, Figures)]) -> bool {
+    /// New figures of a gate. Returns the models of which more than ages and uses changed.
+    fn take(&mut self, now: Millis, id: &GateId, figures: &[(ModelId, Figures)]) -> Vec<ModelId> {
+        let mut changed = Vec::new();
         let Some(gate) = self.gates.get_mut(id) else {
-            return false;
+            return changed;
         };
-        let mut changed = false;
         for (model, figures) in figures {
             let seen = gate.figures.entry(model.clone()).or_default();
             let old = seen.sum();
             seen.take(now, figures);
-            changed |= old != seen.sum() || figures.last_refused_age.is_some();
+            if old != seen.sum() || figures.last_refused_age.is_some() {
+                changed.push(model.clone());
+            }
             if !gate.fenced {
                 change(&mut self.sums, model, old, seen.sum());
             }
@@ -213,17 +220,17 @@ impl Gates {
         true
     }
 
-    /// Figures of a Report (after [`Self::accepts`]). Returns whether they change anything but ages.
+    /// Figures of a Report (after [`Self::accepts`]). Returns the models of which they change more than ages.
     pub(crate) fn report(
         &mut self,
         now: Millis,
         id: &GateId,
         table_version: u64,
         figures: &[(ModelId, Figures)],
-    ) -> bool {
+    ) -> Vec<ModelId> {
         let mut changed = self.take(now, id, figures);
         let Some(gate) = self.gates.get_mut(id) else {
-            return false;
+            return changed;
         };
         gate.table_version = table_version;
         for (model, figures) in figures {
@@ -232,7 +239,7 @@ impl Gates {
                 && acknowledged.zero != (figures.in_flight == 0)
             {
                 acknowledged.zero = figures.in_flight == 0;
-                changed = true;
+                changed.push(model.clone());
             }
         }
         changed
@@ -429,8 +436,22 @@ impl Gates {
         .collect()
     }
 
-    /// What the other gates have in flight, by model, for `/status` at this gate.
-    pub(crate) fn elsewhere(&self, id: &GateId) -> Vec<(ModelId, u64)> {
+    /// What the other gates have in flight, by model, for `/status` at this gate; `None` where it was told a moment ago.
+    pub(crate) fn elsewhere(
+        &mut self,
+        now: Millis,
+        id: &GateId,
+        anew: bool,
+    ) -> Option<Vec<(ModelId, u64)>> {
+        let gate = self.gates.get_mut(id)?;
+        if !anew && now < gate.elsewhere_at + ELSEWHERE_EVERY {
+            return None;
+        }
+        gate.elsewhere_at = now;
+        Some(self.in_flight_elsewhere(id))
+    }
+
+    fn in_flight_elsewhere(&self, id: &GateId) -> Vec<(ModelId, u64)> {
         let own = self.gates.get(id).filter(|gate| !gate.fenced);
         let mut own = own.map(|gate| gate.figures.iter().peekable());
         let mut elsewhere = Vec::new();

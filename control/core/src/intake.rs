@@ -137,9 +137,8 @@ impl Core {
             ..
         } = event
         {
-            if self.gates.report(now, gate, *table_version, figures) {
-                figures.iter().for_each(|(id, _)| self.models.touch(id));
-            }
+            let changed = self.gates.report(now, gate, *table_version, figures);
+            changed.iter().for_each(|id| self.models.touch(id));
             self.take_moments(now, gate, figures);
         }
         if let Event::Ack {
@@ -310,6 +309,7 @@ impl Core {
                 let uses = u64::from(used > state.last_used || refused > state.last_refused);
                 let at = used.max(refused).unwrap_or(now);
                 state.demand.arrived(at, asked.max(uses));
+                self.forecast.arrived(id, at, asked.max(uses));
                 state.last_used = state.last_used.max(used);
                 state.last_refused = state.last_refused.max(refused);
             }

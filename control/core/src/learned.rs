@@ -14,6 +14,9 @@ pub struct Samples {
     /// A ring; the oldest is overwritten.
     kept: Vec<Millis>,
     next: usize,
+    /// The two quantiles that are asked for all the time.
+    median: Millis,
+    promised: Millis,
 }
 
 impl Samples {
@@ -23,6 +26,8 @@ impl Samples {
             guess,
             kept: Vec::new(),
             next: 0,
+            median: guess,
+            promised: guess,
         }
     }
 
@@ -34,11 +39,7 @@ impl Samples {
             *oldest = took;
         }
         self.next = (self.next + 1) % KEPT;
-    }
-
-    /// Forgets everything that was measured; the newest becomes the guess.
-    pub fn start_over(&mut self, guess: Millis) {
-        *self = Self::guessed(guess);
+        (self.median, self.promised) = (self.quantile(50), self.quantile(PROMISED));
     }
 
     /// The duration that `percent` of the measurements did not exceed (nearest rank).
@@ -50,8 +51,13 @@ impl Samples {
     }
 
     /// What is promised.
-    pub fn promised(&self) -> Millis {
-        self.quantile(PROMISED)
+    pub const fn promised(&self) -> Millis {
+        self.promised
+    }
+
+    /// What half of the measurements did not exceed.
+    pub const fn median(&self) -> Millis {
+        self.median
     }
 
     /// How many measurements stand behind it.

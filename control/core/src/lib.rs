@@ -15,6 +15,7 @@ mod estimate;
 pub mod event;
 mod explain;
 mod failures;
+pub mod forecast;
 mod gates;
 pub mod ids;
 mod intake;
@@ -43,6 +44,7 @@ use choices::Choices;
 use decision::{Decision, Tally};
 use effect::Effect;
 use event::Event;
+use forecast::Forecast;
 use gates::Gates;
 use ids::{Attempt, Millis, ModelId};
 use ledger::Audit;
@@ -75,6 +77,7 @@ pub struct Core {
     places: Places,
     audits: Vec<Audit>,
     choices: Choices,
+    forecast: Forecast,
     tally: Tally,
     agenda: Agenda,
     /// When the model or GPU whose turn it is wants its next one.
@@ -93,6 +96,7 @@ impl Core {
             places: Places::new(fleet.gpus.len(), fleet.hosts.len()),
             audits: vec![Audit::default(); fleet.gpus.len()],
             choices: Choices::default(),
+            forecast: Forecast::default(),
             tally: Tally::default(),
             fleet,
             leader_since: now,
@@ -129,7 +133,7 @@ impl Core {
         if let Some((gate, sequence)) = heartbeat_for
             && let Some(stream) = self.gates.served(&gate)
         {
-            let elsewhere = self.gates.elsewhere(&gate);
+            let elsewhere = self.gates.elsewhere(now, &gate, false);
             effects.push(Effect::Heartbeat {
                 gate,
                 stream,
@@ -284,7 +288,7 @@ impl Core {
         }
         state.phase = phase;
         state.since = now;
-        state.estimate = estimate;
+        (state.estimate, state.estimated_at) = (estimate, now);
         // A look that is under way was asked for in another phase; its answer would be stale.
         (state.observing, state.observe_at, state.silent) =
             (None, now + self.fleet.times.observe, 0);

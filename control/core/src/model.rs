@@ -61,12 +61,12 @@ pub struct ModelSpec {
     pub asleep: Bytes,
     /// What else it takes, and where all figures come from.
     pub sizes: Sizes,
-    /// Where its weights go when it sleeps; `None`: to host RAM, and deeper where that is short.
-    pub tier: Option<Tier>,
     /// The conditioning cycle was done in an earlier life (its footprint is known).
     pub conditioned: bool,
     /// Never a victim, awake from the start.
     pub pinned: bool,
+    /// Where its weights go when it sleeps: always into this tier. `None`: as deep as host RAM needs.
+    pub tier: Option<Tier>,
     /// Woken again after it was displaced, once there is room and nobody waits.
     pub popular: bool,
     /// Idle this long: sleep. `None`: never by itself.

@@ -122,7 +122,7 @@ impl Core {
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);
-                    let sleep = state.learned.sleep.quantile(50);
+                    let sleep = state.learned.sleep.median();
                     effects.push(Effect::Footprint { model: id.clone() });
                     let declared = if memory.gpu.is_some() {
                         ""
@@ -475,7 +475,7 @@ impl ModelState {
         }
         let awake = self.spec.awake;
         raise(&mut self.spec.sizes.waking, memory.peak, awake);
-        self.host_awake = memory.host.or(self.host_awake);
+        self.host_kept = memory.host.unwrap_or(self.host_kept);
     }
 
     /// What an engine was seen to hold when it had just fallen asleep.
@@ -485,11 +485,9 @@ impl ModelState {
         }
         let awake = self.spec.awake;
         raise(&mut self.spec.sizes.sleeping, memory.peak, awake);
-        if let (Some(before), Some(after), Tier::Ram) = (self.host_awake, memory.host, self.copy)
-            && after > before
-        {
+        if let (Some(bytes), Tier::Ram) = (memory.host.filter(|b| b.0 > 0), self.copy) {
             self.spec.sizes.host = Size {
-                bytes: after.less(before),
+                bytes,
                 source: Source::Measured,
             };
         }

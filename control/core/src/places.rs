@@ -8,17 +8,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Core,
     ids::{Bytes, GpuId, Millis, ModelId},
-    phase::{Boot, Phase},
+    models::Slot,
+    phase::{Boot, Cause, Phase},
     state::{ModelState, Resident},
 };
 
 /// One GPU.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
-    /// Every model that is placed on it.
-    pub(crate) models: BTreeSet<ModelId>,
+    /// Every model that is placed on it, by id.
+    pub(crate) models: BTreeMap<ModelId, Slot>,
+    /// Those whose own next step depends on the others there: they drain, or wait for another's action to end.
+    pub(crate) attentive: BTreeSet<ModelId>,
     /// Those that wait for room.
-    pub(crate) queued: BTreeSet<ModelId>,
+    pub(crate) queued: BTreeMap<ModelId, Slot>,
     /// Bytes reserved on it.
     pub(crate) reserved: Bytes,
     /// Models of which an action is under way (S6: at most one, but for what was found at the start).
@@ -31,7 +34,7 @@ pub(crate) struct Face {
     gpus: Vec<GpuId>,
     reserved: Bytes,
     host: Bytes,
-    phase: Phase,
+    phase: Step,
     resident: Resident,
     wanted: bool,
     busy: bool,
@@ -43,6 +46,46 @@ pub(crate) struct Face {
     spare_until: Millis,
     /// Which settings: grows with every change of them.
     settings: u64,
+}
+
+/// As much of a phase as concerns others: neither its attempts nor its counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Step {
+    name: &'static str,
+    moving: bool,
+    waits: bool,
+    observing: bool,
+    attentive: bool,
+    drains_for: Option<Cause>,
+}
+
+impl Step {
+    fn of(phase: &Phase) -> Self {
+        Self {
+            name: phase.name(),
+            moving: phase.in_transition(),
+            waits: matches!(
+                phase,
+                Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
+            ),
+            observing: matches!(phase, Phase::Booting(Boot::Observing { .. })),
+            attentive: matches!(
+                phase,
+                Phase::Draining { .. } | Phase::Booting(Boot::Started) | Phase::Failed { .. }
+            ),
+            drains_for: match phase {
+                Phase::Draining { cause, .. } => Some(cause.clone()),
+                Phase::Booting(_)
+                | Phase::Asleep
+                | Phase::Queued
+                | Phase::Waking { .. }
+                | Phase::Serving
+                | Phase::Sleeping { .. }
+                | Phase::Failed { .. }
+                | Phase::Removed { .. } => None,
+            },
+        }
+    }
 }
 
 /// The index over all models.
@@ -59,6 +102,8 @@ pub(crate) struct Places {
     unpublished: BTreeSet<ModelId>,
     /// Models that were touched since this was last taken.
     refreshed: BTreeSet<ModelId>,
+    /// … and of which others see something new.
+    changed: BTreeSet<ModelId>,
 }
 
 impl Places {
@@ -80,9 +125,17 @@ impl Places {
     }
 
     /// Every model on any of these GPUs, by id, each once.
-    pub(crate) fn on(&self, gpus: &[GpuId]) -> BTreeSet<&ModelId> {
+    pub(crate) fn on(&self, gpus: &[GpuId]) -> Vec<Slot> {
         let places = gpus.iter().filter_map(|gpu| self.gpu(*gpu));
-        places.flat_map(|place| &place.models).collect()
+        if gpus.len() == 1 {
+            return places
+                .flat_map(|place| place.models.values().copied())
+                .collect();
+        }
+        let there: BTreeMap<&ModelId, Slot> = places
+            .flat_map(|place| place.models.iter().map(|(id, slot)| (id, *slot)))
+            .collect();
+        there.into_values().collect()
     }
 
     pub(crate) fn draining(&self) -> &BTreeSet<ModelId> {
@@ -112,6 +165,10 @@ impl Places {
         std::mem::take(&mut self.dirty)
     }
 
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<ModelId> {
+        std::mem::take(&mut self.changed)
+    }
+
     pub(crate) fn take_refreshed(&mut self) -> BTreeSet<ModelId> {
         std::mem::take(&mut self.refreshed)
     }
@@ -124,17 +181,20 @@ impl Places {
         self.dirty.is_empty()
     }
 
-    fn put(&mut self, id: &ModelId, face: &Face, host_of: &[usize]) {
+    fn put(&mut self, id: &ModelId, slot: Slot, face: &Face, host_of: &[usize]) {
         for gpu in &face.gpus {
             let Some(place) = self.gpus.get_mut(gpu.0) else {
                 continue;
             };
-            place.models.insert(id.clone());
+            place.models.insert(id.clone(), slot);
             place.reserved = place.reserved + face.reserved;
             if face.waits() {
-                place.queued.insert(id.clone());
+                place.queued.insert(id.clone(), slot);
             }
-            if face.phase.in_transition() {
+            if face.phase.attentive {
+                place.attentive.insert(id.clone());
+            }
+            if face.phase.moving {
                 place.moving.insert(id.clone());
             }
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
@@ -142,10 +202,10 @@ impl Places {
                 *sum = *sum + face.host;
             }
         }
-        if matches!(face.phase, Phase::Draining { .. }) {
+        if face.phase.drains_for.is_some() {
             self.draining.insert(id.clone());
         }
-        if matches!(face.phase, Phase::Booting(Boot::Observing { .. })) {
+        if face.phase.observing {
             self.observing.insert(id.clone());
         }
     }
@@ -157,6 +217,7 @@ impl Places {
             };
             place.models.remove(id);
             place.queued.remove(id);
+            place.attentive.remove(id);
             place.moving.remove(id);
             place.reserved = place.reserved.less(face.reserved);
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
@@ -171,11 +232,7 @@ impl Places {
 
 impl Face {
     fn waits(&self) -> bool {
-        let phase = matches!(
-            self.phase,
-            Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-        );
-        phase && !self.ending
+        self.phase.waits && !self.ending
     }
 }
 
@@ -186,6 +243,7 @@ impl Core {
             let face = self.models.get(&id).map(|state| self.face(state));
             let old = self.places.faces.get(&id);
             if old != face.as_ref() {
+                self.places.changed.insert(id.clone());
                 let old = self.places.faces.remove(&id);
                 let observing = self.places.any_observing();
                 for face in [&old, &face].into_iter().flatten() {
@@ -194,8 +252,8 @@ impl Core {
                 if let Some(old) = &old {
                     self.places.take(&id, old, &self.fleet.host_of);
                 }
-                if let Some(face) = face {
-                    self.places.put(&id, &face, &self.fleet.host_of);
+                if let (Some(face), Some(slot)) = (face, self.models.slot(&id)) {
+                    self.places.put(&id, slot, &face, &self.fleet.host_of);
                     self.places.faces.insert(id.clone(), face);
                 }
                 // Nothing is scheduled before every engine was looked at: then everybody gets a turn.
@@ -214,7 +272,7 @@ impl Core {
             gpus: state.spec.gpus.clone(),
             reserved: state.reserved(),
             host: state.host_reserved(),
-            phase: state.phase.clone(),
+            phase: Step::of(&state.phase),
             resident: state.resident,
             wanted: self.wanted(self.now, state),
             busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,

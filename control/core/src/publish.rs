@@ -43,7 +43,7 @@ impl Core {
                 .values()
                 .filter_map(|state| state.published.clone())
                 .collect();
-            let elsewhere = self.gates.elsewhere(&gate);
+            let elsewhere = self.gates.elsewhere(self.now, &gate, true);
             effects.push(Effect::SendSnapshot {
                 gate: gate.clone(),
                 stream,

@@ -81,8 +81,11 @@ pub(crate) struct ModelState {
     pub(crate) regretted: bool,
     /// Where its weights are, or are going, while it is not awake and has a process.
     pub(crate) copy: Tier,
-    /// Host RAM per GPU of its processes while it is awake, when last seen.
-    pub(crate) host_awake: Option<Bytes>,
+    /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
+    pub(crate) host_kept: Bytes,
+    /// When who could make room for it was last weighed, and its wait last estimated.
+    pub(crate) weighed_at: Millis,
+    pub(crate) estimated_at: Millis,
     /// Its way since somebody began to wait.
     pub(crate) wait: Option<Wait>,
     /// Which settings: grows with every change of them.
@@ -130,7 +133,9 @@ impl ModelState {
             evicted: None,
             regretted: false,
             copy: Tier::Ram,
-            host_awake: None,
+            host_kept: Bytes(0),
+            weighed_at: Millis(0),
+            estimated_at: Millis(0),
             wait: None,
             settings: 0,
             spec,

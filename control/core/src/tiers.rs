@@ -76,7 +76,8 @@ impl Core {
         for host in 0..self.fleet.hosts.len() {
             let gpus = state.spec.gpus.iter();
             let shares = gpus.filter(|gpu| self.host_of(gpu.0) == host);
-            let takes: Bytes = shares.map(|_| state.spec.sizes.host.bytes).sum();
+            let more = state.spec.sizes.host.bytes.less(state.host_reserved());
+            let takes: Bytes = shares.map(|_| more).sum();
             let missing = takes.less(self.host_free(host));
             if missing > Bytes(0) {
                 short.push((host, missing));
@@ -154,7 +155,7 @@ impl Core {
             Tier::Disk => &learned.reload,
             Tier::Stopped => &learned.start,
         };
-        let longer = wake.quantile(50).since(learned.wake.quantile(50));
+        let longer = wake.median().since(learned.wake.median());
         let seconds = u32::try_from(longer.0.min(1 << 31)).unwrap_or(u32::MAX);
         f64::from(seconds) / 1_000.0 * state.demand.rate(now)
     }
@@ -205,17 +206,21 @@ impl Core {
 }
 
 impl ModelState {
-    /// Bytes of host RAM, for each of its GPUs, that its copy takes now.
+    /// Bytes of host RAM, for each of its GPUs, that its copy takes now. One that was in RAM once may keep its room there while it is
+    /// awake (vLLM keeps the pinned blocks for its next sleep).
     pub(crate) fn host_reserved(&self) -> Bytes {
+        if self.resident == Resident::Stopped {
+            return Bytes(0);
+        }
         let going = matches!(
             self.phase,
             Phase::Sleeping { .. } | Phase::Booting(Boot::Sleeping(_))
         );
         let there = going || matches!(self.resident, Resident::Asleep(_));
         if there && self.copy == Tier::Ram {
-            self.spec.sizes.host.bytes
+            self.spec.sizes.host.bytes.max(self.host_kept)
         } else {
-            Bytes(0)
+            self.host_kept
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use greenthread_core::{
     ids::{Bytes, GpuId, Millis},
     model::Times,
+    phase::Tier,
 };
 
 use super::{
@@ -122,17 +123,11 @@ pub(super) fn memory(drafts: &[Draft], gpus: &[u64], reader: &Reader<'_>) {
                 );
                 continue;
             };
-            if draft.model.spec.awake > capacity {
-                let cause = format!(
-                    "{} is more than GPU {} has ({capacity}); the model could never wake",
-                    draft.model.spec.awake, gpu.0
-                );
-                reader.wrong(&draft.awake_place, cause);
-            }
+            room(draft, *gpu, capacity, reader);
         }
         if draft.model.spec.asleep > draft.model.spec.awake {
             reader.wrong(
-                &draft.asleep_place,
+                &draft.memory_places.asleep,
                 format!(
                     "{} is more than while awake ({})",
                     draft.model.spec.asleep, draft.model.spec.awake
@@ -142,6 +137,66 @@ pub(super) fn memory(drafts: &[Draft], gpus: &[u64], reader: &Reader<'_>) {
     }
     for (index, capacity) in gpus.iter().enumerate() {
         pinned(drafts, GpuId(index), Bytes(*capacity), reader);
+    }
+}
+
+/// One model alone on one of its GPUs, at the worst moments too.
+fn room(draft: &Draft, gpu: GpuId, capacity: Bytes, reader: &Reader<'_>) {
+    let spec = &draft.model.spec;
+    if spec.awake > capacity {
+        let cause = format!(
+            "{} is more than GPU {} has ({capacity}); the model could never wake",
+            spec.awake, gpu.0
+        );
+        reader.wrong(&draft.memory_places.awake, cause);
+        return;
+    }
+    let places = &draft.memory_places;
+    for (moment, size, place) in [
+        ("wake", spec.sizes.waking, &places.waking),
+        ("sleep", spec.sizes.sleeping, &places.sleeping),
+    ] {
+        if spec.awake + size.bytes > capacity {
+            let cause = format!(
+                "{} on top of {} is more than GPU {} has ({capacity}); the model could never {moment}",
+                size.bytes, spec.awake, gpu.0
+            );
+            reader.wrong(place, cause);
+        }
+    }
+}
+
+/// Where models are to sleep, and whether they can.
+pub(super) fn tiers(drafts: &[Draft], hosts: &[u64], host_of: &[usize], reader: &Reader<'_>) {
+    for draft in drafts {
+        let spec = &draft.model.spec;
+        match spec.tier {
+            Some(Tier::Stopped) if !spec.caps.restartable => {
+                let cause = "control attaches to this engine and could not start it again; give it a command, or let it sleep in ram, disk or auto";
+                reader.wrong(&draft.tier_place, cause);
+            }
+            Some(Tier::Ram) => stays_in_ram(draft, hosts, host_of, reader),
+            Some(Tier::Stopped | Tier::Disk) | None => {}
+        }
+    }
+}
+
+/// A model that may only sleep in RAM needs a host with so much of it.
+fn stays_in_ram(draft: &Draft, hosts: &[u64], host_of: &[usize], reader: &Reader<'_>) {
+    let spec = &draft.model.spec;
+    for (host, capacity) in hosts.iter().enumerate() {
+        let here = spec
+            .gpus
+            .iter()
+            .filter(|gpu| host_of.get(gpu.0) == Some(&host));
+        let copy: Bytes = here.map(|_| spec.sizes.host.bytes).sum();
+        let capacity = Bytes(*capacity);
+        if copy > capacity {
+            let cause = format!(
+                "its copy takes {copy} of host {host}, which has {capacity}; the model could never sleep in RAM: let it sleep in disk, stopped or auto, or correct this figure"
+            );
+            reader.wrong(&draft.memory_places.host, cause);
+        }
     }
 }
 

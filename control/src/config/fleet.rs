@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use greenthread_core::{ids::Millis, model::Times};
+use greenthread_core::{ids::Millis, model::Times, policy::Policy};
 
 use super::{
     CONNECT_RETRIES, CONNECT_TIMEOUT, Control, Fleet, Gateway, Hold, OracleKind, Place, Problem,
-    RETRY_BACK_OFF, Surroundings,
+    RETRY_BACK_OFF, Surroundings, behaviour,
     check::{self, millis},
     model::{self, Draft},
     reader::{Origin, Read, Reader, Section},
@@ -20,6 +20,9 @@ use super::{
 
 /// Longest hold that the timers on the way (Envoy's `stream_idle_timeout`) leave room for.
 const LONGEST_BUDGET: Duration = Duration::from_secs(1_500);
+
+/// Difference of ledger and oracle on a GPU that is nothing to stop for: allocators round, contexts grow a little.
+const TOLERANCE: u64 = 512 << 20;
 
 /// The fleet, or everything that is wrong.
 pub(super) fn read(text: &str, around: Surroundings) -> Result<Fleet, Vec<Problem>> {
@@ -59,7 +62,12 @@ fn sections(root: &Section<'_>, mut around: Surroundings, reader: &Reader<'_>) -
     let (control, control_listeners) = control(&root.section("control"), reader);
     listeners.extend(control_listeners);
     let oracle = root.read_or("oracle", OracleKind::Declared, oracle).value;
-    let gpus = gpus(root, reader);
+    let hosts = hosts(root, reader);
+    let (gpus, host_of) = gpus(root, hosts.len(), reader);
+    let tolerance = root
+        .read_or("tolerance", TOLERANCE, units::positive_size)
+        .value;
+    let (policy, shadow) = policies(root, reader);
     let times_section = root.section("times");
     let times = times(&times_section, reader);
     let wait = |key, default| {
@@ -72,7 +80,7 @@ fn sections(root: &Section<'_>, mut around: Surroundings, reader: &Reader<'_>) -
     times_section.finish();
     let hold = hold(&root.section("hold"), reader);
     let defaults_section = root.section("defaults");
-    let defaults = model::behaviour(&defaults_section, model::Behaviour::default());
+    let defaults = behaviour::read(&defaults_section, behaviour::Behaviour::default());
     defaults_section.finish();
     let drafts: Vec<Draft> = root
         .list("models")
@@ -89,6 +97,7 @@ fn sections(root: &Section<'_>, mut around: Surroundings, reader: &Reader<'_>) -
     check::duplicates(&drafts, reader);
     check::ports(&listeners, &drafts, reader);
     check::memory(&drafts, &gpus, reader);
+    check::tiers(&drafts, &hosts, &host_of, reader);
     let models: BTreeMap<_, _> = drafts
         .into_iter()
         .map(|draft| (draft.model.name.clone(), draft.model))
@@ -99,6 +108,11 @@ fn sections(root: &Section<'_>, mut around: Surroundings, reader: &Reader<'_>) -
         state: around.state,
         oracle,
         gpus,
+        hosts,
+        host_of,
+        tolerance,
+        policy,
+        shadow,
         times,
         hold,
         observe_timeout,
@@ -173,7 +187,24 @@ fn oracle(text: &str) -> Result<OracleKind, String> {
     }
 }
 
-fn gpus(root: &Section<'_>, reader: &Reader<'_>) -> Vec<u64> {
+/// Host RAM by NUMA node; none when the file does not say.
+fn hosts(root: &Section<'_>, reader: &Reader<'_>) -> Vec<u64> {
+    let one = |item: &Read<&tree::Node>| {
+        let section = Section::item(reader, item);
+        let memory = section.read("memory", units::positive_size);
+        if memory.is_none() && !section.has("memory") {
+            let cause = "the host has no memory; write `memory: 64GiB`, what sleeping models may take of its RAM";
+            reader.wrong(&section.place, cause);
+        }
+        section.finish();
+        // One of unknown size is reported already; nothing may seem too big for it.
+        memory.map_or(u64::MAX, |read| read.value)
+    };
+    root.list("hosts").iter().map(one).collect()
+}
+
+/// Memory of each GPU, and the host that it belongs to.
+fn gpus(root: &Section<'_>, hosts: usize, reader: &Reader<'_>) -> (Vec<u64>, Vec<usize>) {
     let items = root.list("gpus");
     if items.is_empty() {
         reader.wrong(&root.place_of("gpus"), "there are no GPUs; write `gpus: [{memory: 40GiB}]`, one item per GPU, with the memory that models may use");
@@ -187,11 +218,56 @@ fn gpus(root: &Section<'_>, reader: &Reader<'_>) -> Vec<u64> {
                 "the GPU has no memory; write `memory: 40GiB`",
             );
         }
+        let host = section.read_or("host", 0, |text| host(text, hosts));
         section.finish();
         // A GPU of unknown size is reported already; nothing may seem too big for it.
-        memory.map_or(u64::MAX, |read| read.value)
+        (memory.map_or(u64::MAX, |read| read.value), host.value)
     };
-    items.iter().map(one).collect()
+    items.iter().map(one).unzip()
+}
+
+fn host(text: &str, hosts: usize) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(host) if host < hosts => Ok(host),
+        Ok(_) if hosts == 0 => Err(format!(
+            "there is no host {text}; list them, like `hosts: [{{memory: 64GiB}}]`, or leave this out"
+        )),
+        Ok(_) => Err(format!(
+            "there is no host {text}; hosts has {hosts} (numbers start at 0)"
+        )),
+        Err(_) => Err(format!(
+            "{text} is no number of a host; the first of hosts is 0"
+        )),
+    }
+}
+
+/// The policy that decides, and the one that decides beside it.
+fn policies(root: &Section<'_>, reader: &Reader<'_>) -> (&'static Policy, Option<&'static Policy>) {
+    let policy = root
+        .read_or("policy", <&Policy>::default(), policy_name)
+        .value;
+    let shadow = root.read("shadow", policy_name);
+    if let Some(shadow) = &shadow
+        && shadow.value == policy
+    {
+        let cause = format!(
+            "{} decides already; name another policy, or leave this out",
+            policy.name
+        );
+        reader.wrong(&shadow.place, cause);
+    }
+    (policy, shadow.map(|read| read.value))
+}
+
+fn policy_name(text: &str) -> Result<&'static Policy, String> {
+    let known = || {
+        Policy::ALL
+            .iter()
+            .map(|policy| policy.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    Policy::named(text).ok_or_else(|| format!("{text} is no policy; known: {}", known()))
 }
 
 fn times(section: &Section<'_>, reader: &Reader<'_>) -> Times {

@@ -3,21 +3,22 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    time::Duration,
 };
 
 use greenthread_core::{
-    ids::{Bytes, GpuId, Millis, ModelId},
-    model::{Caps, Durations, ModelSpec, OnDrainTimeout, OnLeaseEnd, Sizes},
+    ids::{GpuId, Millis, ModelId},
+    model::{Caps, Durations, ModelSpec, OnLeaseEnd},
+    phase::Tier,
 };
 use sha2::{Digest, Sha256};
 
 use super::{
     EngineKind, EngineSpec, Model, Surroundings,
+    behaviour::{self, Behaviour},
     check::millis,
     prefix,
     reader::{Place, Read, Reader, Section},
-    units,
+    sizes, units,
 };
 
 /// Durations before anything was measured: a vLLM with a model of a few billion weights on local disk.
@@ -34,85 +35,10 @@ pub(super) struct Draft {
     pub(super) name_place: Place,
     pub(super) prefixes: Vec<Read<String>>,
     pub(super) gpus: Vec<Read<GpuId>>,
-    pub(super) awake_place: Place,
-    pub(super) asleep_place: Place,
+    pub(super) memory_places: sizes::Places,
     pub(super) pinned_place: Place,
+    pub(super) tier_place: Place,
     pub(super) engine_place: Place,
-}
-
-/// `sleep` and `fairness`: of the file's `defaults`, or of one model.
-#[derive(Clone, Copy)]
-pub(super) struct Behaviour {
-    idle_timeout: Option<Duration>,
-    drain_timeout: Duration,
-    on_drain_timeout: OnDrainTimeout,
-    max_freeze: Duration,
-    min_runtime: Duration,
-    max_wait: Duration,
-    pinned: bool,
-}
-
-impl Default for Behaviour {
-    fn default() -> Self {
-        Self {
-            idle_timeout: Some(Duration::from_secs(300)),
-            drain_timeout: Duration::from_secs(30),
-            on_drain_timeout: OnDrainTimeout::Freeze,
-            max_freeze: Duration::from_secs(120),
-            min_runtime: Duration::from_secs(10),
-            max_wait: Duration::from_secs(5),
-            pinned: false,
-        }
-    }
-}
-
-/// Reads `sleep` and `fairness` of a section; what it does not set stays as in `base`.
-pub(super) fn behaviour(section: &Section<'_>, base: Behaviour) -> Behaviour {
-    let sleep = section.section("sleep");
-    let fairness = section.section("fairness");
-    let read = Behaviour {
-        idle_timeout: sleep
-            .read_or("idleTimeout", base.idle_timeout, idle_timeout)
-            .value,
-        drain_timeout: sleep
-            .read_or("drainTimeout", base.drain_timeout, units::duration)
-            .value,
-        on_drain_timeout: sleep
-            .read_or("onDrainTimeout", base.on_drain_timeout, on_drain_timeout)
-            .value,
-        max_freeze: sleep
-            .read_or("maxFreeze", base.max_freeze, units::positive_duration)
-            .value,
-        min_runtime: fairness
-            .read_or("minRuntime", base.min_runtime, units::duration)
-            .value,
-        max_wait: fairness
-            .read_or("maxWait", base.max_wait, units::duration)
-            .value,
-        pinned: fairness.read_or("pinned", base.pinned, units::switch).value,
-    };
-    sleep.finish();
-    fairness.finish();
-    read
-}
-
-fn idle_timeout(text: &str) -> Result<Option<Duration>, String> {
-    if text == "never" {
-        Ok(None)
-    } else {
-        units::positive_duration(text)
-            .map(Some)
-            .map_err(|cause| format!("{cause}, or never"))
-    }
-}
-
-fn on_drain_timeout(text: &str) -> Result<OnDrainTimeout, String> {
-    match text {
-        "freeze" => Ok(OnDrainTimeout::Freeze),
-        "cancel" => Ok(OnDrainTimeout::Cancel),
-        "abort" => Ok(OnDrainTimeout::Abort),
-        other => Err(format!("{other} is none of freeze, cancel, abort")),
-    }
 }
 
 fn on_lease_end(text: &str) -> Result<OnLeaseEnd, String> {
@@ -160,8 +86,8 @@ pub(super) fn draft(
     }
     let prefixes = read_prefixes(&section, name.as_ref(), reader);
     let gpus = read_gpus(&section, reader);
-    let (awake, asleep) = read_memory(&section, reader);
-    let behaviour = behaviour(&section, base);
+    let memory = sizes::read(&section, reader);
+    let behaviour = behaviour::read(&section, base);
     let lease_end = section
         .read("onLeaseEnd", on_lease_end)
         .map(|read| read.value);
@@ -178,14 +104,16 @@ pub(super) fn draft(
         served: served.as_ref().map_or("", |read| &read.value),
         state: &around.state.to_string_lossy(),
         gpu: first_gpu,
+        gpus: gpus
+            .iter()
+            .map(|gpu| gpu.value.0.to_string())
+            .collect::<Vec<_>>()
+            .join(","),
         gpu_memory: gpu_sizes.get(first_gpu).copied().unwrap_or(0),
     };
     let engine = read_engine(&section.section("engine"), &words, reader);
-    let places = (
-        section.section("memory").place_of("awake"),
-        section.section("memory").place_of("asleep"),
-        section.section("fairness").place_of("pinned"),
-    );
+    let pinned_place = section.section("fairness").place_of("pinned");
+    let tier_place = section.section("sleep").place_of("tier");
     section.finish();
 
     let (name, served, (engine, engine_place)) = (name?, served?, engine?);
@@ -195,7 +123,7 @@ pub(super) fn draft(
         &engine,
         behaviour,
         lease_end,
-        (awake, asleep),
+        &memory,
         &gpus,
     );
     let model = Model {
@@ -209,15 +137,14 @@ pub(super) fn draft(
         cluster: format!("gt-{}", &digest[..12]),
         name: name.value,
     };
-    let (awake_place, asleep_place, pinned_place) = places;
     Some(Draft {
         model,
         name_place: name.place,
         prefixes,
         gpus,
-        awake_place,
-        asleep_place,
+        memory_places: memory.places,
         pinned_place,
+        tier_place,
         engine_place,
     })
 }
@@ -288,27 +215,13 @@ fn read_gpus(section: &Section<'_>, reader: &Reader<'_>) -> Vec<Read<GpuId>> {
     gpus
 }
 
-/// Bytes per GPU, awake and asleep.
-fn read_memory(section: &Section<'_>, reader: &Reader<'_>) -> (Bytes, Bytes) {
-    let memory = section.section("memory");
-    let awake = memory.read("awake", units::positive_size);
-    if awake.is_none() && !memory.has("awake") {
-        let cause = "how much of each GPU the model takes while awake must be known; for vLLM write gpu-memory-utilization × the GPU's size, like 17GiB";
-        reader.wrong(&memory.place_of("awake"), cause);
-    }
-    let asleep = memory.read_or("asleep", 1 << 30, units::size).value;
-    memory.finish();
-    // A model whose size is unknown is reported already; it must not raise more errors about memory.
-    let awake = awake.map_or(asleep, |read| read.value);
-    (Bytes(awake), Bytes(asleep))
-}
-
 /// What placeholders in a command stand for.
 struct Words<'a> {
     name: &'a str,
     served: &'a str,
     state: &'a str,
     gpu: usize,
+    gpus: String,
     gpu_memory: u64,
 }
 
@@ -320,6 +233,7 @@ impl Words<'_> {
             .replace("{model}", self.served)
             .replace("{state}", self.state)
             .replace("{gpu}", &self.gpu.to_string())
+            .replace("{gpus}", &self.gpus)
             .replace("{gpu-memory}", &format!("{}B", self.gpu_memory))
     }
 }
@@ -452,7 +366,7 @@ fn spec(
     engine: &EngineSpec,
     behaviour: Behaviour,
     lease_end: Option<OnLeaseEnd>,
-    (awake, asleep): (Bytes, Bytes),
+    memory: &sizes::Memory,
     gpus: &[Read<GpuId>],
 ) -> ModelSpec {
     let caps = match engine.kind {
@@ -460,7 +374,13 @@ fn spec(
             counts: true,
             lossless: true,
             restartable: engine.command.is_some(),
-            disk: false,
+            // Allowed here; whether the engine can do it is for the engine to show. Where a reload fails the engine is lost, so an
+            // engine that control cannot start again has to be asked for it by name.
+            disk: match behaviour.tier {
+                Some(Tier::Disk) => true,
+                Some(Tier::Ram | Tier::Stopped) => false,
+                None => engine.command.is_some(),
+            },
         },
     };
     // Rule 14: only an engine that keeps what it receives while asleep may go on without a lease.
@@ -472,12 +392,13 @@ fn spec(
     ModelSpec {
         id,
         gpus: gpus.iter().map(|gpu| gpu.value).collect(),
-        awake,
-        asleep,
+        awake: memory.awake,
+        asleep: memory.asleep,
         conditioned: false,
-        sizes: Sizes::default(),
+        sizes: memory.sizes,
         pinned: behaviour.pinned,
-        popular: false,
+        tier: behaviour.tier,
+        popular: behaviour.popular,
         idle_timeout: behaviour.idle_timeout.map(millis),
         drain_timeout: millis(behaviour.drain_timeout),
         on_drain_timeout: behaviour.on_drain_timeout,

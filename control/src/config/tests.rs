@@ -1,5 +1,7 @@
 //! The file as operators write it: text in, fleet or complaints out.
 
+mod ledger;
+
 use super::*;
 
 const SMALL: &str = "\

@@ -1,9 +1,9 @@
 //! What the driver shows of itself: one overview, all of one moment.
 
-use greenthread_core::{ModelView, ids::Millis, phase::Tier};
+use greenthread_core::{GpuView, HostView, ModelView, ids::Millis};
 
 use super::{Driver, clock::START_OF_CLOCK};
-use crate::overview::{self, Overview, Readiness};
+use crate::overview::{self, Overview, Readiness, Sizes, Tally};
 
 impl Driver {
     /// Everything, now.
@@ -27,16 +27,8 @@ impl Driver {
             term: self.streams.term(),
             uptime_ms: now.since(START_OF_CLOCK).0,
             readiness: Readiness::of(self.core.is_open(), attached, self.expected_gates),
-            gpus: self
-                .core
-                .ledger()
-                .into_iter()
-                .map(|(reserved, capacity)| overview::Gpu {
-                    reserved_bytes: reserved.0,
-                    capacity_bytes: capacity.0,
-                    source: self.engines.memory_source().to_owned(),
-                })
-                .collect(),
+            gpus: self.gpus(),
+            hosts: self.hosts(),
             gates: gates
                 .into_iter()
                 .map(|(id, table_version)| overview::Gate {
@@ -48,8 +40,44 @@ impl Driver {
                 .collect(),
             overflowed_streams: self.streams.overflowed(),
             decisions: self.journal.recorded(),
+            tally: Tally::of(self.core.tally()),
             models,
         }
+    }
+
+    /// Every GPU, now.
+    pub(super) fn gpus(&self) -> Vec<overview::Gpu> {
+        let document = |view: GpuView| {
+            let GpuView {
+                gpu,
+                capacity,
+                reserved,
+                used,
+                foreign,
+                stopped,
+            } = view;
+            overview::Gpu {
+                gpu: gpu.0,
+                reserved_bytes: reserved.0,
+                capacity_bytes: capacity.0,
+                used_bytes: used.map(|bytes| bytes.0),
+                foreign_bytes: foreign.0,
+                stopped,
+                source: self.engines.memory_source().to_owned(),
+            }
+        };
+        self.core.gpus().into_iter().map(document).collect()
+    }
+
+    fn hosts(&self) -> Vec<overview::Host> {
+        let hosts = self.core.hosts().into_iter().enumerate();
+        hosts
+            .map(|(node, HostView { capacity, reserved })| overview::Host {
+                node,
+                reserved_bytes: reserved.0,
+                capacity_bytes: capacity.0,
+            })
+            .collect()
     }
 
     fn model_overview(&self, view: ModelView, now: Millis) -> Option<overview::Model> {
@@ -65,12 +93,7 @@ impl Driver {
             engine: model.engine.address.to_string(),
             state: view.state.as_str().to_owned(),
             phase: view.phase.to_owned(),
-            tier: match view.tier {
-                Tier::Ram => "ram",
-                Tier::Disk => "disk",
-                Tier::Stopped => "stopped",
-            }
-            .to_owned(),
+            tier: overview::tier_word(view.tier).to_owned(),
             admission: admission.to_owned(),
             refused_because: refused_because.map(str::to_owned),
             boot_ready: view.boot_ready,
@@ -78,6 +101,9 @@ impl Driver {
             in_flight: view.in_flight,
             held: view.held,
             frozen: view.frozen,
+            gpus: model.spec.gpus.iter().map(|gpu| gpu.0).collect(),
+            // The core's own spec has what was measured since.
+            sizes: Sizes::of(self.core.spec(&view.id).unwrap_or(&model.spec)),
             reserved_bytes: view.reserved.0,
             since_ms: now.since(view.since).0,
             idle_ms: view.last_used.map(|last| now.since(last).0),

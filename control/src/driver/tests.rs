@@ -134,7 +134,7 @@ fn a_heartbeat_stands_behind_every_row_decided_before_it() {
         gate: GateId("g".into()),
         stream: STREAM,
         echoed,
-        elsewhere: Vec::new(),
+        elsewhere: None,
     };
     let snapshot = Effect::SendSnapshot {
         gate: GateId("g".into()),

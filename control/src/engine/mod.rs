@@ -25,18 +25,26 @@ use std::{
 
 use greenthread_core::{
     event::Event,
-    ids::{Attempt, ModelId},
+    ids::{Attempt, GpuId, ModelId},
     model::{ModelSpec, SleepMode},
+    phase::Tier,
 };
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    time::MissedTickBehavior,
+};
 
 use crate::config::{EngineKind, Fleet, Model, OracleKind};
 
 pub use oracle::Oracle;
+use proc::Groups;
 use registry::Registry;
 pub use registry::end_all;
 pub use reply::ModelCard;
 use worker::{Job, Transition, Worker};
+
+/// Between two readings of whole GPUs.
+const GPUS_EVERY: Duration = Duration::from_secs(1);
 
 /// Most actions that wait for one engine. The core has one under way at a time; more is a fault.
 const QUEUE: usize = 8;
@@ -48,10 +56,10 @@ pub enum Action {
     Observe(Attempt),
     /// `Event::Started`.
     Start(Attempt),
-    /// `Event::Woke`.
-    Wake(Attempt),
-    /// `Event::Slept`.
-    Sleep(Attempt, SleepMode),
+    /// `Event::Woke`. The engine is woken from where it really sleeps; a tier other than [`Tier::Stopped`] is only the core's belief.
+    Wake(Attempt, Tier),
+    /// `Event::Slept`. Into [`Tier::Stopped`]: its process is ended, and no `Event::EngineGone` tells so.
+    Sleep(Attempt, SleepMode, Tier),
     /// End its process; `Event::EngineGone` follows.
     Kill(String),
 }
@@ -78,6 +86,7 @@ pub struct Settings {
 pub struct Engines {
     settings: Arc<Settings>,
     registry: Arc<Registry>,
+    groups: Arc<Groups>,
     events: mpsc::Sender<Event>,
     engines: Arc<Mutex<BTreeMap<ModelId, Entry>>>,
 }
@@ -109,6 +118,19 @@ impl Settings {
     }
 }
 
+/// What earlier lives measured of a model, in the state folder of its fleet: bytes, and how long it starts, wakes and sleeps. The spec as
+/// declared where nothing was measured, and whether anything was. Only reads.
+pub fn measured(fleet: &Fleet, model: &Model) -> (ModelSpec, bool) {
+    let settings = Settings::of(fleet);
+    let footprint = footprint::load(
+        &settings.state,
+        &model.spec.id.0,
+        &worker::fingerprint(&settings, model),
+    );
+    let known = footprint != footprint::Footprint::default();
+    (footprint.apply(model.spec.clone()), known)
+}
+
 /// Paths of a kind of engine that gates answer with 403: normalised; one that ends in "/" covers everything below it.
 pub fn control_paths(kind: EngineKind) -> &'static [&'static str] {
     match kind {
@@ -123,6 +145,7 @@ impl Engines {
         Self {
             settings: Arc::new(settings),
             registry,
+            groups: Arc::default(),
             events,
             engines: Arc::default(),
         }
@@ -190,11 +213,35 @@ impl Engines {
             }
             Action::Kill(cause) => drop(tokio::spawn(async move { worker.kill(cause).await })),
             Action::Start(attempt) => self.queue(&entry, Job::new(Transition::Start, attempt)),
-            Action::Wake(attempt) => self.queue(&entry, Job::new(Transition::Wake, attempt)),
-            Action::Sleep(attempt, mode) => {
-                self.queue(&entry, Job::new(Transition::Sleep(mode), attempt))
+            Action::Wake(attempt, tier) => {
+                self.queue(&entry, Job::new(Transition::Wake(tier), attempt));
+            }
+            Action::Sleep(attempt, mode, tier) => {
+                self.queue(&entry, Job::new(Transition::Sleep(mode, tier), attempt));
             }
         }
+    }
+
+    /// Reads all memory in use on each of `gpus` GPUs about every second, and tells it as `Event::GpuRead`; never where the oracle
+    /// cannot tell. Ends with whoever receives events. Needs a runtime.
+    pub fn read_gpus(&self, gpus: usize) {
+        let (oracle, events) = (self.settings.oracle.clone(), self.events.clone());
+        if oracle.in_use().is_none() {
+            return;
+        }
+        tokio::spawn(async move {
+            let mut every = tokio::time::interval(GPUS_EVERY);
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while !events.is_closed() {
+                every.tick().await;
+                let in_use = oracle.in_use().unwrap_or_default();
+                for gpu in (0..gpus).map(GpuId) {
+                    let used = in_use.get(&gpu).copied().unwrap_or_default();
+                    // The receiver is gone only when control ends.
+                    let _ = events.send(Event::GpuRead { gpu, used }).await;
+                }
+            }
+        });
     }
 
     /// What `/v1/models` of the engine last said about its model; `None` before it was ever asked.
@@ -234,6 +281,7 @@ impl Engines {
         let worker = Worker::new(
             Arc::clone(&self.settings),
             Arc::clone(&self.registry),
+            Arc::clone(&self.groups),
             self.events.clone(),
             model,
         );

@@ -137,6 +137,8 @@ pub(super) fn start(launch: &Launch, registry: &Registry) -> Result<Running, Sta
         boot: proc::boot(),
         command: launch.fingerprint(),
         port: launch.port,
+        depth: None,
+        host_before: None,
     };
     if let Err(error) = registry.put(&launch.id, record) {
         proc::signal(pid, rustix::process::Signal::KILL);

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::proc;
+use super::{proc, vllm::Depth};
 
 /// Variable that marks every process of an engine: `<state folder>#<row id>`.
 pub const MARK: &str = "GREENTHREAD_ENGINE";
@@ -35,6 +35,12 @@ pub struct Record {
     pub command: String,
     /// Where it listens.
     pub port: u16,
+    /// How deep it was last told to sleep.
+    #[serde(default)]
+    pub depth: Option<Depth>,
+    /// Host RAM of its processes before the first sleep, in bytes: what is more since is for its sleeping copy.
+    #[serde(default)]
+    pub host_before: Option<u64>,
 }
 
 impl Record {
@@ -82,6 +88,20 @@ impl Registry {
     pub fn put(&self, id: &str, record: Record) -> io::Result<()> {
         let mut records = self.lock();
         records.insert(id.to_owned(), record);
+        self.write(&records)
+    }
+
+    /// Notes something about a process; on disk when this returns. Nothing happens when it is not recorded any more.
+    pub fn note(&self, id: &str, pid: u32, change: impl FnOnce(&mut Record)) -> io::Result<()> {
+        let mut records = self.lock();
+        let Some(record) = records.get_mut(id).filter(|record| record.pid == pid) else {
+            return Ok(());
+        };
+        let before = record.clone();
+        change(record);
+        if *record == before {
+            return Ok(());
+        }
         self.write(&records)
     }
 
@@ -172,6 +192,8 @@ mod tests {
             boot: proc::boot(),
             command: "c".into(),
             port: 1,
+            depth: None,
+            host_before: None,
         }
     }
 
@@ -183,8 +205,22 @@ mod tests {
         registry.put("b.2", record(2)).expect("write");
         registry.remove("a.1", 1).expect("write");
         registry.remove("b.2", 1).expect("another process");
+        let deep = |record: &mut Record| record.depth = Some(Depth::Disk);
+        registry.note("b.2", 2, deep).expect("write");
+        registry
+            .note("b.2", 1, |record| record.port = 9)
+            .expect("another process");
         let again = Registry::load(&state);
-        assert_eq!(again.all(), BTreeMap::from([("b.2".into(), record(2))]));
+        let mut kept = record(2);
+        deep(&mut kept);
+        assert_eq!(again.all(), BTreeMap::from([("b.2".into(), kept)]));
+        // As an earlier version wrote it.
+        let old = r#"{"a.1":{"pid":1,"start":2,"boot":"b","command":"c","port":3}}"#;
+        fs::write(state.join(FILE), old).expect("write");
+        assert_eq!(
+            Registry::load(&state).get("a.1").map(|record| record.depth),
+            Some(None)
+        );
         fs::write(state.join(FILE), "{ half").expect("write");
         assert!(Registry::load(&state).all().is_empty());
         fs::remove_dir_all(state).expect("clean up");

@@ -6,6 +6,8 @@ use greenthread_core::event::EngineState;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::vllm::Depth;
+
 /// The oldest vLLM that can be driven: older ones crash on requests that meet a sleeping engine.
 pub const OLDEST: (u64, u64) = (0, 32);
 
@@ -71,6 +73,49 @@ pub fn load(body: &str) -> Option<u64> {
 /// The `status` of a reply to `/sleep` or `/wake_up`.
 pub fn status(body: &str) -> Option<String> {
     string(body, "status")
+}
+
+/// The `level` of a reply to `/sleep`.
+pub fn level(body: &str) -> Option<u64> {
+    serde_json::from_str::<Value>(body)
+        .ok()?
+        .get("level")?
+        .as_u64()
+}
+
+/// Whether a reply of `/collective_rpc` has a result of every worker that was called, and one at least.
+pub fn has_results(body: &str) -> bool {
+    serde_json::from_str::<Value>(body)
+        .ok()
+        .and_then(|body| Some(!body.get("results")?.as_array()?.is_empty()))
+        .unwrap_or(false)
+}
+
+/// How deep the engine sleeps, from `GET /metrics`: the level that it was last asked for, which is not the level that it sleeps at
+/// when it slept already. `Some(None)`: its weights are where they were, it is awake or only paused. `None`: the metric is not there,
+/// or its replicas disagree.
+pub fn depth(metrics: &str) -> Option<Option<Depth>> {
+    let samples = |state: &str| -> Vec<bool> {
+        let label = format!("sleep_state=\"{state}\"");
+        metrics
+            .lines()
+            .filter(|line| line.starts_with("vllm:engine_sleep_state{") && line.contains(&label))
+            .map(|line| line.ends_with(" 1.0") || line.ends_with(" 1"))
+            .collect()
+    };
+    let (ram, disk) = (samples("weights_offloaded"), samples("discard_all"));
+    let all = |samples: &[bool], is_on| {
+        !samples.is_empty() && samples.iter().all(|sample| *sample == is_on)
+    };
+    if all(&ram, true) && all(&disk, false) {
+        Some(Some(Depth::Ram))
+    } else if all(&disk, true) && all(&ram, false) {
+        Some(Some(Depth::Disk))
+    } else if all(&disk, false) && all(&ram, false) {
+        Some(None)
+    } else {
+        None
+    }
 }
 
 /// State of an engine that answers. Asleep without being paused means that its scheduler can run on memory that is not there.
@@ -299,6 +344,59 @@ mod tests {
     fn tokens_are_summed_over_replicas() {
         assert_eq!(generated_tokens(METRICS), Some(350));
         assert_eq!(generated_tokens("up 1\n"), None);
+    }
+
+    #[test]
+    fn depths() {
+        let metrics = |samples: &[(&str, &str)]| {
+            let line = |(state, value): &(&str, &str)| {
+                format!(
+                    "vllm:engine_sleep_state{{engine=\"0\",model_name=\"tiny\",sleep_state=\"{state}\"}} {value}\n"
+                )
+            };
+            samples.iter().map(line).collect::<String>()
+        };
+        let (ram, disk) = ("weights_offloaded", "discard_all");
+        let (asleep, awake) = (("awake", "0.0"), ("awake", "1.0"));
+        for (samples, expected) in [
+            (&[awake, (ram, "0.0"), (disk, "0.0")][..], Some(None)),
+            // Level 0.
+            (&[asleep, (ram, "0.0"), (disk, "0.0")], Some(None)),
+            (
+                &[asleep, (ram, "1.0"), (disk, "0.0")],
+                Some(Some(Depth::Ram)),
+            ),
+            (
+                &[asleep, (ram, "0.0"), (disk, "1.0")],
+                Some(Some(Depth::Disk)),
+            ),
+            // Two replicas that are not alike.
+            (
+                &[(ram, "1.0"), (disk, "0.0"), (ram, "0.0"), (disk, "1.0")],
+                None,
+            ),
+            (
+                &[(ram, "1.0"), (disk, "0.0"), (ram, "0.0"), (disk, "0.0")],
+                None,
+            ),
+            (&[], None),
+        ] {
+            assert_eq!(depth(&metrics(samples)), expected, "{samples:?}");
+        }
+    }
+
+    #[test]
+    fn levels_and_results() {
+        assert_eq!(level(r#"{"status":"sleeping","level":2}"#), Some(2));
+        assert_eq!(level(r#"{"status":"sleeping"}"#), None);
+        for (body, expected) in [
+            (r#"{"results":[null]}"#, true),
+            (r#"{"results":[]}"#, false),
+            ("", false),
+            (r#"{"results":"fine"}"#, false),
+        ] {
+            assert_eq!(has_results(body), expected, "{body}");
+        }
     }
 
     #[test]

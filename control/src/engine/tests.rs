@@ -1,8 +1,10 @@
 //! The facade against engines that surprise: a double over HTTP that misbehaves on demand, and real small processes.
 
 mod double;
+mod memory;
 mod processes;
 mod surprises;
+mod tiers;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -129,6 +131,7 @@ fn model(address: SocketAddr, command: Option<Vec<String>>) -> Model {
         conditioned: false,
         sizes: Sizes::default(),
         pinned: false,
+        tier: None,
         popular: false,
         idle_timeout: None,
         drain_timeout: zero,

@@ -1,12 +1,14 @@
-//! The driver of vLLM 0.32 and later, over HTTP, sleep level 1. It changes and verifies one engine; it decides nothing
+//! The driver of vLLM 0.32 and later, over HTTP, sleep levels 1 and 2. It changes and verifies one engine; it decides nothing
 //! about memory and knows nothing about other engines.
 //!
 //! Surprises it is built around (all seen on the real engine): a 200 from `/wake_up` can say "sleeping"; `/health` is
 //! 200 asleep; the Prometheus gauges stand still asleep, `/load` does not; a request that meets a sleeping engine waits.
 
+mod levels;
+
 use std::time::Duration;
 
-use greenthread_core::{event::EngineState, model::SleepMode};
+use greenthread_core::event::EngineState;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -15,8 +17,7 @@ use super::{
     reply::{self, Canary, CanaryVerdict, ModelCard},
 };
 
-/// Longest sleep: the first one of an engine pins host memory for all weights, at 0.8 GB/s where it is slow.
-pub const SLEEP_LIMIT: Duration = Duration::from_secs(180);
+pub use levels::{Depth, SLEEP_LIMIT};
 
 /// How long an engine's state may lag behind its reply.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -84,6 +85,12 @@ pub enum Trouble {
     /// It may have done it, or may do it yet.
     #[error("{0}")]
     Unknown(String),
+    /// Whatever it says of itself, it must not serve any more: its weights are not there.
+    #[error("{0}")]
+    Lost(String),
+    /// As lost, and the next attempt would end in the same way: it cannot load weights again.
+    #[error("{0}")]
+    NoReload(String),
 }
 
 /// What preflight found out.
@@ -93,6 +100,10 @@ pub struct Preflight {
     pub card: ModelCard,
     /// The request that proves a wake.
     pub canary: Canary,
+    /// It takes the call that a wake from disk needs. Whether its model can be loaded again shows only then.
+    pub reloads: bool,
+    /// Its own word for its version.
+    pub version: String,
 }
 
 /// What was seen without changing anything.
@@ -150,6 +161,8 @@ impl Vllm {
         Ok(Preflight {
             card,
             canary: reply::canary(&openapi.body),
+            reloads: self.takes_calls().await?,
+            version: reply::words(&version),
         })
     }
 
@@ -170,48 +183,6 @@ impl Vllm {
         };
         let (state, load) = tokio::join!(state, self.load(limit));
         Look { state, load }
-    }
-
-    /// Puts the engine to sleep and waits until it says so. Idempotent.
-    pub async fn sleep(&self, mode: SleepMode) -> Result<(), Trouble> {
-        self.accepts().await?;
-        let query = match mode {
-            SleepMode::Keep => "?level=1&mode=keep",
-            SleepMode::Abort => "?level=1&mode=abort",
-        };
-        called(self.http.post("/sleep", query, SLEEP_LIMIT).await)?;
-        self.settles(EngineState::Asleep, "/sleep").await
-    }
-
-    /// Wakes the engine until it says so, within `limit`. Idempotent. Says nothing about memory or results.
-    pub async fn wake(&self, limit: Duration) -> Result<(), Trouble> {
-        self.accepts().await?;
-        let end = Instant::now() + limit;
-        // Without tags: all of it. A part of it leaves the engine asleep with 200.
-        for _ in 0..2 {
-            let body = called(
-                self.http
-                    .post(
-                        "/wake_up",
-                        "",
-                        end.saturating_duration_since(Instant::now()),
-                    )
-                    .await,
-            )?;
-            match reply::status(&body).as_deref() {
-                Some("awake") => return self.settles(EngineState::Awake, "/wake_up").await,
-                Some("sleeping") => {}
-                Some(_) | None => {
-                    return Err(Trouble::Definite(format!(
-                        "/wake_up answered 200 and said {}",
-                        reply::words(&body)
-                    )));
-                }
-            }
-        }
-        Err(Trouble::Definite(
-            "/wake_up answered 200 twice and said each time that it still sleeps".into(),
-        ))
     }
 
     /// Proves within `limit` that the engine computes: one token, or the tokens of requests that it already has. The

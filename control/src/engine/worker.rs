@@ -6,9 +6,10 @@ use std::{
 };
 
 use greenthread_core::{
-    event::{EngineState, Event, Memory, Observation},
-    ids::{Attempt, Bytes, ModelId},
+    event::{EngineState, Event, Observation},
+    ids::{Attempt, ModelId},
     model::ModelSpec,
+    phase::Tier,
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -16,15 +17,20 @@ use super::{
     Settings,
     footprint::{self, Footprint},
     http::Http,
+    proc::Groups,
     process::{self, Launch, Running},
-    registry::Registry,
+    registry::{Record, Registry},
     reply::{Canary, ModelCard},
-    vllm::{Vllm, sentence},
+    vllm::{Trouble, Vllm, sentence},
 };
 use crate::config::Model;
 
+mod depth;
+mod memory;
+mod sleep;
 mod transition;
 
+use depth::Told;
 pub(super) use transition::{Job, Transition};
 
 /// Between two attempts to get to know an engine.
@@ -36,6 +42,7 @@ pub(super) struct Worker {
     id: ModelId,
     settings: Arc<Settings>,
     registry: Arc<Registry>,
+    groups: Arc<Groups>,
     events: mpsc::Sender<Event>,
     known: Mutex<Known>,
 }
@@ -50,12 +57,22 @@ struct Known {
     is_removed: bool,
     killed_for: Option<String>,
     /// The process whose end an outcome has told.
-    told: Option<u32>,
+    told_of: Option<u32>,
     counts_proven: bool,
     next_contact: Instant,
     next_proof: Instant,
     canary: Option<Canary>,
     card: Option<ModelCard>,
+    /// An action is under way.
+    is_acting: bool,
+    /// The last sleep.
+    told: Told,
+    /// Host RAM before the first sleep of this life, in bytes.
+    host_before: Option<u64>,
+    /// It takes the call that a wake from disk needs.
+    reloads: bool,
+    /// Its own word for its version.
+    version: String,
     footprint: Footprint,
 }
 
@@ -63,6 +80,7 @@ impl Worker {
     pub(super) fn new(
         settings: Arc<Settings>,
         registry: Arc<Registry>,
+        groups: Arc<Groups>,
         events: mpsc::Sender<Event>,
         model: Model,
     ) -> Arc<Self> {
@@ -75,18 +93,24 @@ impl Worker {
             is_starting: false,
             is_removed: false,
             killed_for: None,
-            told: None,
+            told_of: None,
             counts_proven: false,
             next_contact: Instant::now(),
             next_proof: Instant::now(),
             canary: None,
             card: None,
+            is_acting: false,
+            told: Told::default(),
+            host_before: None,
+            reloads: false,
+            version: String::new(),
             footprint,
         };
         Arc::new(Self {
             id,
             settings,
             registry,
+            groups,
             events,
             known: Mutex::new(known),
         })
@@ -109,6 +133,7 @@ impl Worker {
         let known = self.lock();
         let mut spec = known.footprint.apply(known.model.spec.clone());
         spec.caps.counts &= self.is_counted(&known);
+        spec.caps.disk &= known.can_reload();
         spec
     }
 
@@ -158,6 +183,11 @@ impl Worker {
             launch.filter(|launch| record.lives() && record.command == launch.fingerprint())
         {
             tracing::info!(model = %self.id, pid = record.pid, "adopts its engine, which kept running");
+            {
+                let mut known = self.lock();
+                known.told = Told::before(&record);
+                known.host_before = record.host_before;
+            }
             self.watch(process::adopt(&record, launch.log));
             return;
         }
@@ -171,7 +201,8 @@ impl Worker {
         let look = self.driver().observe(self.settings.observe).await;
         let (state, count, memory, is_blind_now) = {
             let mut known = self.lock();
-            let state = known.judge(look.state);
+            let answered = known.judge(look.state);
+            let state = known.judge_sleep(answered);
             let is_blind_now = state == EngineState::Gone && known.forget_life();
             let count = look.load.filter(|_| self.is_counted(&known));
             (state, count, self.memory(&known), is_blind_now)
@@ -180,14 +211,17 @@ impl Worker {
             self.send(Event::ModelSet(Box::new(self.spec()))).await;
         }
         self.get_to_know(&state);
+        let tier = match state {
+            EngineState::Asleep => self.depth().await.map(Tier::from),
+            EngineState::Awake | EngineState::Gone | EngineState::Broken | EngineState::Silent => {
+                None
+            }
+        };
         let observation = Observation {
             state,
             count,
-            memory: Memory {
-                gpu: memory,
-                ..Memory::default()
-            },
-            tier: None,
+            memory,
+            tier,
         };
         let model = self.id.clone();
         self.send(Event::Observed {
@@ -239,10 +273,28 @@ impl Worker {
             .preflight()
             .await
             .map_err(|unfit| sentence(&unfit))?;
-        let mut known = self.lock();
-        known.card = Some(preflight.card);
-        known.canary = Some(preflight.canary);
+        let before = self.spec().caps;
+        {
+            let mut known = self.lock();
+            known.card = Some(preflight.card);
+            known.canary = Some(preflight.canary);
+            known.reloads = preflight.reloads;
+            known.version = preflight.version;
+        }
+        let spec = self.spec();
+        if spec.caps != before {
+            self.send(Event::ModelSet(Box::new(spec))).await;
+        }
         Ok(())
+    }
+
+    /// Makes sure that the engine is known, before something is asked of it.
+    async fn meet(&self) -> Result<(), Trouble> {
+        let is_known = self.lock().canary.is_some();
+        if is_known {
+            return Ok(());
+        }
+        self.contact().await.map_err(Trouble::NotSent)
     }
 
     /// Beside the actions: gets to know an engine that was never met, and proves its counts where they are not known to
@@ -323,7 +375,7 @@ impl Worker {
             known.forget_life();
         }
         let killed_for = known.killed_for.take();
-        let is_told_by_start = known.is_starting || known.told == Some(pid);
+        let is_told_by_start = known.is_starting || known.told_of == Some(pid);
         if known.is_removed || (is_told_by_start && killed_for.is_none()) {
             return None;
         }
@@ -338,10 +390,10 @@ impl Worker {
         }
     }
 
-    fn memory(&self, known: &Known) -> Option<Bytes> {
-        self.settings
-            .oracle
-            .memory(known.running.as_ref().map(|running| running.pid))
+    fn note(&self, pid: u32, change: impl FnOnce(&mut Record)) {
+        if let Err(error) = self.registry.note(&self.id.0, pid, change) {
+            tracing::error!(%error, "cannot write engines.json");
+        }
     }
 
     fn canary(&self) -> Canary {
@@ -374,9 +426,16 @@ impl Known {
         }
     }
 
+    /// Whether a sleep to disk has a way back, as far as is known.
+    fn can_reload(&self) -> bool {
+        self.reloads && self.footprint.no_reload.as_ref() != Some(&self.version)
+    }
+
     /// The engine has ended: what was learned of this life of it holds no longer. Returns whether a proof was lost.
     fn forget_life(&mut self) -> bool {
         self.canary = None;
+        self.told = Told::default();
+        self.host_before = None;
         self.next_contact = Instant::now();
         self.next_proof = Instant::now();
         std::mem::take(&mut self.counts_proven)
@@ -401,7 +460,7 @@ fn launch(settings: &Settings, model: &Model) -> Option<Launch> {
 }
 
 /// Names what a footprint was measured of.
-fn fingerprint(settings: &Settings, model: &Model) -> String {
+pub(super) fn fingerprint(settings: &Settings, model: &Model) -> String {
     let command = launch(settings, model)
         .map(|launch| launch.fingerprint())
         .unwrap_or_default();

@@ -157,7 +157,8 @@ fn figures_reach_the_core_and_the_counters() {
             held: 3,
             oldest_age: 0,
             last_used_age: Some(9),
-            last_refused_age: None
+            last_refused_age: None,
+            asked: 4
         }
     );
     assert_eq!(totals[0].1.outcomes["forwarded"], 4);

@@ -107,6 +107,11 @@ fn changed_sections(old: &Fleet, new: &Fleet) -> Vec<&'static str> {
         state,
         oracle,
         gpus,
+        hosts,
+        host_of,
+        tolerance,
+        policy,
+        shadow,
         times,
         hold,
         observe_timeout,
@@ -121,7 +126,11 @@ fn changed_sections(old: &Fleet, new: &Fleet) -> Vec<&'static str> {
         ("control", *control == new.control),
         ("state", *state == new.state),
         ("oracle", *oracle == new.oracle),
-        ("gpus", *gpus == new.gpus),
+        ("gpus", *gpus == new.gpus && *host_of == new.host_of),
+        ("hosts", *hosts == new.hosts),
+        ("tolerance", *tolerance == new.tolerance),
+        ("policy", *policy == new.policy),
+        ("shadow", *shadow == new.shadow),
         ("times", *times == new.times && waits),
         ("hold", *hold == new.hold),
     ]
@@ -238,10 +247,13 @@ mod tests {
         let mut new = fleet(&[("a", 2, "a", false)]);
         new.gateway.root = !new.gateway.root;
         new.wake_timeout = std::time::Duration::from_secs(1);
+        new.host_of = vec![1];
+        new.hosts = vec![1];
+        new.tolerance = 1;
         assert_eq!(
             plan(&old, &new),
             Err(NeedsRestart {
-                sections: vec!["gateway", "times"]
+                sections: vec!["gateway", "gpus", "hosts", "tolerance", "times"]
             })
         );
     }

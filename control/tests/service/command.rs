@@ -71,6 +71,30 @@ async fn verbs_wait_for_their_end_and_exit_codes_tell_it() {
     place.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_are_checked_before_they_are_asked() {
+    let place = Place::new("questions", "").await;
+    let control = ["--control", place.address()];
+    let run = async |arguments: &[&str]| greenthread(&[arguments, &control].concat()).await;
+    let check = async |arguments: &[&str], code, said: &str| {
+        let output = run(arguments).await;
+        let stderr = words(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+    };
+    check(&["explain"], 2, "<MODEL>").await;
+    check(&["explain", "tiny", "--last", "abc"], 2, "--last").await;
+    check(&["explain", "tiny", "--last", "0"], 2, "1..=1000").await;
+    check(&["explain", "tiny", "--choice", "1"], 2, "cannot be used").await;
+    check(&["explain", "nobody"], 1, "known models: tiny").await;
+    check(&["explain", "--choice", "4000000"], 1, "is not kept").await;
+    check(&["why-not", "nobody"], 1, "known models: tiny").await;
+    check(&["accept-gpu", "one"], 2, "<GPU>").await;
+    check(&["accept-gpu", "1"], 1, "there is no GPU 1").await;
+    check(&["accept-gpu", "0"], 1, "nobody measures GPU 0").await;
+    place.end().await;
+}
+
 #[tokio::test]
 async fn nobody_at_the_address_is_said_in_words() {
     let nobody = greenthread(&["status", "--control", "http://127.0.0.1:1"]).await;

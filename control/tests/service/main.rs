@@ -3,6 +3,7 @@
 
 mod command;
 mod engine;
+mod explain;
 mod gate;
 mod place;
 

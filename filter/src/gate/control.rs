@@ -97,10 +97,12 @@ impl Gate {
         if !self.link.has_snapshot() {
             return;
         }
-        let others = heartbeat.elsewhere.into_iter();
-        self.elsewhere = others
-            .map(|row| (RowId::from(row.row.as_str()), row.in_flight))
-            .collect();
+        if !heartbeat.elsewhere_stays {
+            let others = heartbeat.elsewhere.into_iter();
+            self.elsewhere = others
+                .map(|row| (RowId::from(row.row.as_str()), row.in_flight))
+                .collect();
+        }
         if let Some(sent) = sent {
             self.figures.echoed(heartbeat.echoed_sequence);
             self.lease.renew(sent, self.table.times().lease);

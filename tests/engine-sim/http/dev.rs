@@ -113,7 +113,13 @@ async fn collective_rpc(
     let fields = Fields::parse(&body)?;
     let method = fields.required("method")?.as_str().unwrap_or_default();
     match method {
-        "reload_weights" => engine.reload_weights().await,
+        "reload_weights" => {
+            return run(async move {
+                engine.reload_weights().await?;
+                Ok(json!({"results": [null]}))
+            })
+            .await;
+        }
         "check_health" => (),
         other => {
             let message = format!(

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream::BoxStream};
 use greenthread_control::engine::{
     http::Http,
     reply::Canary,
-    vllm::{Look, Vllm},
+    vllm::{Depth, Look, Vllm},
 };
 use greenthread_core::{event::EngineState, model::SleepMode};
 use serde_json::{Value, json};
@@ -49,7 +49,15 @@ pub(crate) async fn check(url: &str, model: &str) {
     subject.introduces_itself().await;
     subject.load_tracking_is_provable().await;
     subject.sleeping_and_waking_twice_is_harmless().await;
-    subject.a_frozen_stream_goes_on_after_the_wake().await;
+    subject
+        .the_metric_tells_how_deep_it_was_told_to_sleep()
+        .await;
+    subject
+        .a_frozen_stream_goes_on_after_the_wake(Depth::Ram)
+        .await;
+    subject
+        .a_frozen_stream_goes_on_after_the_wake(Depth::Disk)
+        .await;
     subject.a_frozen_answer_is_complete_after_the_wake().await;
     subject
         .a_request_that_meets_a_sleeping_engine_waits_and_counts()
@@ -65,6 +73,7 @@ impl Subject {
         let preflight = self.driver.preflight().await.expect("preflight");
         assert!(preflight.card.created > 0);
         assert_eq!(preflight.canary, Canary::Completion);
+        assert!(preflight.reloads, "it takes the call that loads weights");
         self.until(EngineState::Awake, 0).await;
         let canary = self.driver.canary(preflight.canary, None, PATIENCE);
         canary.await.expect("one token");
@@ -94,18 +103,35 @@ impl Subject {
         eprintln!("kept   the driver: sleeping and waking twice is harmless");
     }
 
-    async fn a_frozen_stream_goes_on_after_the_wake(&self) {
-        let mut stream = self.frozen_stream().await;
+    async fn the_metric_tells_how_deep_it_was_told_to_sleep(&self) {
+        assert_eq!(self.driver.sleeps_by_metric().await, Some(None));
+        for depth in [Depth::Ram, Depth::Disk] {
+            for _ in 0..2 {
+                self.fall_to(depth).await;
+                self.until(EngineState::Asleep, 0).await;
+                assert_eq!(self.driver.sleeps_by_metric().await, Some(Some(depth)));
+            }
+            for _ in 0..2 {
+                self.wake_from(depth).await;
+                self.until(EngineState::Awake, 0).await;
+                assert_eq!(self.driver.sleeps_by_metric().await, Some(None));
+            }
+        }
+        eprintln!("kept   the driver: it sleeps in RAM and to disk, twice, and its metric tells");
+    }
+
+    async fn a_frozen_stream_goes_on_after_the_wake(&self, depth: Depth) {
+        let mut stream = self.frozen_stream(depth).await;
         let frozen_at = stream.tokens();
         assert!(frozen_at < TOKENS, "frozen at {frozen_at}");
         self.until(EngineState::Asleep, 1).await;
-        self.wake().await;
+        self.wake_from(depth).await;
         stream.until_done().await;
         let end = (stream.finish_reason(), stream.usage());
         assert_eq!(end, (Some("length".to_owned()), Some(TOKENS)));
         self.until(EngineState::Awake, 0).await;
         eprintln!(
-            "kept   the driver: a stream frozen at {frozen_at} of {TOKENS} tokens goes on after the wake"
+            "kept   the driver: a stream frozen at {frozen_at} of {TOKENS} tokens goes on after the wake from {depth:?}"
         );
     }
 
@@ -170,23 +196,26 @@ impl Subject {
 
     async fn aborted_stream(&self) -> Stream {
         let mut stream = self.open_stream().await;
-        self.driver.sleep(SleepMode::Abort).await.expect("sleep");
+        self.driver
+            .sleep(SleepMode::Abort, Depth::Ram)
+            .await
+            .expect("sleep");
         stream.until_done().await;
         stream
     }
 
     /// A stream that the engine was surprised in.
-    async fn frozen_stream(&self) -> Stream {
+    async fn frozen_stream(&self, depth: Depth) -> Stream {
         for _ in 0..ATTEMPTS {
             let mut stream = self.open_stream().await;
-            self.fall_asleep().await;
+            self.fall_to(depth).await;
             // What was on its way before the engine slept may still arrive; then there is silence.
             while !stream.is_done() && timeout(SILENCE, stream.next_text()).await.is_ok() {}
             if self.driver.observe(LOOK).await.load == Some(1) {
                 return stream;
             }
             stream.until_done().await;
-            self.wake().await;
+            self.wake_from(depth).await;
         }
         panic!("in {ATTEMPTS} attempts the engine was done before it slept");
     }
@@ -206,12 +235,21 @@ impl Subject {
     }
 
     async fn fall_asleep(&self) {
-        self.driver.sleep(SleepMode::Keep).await.expect("sleep");
+        self.fall_to(Depth::Ram).await;
+    }
+
+    async fn fall_to(&self, depth: Depth) {
+        let slept = self.driver.sleep(SleepMode::Keep, depth).await;
+        slept.expect("sleep");
     }
 
     async fn wake(&self) {
+        self.wake_from(Depth::Ram).await;
+    }
+
+    async fn wake_from(&self, depth: Depth) {
         let tokens = self.driver.generated_tokens().await;
-        self.driver.wake(PATIENCE).await.expect("wake");
+        self.driver.wake(depth, PATIENCE).await.expect("wake");
         let canary = self.driver.canary(Canary::Completion, tokens, PATIENCE);
         canary.await.expect("a token after the wake");
     }

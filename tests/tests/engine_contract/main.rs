@@ -7,6 +7,8 @@ mod behaviours;
 mod client;
 mod driver;
 mod in_flight;
+mod levels;
+mod memory;
 mod shapes;
 mod sim;
 mod simulation;
@@ -73,7 +75,8 @@ async fn vllm_keeps_the_contract() -> anyhow::Result<()> {
 
 async fn check_all(client: &Client) -> anyhow::Result<()> {
     let mut broken = Vec::new();
-    for behaviour in behaviours::ALL.iter().chain(in_flight::ALL) {
+    let all = [behaviours::ALL, in_flight::ALL, levels::ALL];
+    for behaviour in all.into_iter().flatten() {
         client
             .reset()
             .await

@@ -1,10 +1,10 @@
 //! What only engine-sim has: faults, counts, simulated memory, answers that are the same byte for byte.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     behaviours::apis,
@@ -12,7 +12,7 @@ use crate::{
     sim::Sim,
 };
 
-async fn fault(client: &Client, change: Value) -> anyhow::Result<()> {
+pub(crate) async fn fault(client: &Client, change: Value) -> anyhow::Result<()> {
     let reply = client.post("/sim/faults", &change).await?;
     ensure!(reply.status == 200, "{reply:?}");
     Ok(())
@@ -214,106 +214,17 @@ async fn after_level_two_answers_are_garbage_until_the_weights_are_loaded() -> a
     client.wake().await?;
     let garbage = client.post("/v1/completions", &body).await?;
     ensure!(garbage.status == 200 && garbage.body["choices"] != warm);
-    client
-        .post("/collective_rpc", &json!({"method": "reload_weights"}))
-        .await?;
+    let reload = json!({"method": "reload_weights"});
+    fault(client, json!({"reload_500": true})).await?;
+    ensure!(client.post("/collective_rpc", &reload).await?.status == 500);
+    client.delete("/sim/faults").await?;
+    client.post("/collective_rpc", &reload).await?;
     ensure!(client.post("/v1/completions", &body).await?.body["choices"] == warm);
-    Ok(())
-}
-
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Nothing to do about a folder that stays behind.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn held(folder: &Folder) -> u64 {
-    let entries = fs::read_dir(&folder.0).into_iter().flatten().flatten();
-    let holdings = entries.filter(|entry| {
-        entry
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "json")
-    });
-    holdings
-        .filter_map(|entry| {
-            serde_json::from_slice::<Value>(&fs::read(entry.path()).ok()?).ok()?["bytes"].as_u64()
-        })
-        .sum()
-}
-
-#[tokio::test]
-async fn two_that_do_not_fit_are_never_awake_together() -> anyhow::Result<()> {
-    let folder =
-        Folder(std::env::temp_dir().join(format!("engine-sim-contract-{}", std::process::id())));
-    let path = folder.0.to_string_lossy().into_owned();
-    let gpu = [
-        "--gpu-dir",
-        &path,
-        "--gpu-memory",
-        "24GiB",
-        "--weights",
-        "16GiB",
-        "--residual",
-        "1GiB",
-    ];
-    let gib = 1_u64 << 30;
-    let mut first = Sim::start(&gpu).await?;
-    ensure!(held(&folder) == 16 * gib);
-
-    let mut command = Sim::command(&gpu);
-    let mut refused = command.stderr(std::process::Stdio::piped()).spawn()?;
-    let mut said = String::new();
-    refused
-        .stderr
-        .take()
-        .context("stderr")?
-        .read_to_string(&mut said)
-        .await?;
+    client.call("/sleep?level=2&mode=keep").await?;
+    let early = client.post("/collective_rpc", &reload).await?;
     ensure!(
-        refused.wait().await?.code() == Some(1) && said.contains("CUDA out of memory"),
-        "{said}"
+        early.status == 500,
+        "weights are loaded into memory that is away"
     );
-
-    first.client.sleep().await?;
-    ensure!(held(&folder) == gib);
-    let second = Sim::start(&gpu).await?;
-    let refused = first.client.call("/wake_up").await?;
-    let message = refused.body["error"]["message"]
-        .as_str()
-        .unwrap_or_default();
-    ensure!(
-        refused.status == 500 && message.contains("CUDA out of memory"),
-        "{refused:?}"
-    );
-    ensure!(
-        first.client.state().await? == (true, true),
-        "a wake that failed leaves it asleep"
-    );
-    fault(&second.client, json!({"keep_memory": true})).await?;
-    second.client.sleep().await?;
-    ensure!(
-        first.client.call("/wake_up").await?.status == 500,
-        "memory that was not freed"
-    );
-    second.client.delete("/sim/faults").await?;
-    second.client.wake().await?;
-    second.client.sleep().await?;
-    first.client.wake().await?;
-    ensure!(held(&folder) == 17 * gib);
-
-    let pid = first.process.id().context("no process")?;
-    tokio::process::Command::new("kill")
-        .arg(pid.to_string())
-        .status()
-        .await?;
-    ensure!(
-        timeout(PATIENCE, first.process.wait()).await??.success(),
-        "SIGTERM is a clean end"
-    );
-    ensure!(held(&folder) == gib);
     Ok(())
 }

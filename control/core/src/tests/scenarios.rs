@@ -1,6 +1,7 @@
 //! One scenario per rule.
 
 use super::*;
+use crate::decision::Taken;
 
 #[test]
 fn first_boot_measures_and_sleeps() {
@@ -74,6 +75,22 @@ fn least_recently_used_makes_room() {
         ["a refuse Draining", "sleep a Keep", "wake c", "c admit"]
     );
     assert!(bench.sentences().contains("a: making room for c: idle for"));
+    // One thing to explain, from who was weighed to what came of it.
+    let [choice] = &bench.core.explain(&id("c"), 10)[..] else {
+        panic!("{:?}", bench.core.explain(&id("c"), 10));
+    };
+    assert_eq!(choice.taken, Taken::Evict(vec![id("a")]));
+    let followed = choice.followed.iter();
+    let followed: Vec<(&str, &str)> = followed
+        .map(|step| (step.model.name(), step.what.as_str()))
+        .collect();
+    assert_eq!(
+        followed,
+        [
+            ("a", "asleep for c after 90 ms"),
+            ("c", "awake after 600 ms")
+        ]
+    );
 }
 
 #[test]

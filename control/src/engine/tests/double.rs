@@ -22,6 +22,14 @@ pub(super) struct Script {
     pub(super) is_asleep: bool,
     /// What `/is_paused` says while asleep; `false` is the contradiction that only a restart ends.
     pub(super) is_paused_asleep: bool,
+    /// Level that it sleeps at, while `is_asleep`.
+    pub(super) level: u64,
+    /// Level that its metric shows: the one that it was last asked for.
+    pub(super) level_shown: u64,
+    /// The weights are in memory and mean something.
+    pub(super) has_weights: bool,
+    /// `/collective_rpc` is there.
+    pub(super) takes_calls: bool,
     /// `/sleep` answers 200 and does nothing.
     pub(super) lies: bool,
     /// `/wake_up` answers "sleeping" that many times, and does nothing.
@@ -52,6 +60,10 @@ impl Double {
             version: "0.32.0",
             is_asleep: false,
             is_paused_asleep: true,
+            level: 1,
+            level_shown: 0,
+            has_weights: true,
+            takes_calls: true,
             lies: false,
             half_wakes: 0,
             fails: None,
@@ -86,6 +98,7 @@ impl Double {
 async fn answer(State(script): State<Arc<Mutex<Script>>>, request: Request) -> Response {
     let target = request.uri().to_string();
     let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let is_post = request.method() == "POST";
     let body = axum::body::to_bytes(request.into_body(), 1 << 20)
         .await
@@ -119,7 +132,13 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, request: Request) -> R
             false => Body::from_stream(first).into_response(),
         };
     }
-    match reply(&mut script, &path) {
+    if path == "/collective_rpc" && script.takes_calls && !is_post {
+        return StatusCode::METHOD_NOT_ALLOWED.into_response();
+    }
+    if path == "/metrics" {
+        return metrics(&script).into_response();
+    }
+    match reply(&mut script, &path, &query) {
         Some(body) => body.to_string().into_response(),
         None => (
             StatusCode::NOT_FOUND,
@@ -129,7 +148,7 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, request: Request) -> R
     }
 }
 
-fn reply(script: &mut Script, path: &str) -> Option<Value> {
+fn reply(script: &mut Script, path: &str, query: &str) -> Option<Value> {
     Some(match path {
         "/health" => json!(""),
         "/version" => json!({"version": script.version}),
@@ -142,17 +161,45 @@ fn reply(script: &mut Script, path: &str) -> Option<Value> {
         "/openapi.json" => json!({"paths": {"/v1/completions": {}}}),
         "/v1/completions" => json!({"choices": [{"text": "a", "finish_reason": "length"}]}),
         "/sleep" => {
-            script.is_asleep |= !script.lies;
-            json!({"status": "sleeping", "level": 1})
+            let level = if query.contains("level=2") { 2 } else { 1 };
+            script.level_shown = level;
+            if !script.is_asleep && !script.lies {
+                script.is_asleep = true;
+                script.level = level;
+                script.has_weights &= level == 1;
+            }
+            json!({"status": "sleeping", "level": level})
+        }
+        "/collective_rpc" if script.takes_calls => {
+            script.has_weights = true;
+            json!({"results": [null]})
         }
         "/wake_up" if script.half_wakes > 0 => {
             script.half_wakes -= 1;
             json!({"status": "sleeping", "tags": null})
         }
+        "/wake_up" if query == "tags=weights" && script.is_asleep => {
+            json!({"status": "sleeping", "tags": ["weights"]})
+        }
         "/wake_up" => {
             script.is_asleep = false;
+            script.level_shown = 0;
             json!({"status": "awake", "tags": null})
         }
         _ => return None,
     })
+}
+
+fn metrics(script: &Script) -> String {
+    let sample = |(level, state): (u64, &str)| {
+        let value = if script.level_shown == level {
+            "1.0"
+        } else {
+            "0.0"
+        };
+        format!("vllm:engine_sleep_state{{engine=\"0\",sleep_state=\"{state}\"}} {value}\n")
+    };
+    [(0, "awake"), (1, "weights_offloaded"), (2, "discard_all")]
+        .map(sample)
+        .concat()
 }

@@ -11,53 +11,18 @@ use greenthread_core::{
     event::{EngineState, Event, Outcome},
     ids::{Attempt, Bytes},
     model::SleepMode,
+    phase::Tier,
 };
 
 use super::{Bench, id, model};
 use crate::engine::{Action, end_all, proc, registry::Registry};
 
 /// A vLLM as small as it gets, with a worker process in its group and its memory on the simulated GPU.
-const ENGINE: &str = r#"
-import http.server, json, os, subprocess, sys, threading, time
-port, gpu = int(sys.argv[1]), sys.argv[2]
-worker = subprocess.Popen(["sleep", "1000"])
-asleep = False
-def hold(size):
-    start = int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19])
-    os.makedirs(gpu, exist_ok=True)
-    with open(f"{gpu}/{os.getpid()}.json.new", "w") as f:
-        json.dump({"pid": os.getpid(), "start": start, "gpu": 0, "bytes": size}, f)
-    os.rename(f"{gpu}/{os.getpid()}.json.new", f"{gpu}/{os.getpid()}.json")
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.0" if os.environ.get("DEAF") else "HTTP/1.1"
-    def log_message(self, *a): pass
-    def reply(self, body):
-        body = json.dumps(body).encode()
-        self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers(); self.wfile.write(body)
-    def do_GET(self):
-        self.reply({"/version": {"version": "0.33.0"}, "/is_sleeping": {"is_sleeping": asleep}, "/is_paused": {"is_paused": asleep},
-            "/load": {"server_load": 0}, "/v1/models": {"data": [{"id": "tiny", "created": 1}]}}.get(self.path, {}))
-    def do_POST(self):
-        global asleep
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        if os.environ.get("DEAF") and self.path.startswith("/sleep"):
-            threading.Thread(target=lambda: (server.shutdown(), server.server_close())).start(); time.sleep(1); os.close(self.connection.detach())
-        elif self.path.startswith("/sleep"): asleep = True; hold((16 if leak else 1) << 30); self.reply({"status": "sleeping"})
-        elif self.path == "/wake_up": asleep = False; hold((8 if thin else 16) << 30); self.reply({"status": "awake"})
-        else: self.reply({"choices": [{"text": "a", "finish_reason": "length"}]})
-leak, thin = os.environ.get("LEAK"), os.environ.get("THIN")
-hold(16 << 30)
-print("serving", flush=True)
-server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
-server.daemon_threads = True
-server.block_on_close = False
-server.serve_forever()
-time.sleep(1000)
-"#;
+const ENGINE: &str = include_str!("engine.py");
 
 const ATTEMPT: Attempt = Attempt(3);
 
-fn free_port() -> SocketAddr {
+pub(super) fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .expect("a port")
         .local_addr()
@@ -68,7 +33,7 @@ fn words(command: &[&str]) -> Option<Vec<String>> {
     Some(command.iter().map(|word| (*word).to_owned()).collect())
 }
 
-fn engine(state: &Path, address: SocketAddr) -> crate::config::Model {
+pub(super) fn engine(state: &Path, address: SocketAddr) -> crate::config::Model {
     let gpu = state.join("gpu").display().to_string();
     let flag = "--enable-server-load-tracking";
     model(
@@ -84,12 +49,12 @@ fn engine(state: &Path, address: SocketAddr) -> crate::config::Model {
     )
 }
 
-async fn start(bench: &mut Bench) -> Outcome {
+pub(super) async fn start(bench: &mut Bench) -> Outcome {
     bench.engines.run(&id(), Action::Start(ATTEMPT));
     bench.outcome().await
 }
 
-async fn gone(bench: &mut Bench) -> String {
+pub(super) async fn gone(bench: &mut Bench) -> String {
     bench
         .next(|event| {
             if let Event::EngineGone { cause, .. } = event {
@@ -102,7 +67,7 @@ async fn gone(bench: &mut Bench) -> String {
 }
 
 /// The one recorded process.
-fn pid(bench: &Bench) -> u32 {
+pub(super) fn pid(bench: &Bench) -> u32 {
     Registry::load(&bench.state)
         .get(&id().0)
         .expect("the engine is recorded")
@@ -140,9 +105,9 @@ async fn starts_sleeps_wakes_and_ends_an_engine() {
     assert_eq!(memory(start(&mut bench).await), Some(Bytes::gib(16)));
     bench
         .engines
-        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep));
+        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep, Tier::Ram));
     assert_eq!(memory(bench.outcome().await), Some(Bytes::gib(1)));
-    bench.engines.run(&id(), Action::Wake(ATTEMPT));
+    bench.engines.run(&id(), Action::Wake(ATTEMPT, Tier::Ram));
     assert_eq!(memory(bench.outcome().await), Some(Bytes::gib(16)));
     bench.engines.save_footprint(&id()).expect("write");
 
@@ -166,12 +131,12 @@ async fn memory_has_the_last_word() {
     let complaints = [
         (
             "LEAK",
-            Action::Sleep(ATTEMPT, SleepMode::Keep),
+            Action::Sleep(ATTEMPT, SleepMode::Keep, Tier::Ram),
             "keeps its memory: 16.0 GiB",
         ),
         (
             "THIN",
-            Action::Wake(ATTEMPT),
+            Action::Wake(ATTEMPT, Tier::Ram),
             "memory did not come back: 8.0 GiB",
         ),
     ];
@@ -201,7 +166,7 @@ async fn a_process_with_a_closed_port_still_holds_its_memory() {
     start(&mut bench).await;
     bench
         .engines
-        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep));
+        .run(&id(), Action::Sleep(ATTEMPT, SleepMode::Keep, Tier::Ram));
     let outcome = bench.outcome().await;
     assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
     bench.engines.run(&id(), Action::Observe(ATTEMPT));

@@ -4,6 +4,7 @@ use greenthread_core::{
     event::{EngineState, Event, Memory, Observation, Outcome},
     ids::Attempt,
     model::SleepMode,
+    phase::Tier,
 };
 
 use super::{Bench, double::Double, id, model};
@@ -41,7 +42,7 @@ async fn observe(bench: &mut Bench) -> Observation {
 }
 
 fn sleep() -> Action {
-    Action::Sleep(ATTEMPT, SleepMode::Keep)
+    Action::Sleep(ATTEMPT, SleepMode::Keep, Tier::Ram)
 }
 
 #[tokio::test]
@@ -49,9 +50,10 @@ async fn sleeps_with_keep() {
     let (mut bench, double) = (Bench::new("keep"), Double::start().await);
     assert_eq!(perform(&mut bench, &double, sleep()).await.0, Ok(()));
     assert_eq!(double.posts(), [SLEEP]);
-    bench
-        .engines
-        .run(&id(), Action::Sleep(Attempt(8), SleepMode::Abort));
+    bench.engines.run(
+        &id(),
+        Action::Sleep(Attempt(8), SleepMode::Abort, Tier::Ram),
+    );
     let attempt = bench
         .next(|event| {
             if let Event::Slept { attempt, .. } = event {
@@ -135,7 +137,7 @@ async fn a_half_wake_is_repeated_once() {
     double.script().is_asleep = true;
     double.script().half_wakes = 1;
     assert_eq!(
-        perform(&mut bench, &double, Action::Wake(ATTEMPT)).await,
+        perform(&mut bench, &double, Action::Wake(ATTEMPT, Tier::Ram)).await,
         (Ok(()), String::new())
     );
     assert_eq!(double.posts()[..3], [WAKE, WAKE, CANARY]);
@@ -146,7 +148,7 @@ async fn an_engine_that_does_not_wake_is_laid_back() {
     let (mut bench, double) = (Bench::new("half-for-ever"), Double::start().await);
     double.script().is_asleep = true;
     double.script().half_wakes = usize::MAX;
-    let (end, cause) = perform(&mut bench, &double, Action::Wake(ATTEMPT)).await;
+    let (end, cause) = perform(&mut bench, &double, Action::Wake(ATTEMPT, Tier::Ram)).await;
     assert_eq!(end, Err(Some(EngineState::Asleep)), "{cause}");
     assert_eq!(double.posts(), [WAKE, WAKE, SLEEP]);
 }
@@ -157,7 +159,7 @@ async fn an_engine_without_a_token_is_laid_back() {
         let (mut bench, double) = (Bench::new(name), Double::start().await);
         double.script().is_asleep = true;
         double.script().fails = Some(fails);
-        let (end, cause) = perform(&mut bench, &double, Action::Wake(ATTEMPT)).await;
+        let (end, cause) = perform(&mut bench, &double, Action::Wake(ATTEMPT, Tier::Ram)).await;
         assert_eq!(end, Err(Some(EngineState::Asleep)), "{name}: {cause}");
         assert!(cause.contains("told to fail"), "{name}: {cause}");
         assert_eq!(
@@ -173,7 +175,7 @@ async fn an_old_engine_is_not_woken() {
     let (mut bench, double) = (Bench::new("old"), Double::start().await);
     double.script().is_asleep = true;
     double.script().version = "0.31.2";
-    let (end, cause) = perform(&mut bench, &double, Action::Wake(ATTEMPT)).await;
+    let (end, cause) = perform(&mut bench, &double, Action::Wake(ATTEMPT, Tier::Ram)).await;
     assert_eq!(end, Err(Some(EngineState::Asleep)));
     assert!(cause.contains("older than 0.32"), "{cause}");
     assert!(double.posts().is_empty());
@@ -197,7 +199,9 @@ async fn an_observation_does_not_wait_behind_a_wake() {
     double.script().is_asleep = true;
     double.script().hangs = Some(WAKE);
     bench.engines.set(model(double.address, None)).await;
-    bench.engines.run(&id(), Action::Wake(Attempt(1)));
+    bench
+        .engines
+        .run(&id(), Action::Wake(Attempt(1), Tier::Ram));
     bench.engines.run(&id(), sleep());
     bench.engines.run(&id(), Action::Observe(Attempt(3)));
     let mut seen = Vec::new();

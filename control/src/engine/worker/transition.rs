@@ -3,19 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use greenthread_core::{
-    event::{ActionError, EngineState, Event, Memory, Outcome},
+    event::{ActionError, EngineState, Event, Outcome},
     ids::{Attempt, Bytes, ModelId},
     model::{ModelSpec, SleepMode},
+    phase::Tier,
 };
 use tokio::{
     net::TcpStream,
+    task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
 
 use super::{Worker, launch};
 use crate::engine::{
+    footprint,
     process::{self, Running},
-    vllm::{Trouble, named, sentence},
+    vllm::{Depth, Trouble, named, sentence},
 };
 
 /// How long memory may take to come or go after the engine says that it did.
@@ -25,7 +28,7 @@ const MEMORY_SETTLES: Duration = Duration::from_secs(2);
 const MEMORY_POLL: Duration = Duration::from_millis(10);
 
 /// What an engine may hold above its figure: allocators round.
-const TOLERANCE: u64 = 64 << 20;
+pub(super) const TOLERANCE: u64 = 64 << 20;
 
 /// Between two looks at an engine that starts.
 const START_POLL: Duration = Duration::from_millis(100);
@@ -34,7 +37,7 @@ const START_POLL: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How long a process may take to end after its port is closed; vLLM's server outlives its engine by 4 s.
-const ENDING: Duration = Duration::from_secs(6);
+pub(super) const ENDING: Duration = Duration::from_secs(6);
 
 /// How often a start is reported.
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -44,10 +47,10 @@ const PROGRESS: Duration = Duration::from_secs(10);
 pub(in crate::engine) enum Transition {
     /// From nothing to serving.
     Start,
-    /// From asleep to serving.
-    Wake,
-    /// From serving to asleep.
-    Sleep(SleepMode),
+    /// From asleep to serving, from this tier as far as the core knows.
+    Wake(Tier),
+    /// From serving to asleep, into this tier.
+    Sleep(SleepMode, Tier),
 }
 
 /// A queued transition, its number, and when it was asked for.
@@ -82,12 +85,12 @@ impl Job {
                 attempt,
                 outcome,
             },
-            Transition::Wake => Event::Woke {
+            Transition::Wake(_) => Event::Woke {
                 model,
                 attempt,
                 outcome,
             },
-            Transition::Sleep(_) => Event::Slept {
+            Transition::Sleep(..) => Event::Slept {
                 model,
                 attempt,
                 outcome,
@@ -104,13 +107,29 @@ impl Worker {
         let outcome = if job.asked.elapsed() > self.settings.command {
             unsent("the action before it took too long")
         } else {
-            match job.action {
-                Transition::Start => self.start(began).await,
-                Transition::Wake => self.wake(began).await,
-                Transition::Sleep(mode) => self.sleep(began, mode).await,
-            }
+            self.lock().is_acting = true;
+            let outcome = self.watched(job.action, self.act(job.action, began)).await;
+            self.lock().is_acting = false;
+            outcome
         };
         self.send(job.ended(self.id.clone(), outcome)).await;
+    }
+
+    async fn act(self: &Arc<Self>, action: Transition, began: Instant) -> Outcome {
+        match action {
+            Transition::Start => self.start(began).await,
+            Transition::Wake(Tier::Stopped) if !self.is_there() => self.start(began).await,
+            Transition::Wake(Tier::Ram | Tier::Disk | Tier::Stopped) => self.wake(began).await,
+            Transition::Sleep(mode, Tier::Ram) => self.sleep(began, mode, Depth::Ram).await,
+            Transition::Sleep(mode, Tier::Disk) => self.sleep(began, mode, Depth::Disk).await,
+            Transition::Sleep(mode, Tier::Stopped) => self.stop(began, mode).await,
+        }
+    }
+
+    /// Whether there may be an engine to wake: one that runs, or one that somebody else runs.
+    fn is_there(&self) -> bool {
+        let known = self.lock();
+        known.running.is_some() || known.model.engine.command.is_none()
     }
 
     async fn start(self: &Arc<Self>, began: Instant) -> Outcome {
@@ -138,7 +157,7 @@ impl Worker {
         };
         // A call that breaks is the first sign of a process that ends by itself; its own end says more.
         if let Ok(end) = timeout(LAST_WORDS, running.ended()).await {
-            self.lock().told = Some(running.pid);
+            self.lock().told_of = Some(running.pid);
             return if cause == end {
                 end
             } else {
@@ -148,7 +167,7 @@ impl Worker {
         let cause = self.with_log(cause);
         process::end(self.registry.groups(&self.id.0)).await;
         running.ended().await;
-        self.lock().told = Some(running.pid);
+        self.lock().told_of = Some(running.pid);
         cause
     }
 
@@ -177,10 +196,12 @@ impl Worker {
         let left = || end.saturating_duration_since(Instant::now());
         let look = self.driver().observe(self.settings.observe).await;
         if look.state == EngineState::Asleep {
-            self.driver()
-                .wake(left())
-                .await
-                .map_err(|trouble| trouble.to_string())?;
+            let depth = self.wakes_from().await;
+            let woken = self.driver().wake(depth, left()).await;
+            if let Err(trouble @ Trouble::NoReload(_)) = &woken {
+                self.cannot_reload(trouble).await;
+            }
+            woken.map_err(|trouble| trouble.to_string())?;
         }
         self.driver()
             .canary(self.canary(), None, left())
@@ -245,16 +266,7 @@ impl Worker {
     }
 
     async fn wake(self: &Arc<Self>, began: Instant) -> Outcome {
-        let outcome = match self.wake_verified(began + self.settings.wake).await {
-            Ok(()) => {
-                let took = elapsed(began);
-                self.lock().footprint.wake_ms = Some(took);
-                return self.awake(took);
-            }
-            Err(trouble @ Trouble::NotSent(_)) => self.failed(trouble).await,
-            Err(trouble) => self.lay_back(trouble).await,
-        };
-        match outcome {
+        match self.woken(began).await {
             Outcome::Failed(ActionError { cause, engine }) => {
                 let cause = self.with_log(cause);
                 Outcome::Failed(ActionError { cause, engine })
@@ -266,13 +278,38 @@ impl Worker {
         }
     }
 
-    async fn wake_verified(self: &Arc<Self>, end: Instant) -> Result<(), Trouble> {
-        if self.lock().canary.is_none() {
-            self.contact().await.map_err(Trouble::NotSent)?;
+    async fn woken(self: &Arc<Self>, began: Instant) -> Outcome {
+        if let Err(trouble) = self.meet().await {
+            return self.failed(trouble).await;
         }
-        let tokens = self.driver().generated_tokens().await;
+        let driver = self.driver();
+        let (depth, tokens) = tokio::join!(self.wakes_from(), driver.generated_tokens());
+        let end = began + self.settings.wake;
+        match self.wake_verified(depth, tokens, end).await {
+            Ok(()) => {
+                let took = elapsed(began);
+                self.lock().keep_wake(depth, took);
+                self.awake(took)
+            }
+            Err(trouble @ Trouble::NoReload(_)) => {
+                self.cannot_reload(&trouble).await;
+                self.failed(trouble).await
+            }
+            Err(trouble @ (Trouble::NotSent(_) | Trouble::Lost(_))) => self.failed(trouble).await,
+            Err(trouble @ (Trouble::Definite(_) | Trouble::Unknown(_))) => {
+                self.lay_back(trouble, depth).await
+            }
+        }
+    }
+
+    async fn wake_verified(
+        &self,
+        depth: Depth,
+        tokens: Option<u64>,
+        end: Instant,
+    ) -> Result<(), Trouble> {
         let left = || end.saturating_duration_since(Instant::now());
-        self.driver().wake(left()).await?;
+        self.driver().wake(depth, left()).await?;
         let floor = self.awake_floor();
         self.memory_settles("its memory did not come back", |bytes| bytes >= floor)
             .await?;
@@ -280,57 +317,52 @@ impl Worker {
     }
 
     /// A wake failed half-way: asleep again, its memory is known, unless the engine is past that.
-    async fn lay_back(&self, trouble: Trouble) -> Outcome {
+    async fn lay_back(&self, trouble: Trouble, depth: Depth) -> Outcome {
         let state = self.state_now().await;
         let result = match state {
             // Who does not even answer will not sleep either, and whoever waits for it should know soon.
             EngineState::Gone | EngineState::Broken | EngineState::Silent => Err(trouble.clone()),
-            EngineState::Awake | EngineState::Asleep => self.driver().sleep(SleepMode::Keep).await,
+            EngineState::Awake | EngineState::Asleep => {
+                self.tells(depth);
+                self.driver().sleep(SleepMode::Keep, depth).await
+            }
         };
+        if result.is_ok() {
+            self.lock().is_asleep();
+        }
         match result {
             Ok(()) => self.failed(Trouble::Definite(trouble.to_string())).await,
             Err(_) => self.failed(Trouble::Unknown(trouble.to_string())).await,
         }
     }
 
-    async fn sleep(&self, began: Instant, mode: SleepMode) -> Outcome {
-        match self.sleep_verified(mode).await {
-            Ok(()) => {
-                let took = elapsed(began);
-                let mut known = self.lock();
-                let memory = self.memory(&known);
-                known.footprint.sleep_ms = Some(took);
-                known.footprint.asleep = memory.map(|bytes| bytes.0).or(known.footprint.asleep);
-                Outcome::Done {
-                    took,
-                    memory: Memory {
-                        gpu: memory,
-                        ..Memory::default()
-                    },
-                }
-            }
-            Err(trouble) => self.failed(trouble).await,
+    /// It never sleeps so deep again: not with this version of its engine.
+    async fn cannot_reload(&self, trouble: &Trouble) {
+        tracing::warn!(model = %self.id, cause = %trouble, "sleeps in RAM only from now on");
+        {
+            let mut known = self.lock();
+            known.footprint.no_reload = Some(known.version.clone());
         }
+        let (state, id, footprint) = (
+            self.settings.state.clone(),
+            self.id.0.clone(),
+            self.footprint(),
+        );
+        let saved = spawn_blocking(move || footprint::save(&state, &id, footprint));
+        if let Ok(Err(error)) = saved.await {
+            tracing::error!(%error, "cannot write footprints.json: it is tried again in the next life of control");
+        }
+        self.send(Event::ModelSet(Box::new(self.spec()))).await;
     }
 
-    async fn sleep_verified(&self, mode: SleepMode) -> Result<(), Trouble> {
-        self.driver().sleep(mode).await?;
-        let spec = self.spec();
-        let ceiling = Bytes(total(spec.asleep, &spec).0 + TOLERANCE);
-        self.memory_settles("it says that it sleeps and keeps its memory", |bytes| {
-            bytes <= ceiling
-        })
-        .await
-    }
-
-    async fn memory_settles(
+    pub(super) async fn memory_settles(
         &self,
         complaint: &str,
         is_good: impl Fn(Bytes) -> bool,
     ) -> Result<(), Trouble> {
         let end = Instant::now() + MEMORY_SETTLES;
         loop {
-            let memory = self.memory(&self.lock());
+            let memory = self.held(&self.lock());
             match memory {
                 Some(bytes) if !is_good(bytes) => {
                     if Instant::now() >= end {
@@ -356,7 +388,7 @@ impl Worker {
     }
 
     /// The outcome of a failure, with the engine's state looked at now.
-    async fn failed(&self, trouble: Trouble) -> Outcome {
+    pub(super) async fn failed(&self, trouble: Trouble) -> Outcome {
         let engine = self.state_now().await;
         let cause = format!("{trouble}; the engine is {}", named(&engine));
         match (trouble, &engine) {
@@ -364,6 +396,11 @@ impl Worker {
             (_, EngineState::Gone | EngineState::Broken) => {
                 Outcome::Failed(ActionError { cause, engine })
             }
+            // It answers, and must not be used: that ends only with its process.
+            (Trouble::Lost(_) | Trouble::NoReload(_), _) => Outcome::Failed(ActionError {
+                cause,
+                engine: EngineState::Broken,
+            }),
             (Trouble::Unknown(_), _) | (_, EngineState::Silent) => Outcome::Unknown { cause },
             (
                 Trouble::NotSent(_) | Trouble::Definite(_),
@@ -388,18 +425,13 @@ impl Worker {
     fn awake(self: &Arc<Self>, took: u64) -> Outcome {
         let memory = {
             let mut known = self.lock();
+            known.is_awake();
             let memory = self.memory(&known);
-            known.footprint.awake = memory.map(|bytes| bytes.0).or(known.footprint.awake);
+            known.footprint.awake = memory.gpu.map(|bytes| bytes.0).or(known.footprint.awake);
             memory
         };
         self.get_to_know(&EngineState::Awake);
-        Outcome::Done {
-            took,
-            memory: Memory {
-                gpu: memory,
-                ..Memory::default()
-            },
-        }
+        Outcome::Done { took, memory }
     }
 }
 
@@ -409,10 +441,10 @@ fn unsent(why: &str) -> Outcome {
     }
 }
 
-fn total(per_gpu: Bytes, spec: &ModelSpec) -> Bytes {
+pub(super) fn total(per_gpu: Bytes, spec: &ModelSpec) -> Bytes {
     spec.gpus.iter().map(|_| per_gpu).sum()
 }
 
-fn elapsed(began: Instant) -> u64 {
+pub(super) fn elapsed(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,207 @@
+//! Memory as text: what each GPU holds and why nothing moves on it, host RAM, and what a model takes by whose word.
+
+use greenthread_core::ids::Bytes;
+
+use crate::overview::{Gpu, Host, Model, Overview, Size, Sizes};
+
+/// One GPU: what models have, what is seen, and, where nothing moves, why; the core's words say what to do as well.
+pub fn gpu(gpu: &Gpu) -> String {
+    let Gpu {
+        gpu: number,
+        reserved_bytes,
+        capacity_bytes,
+        used_bytes,
+        foreign_bytes,
+        stopped,
+        source,
+    } = gpu;
+    let (reserved, capacity) = (Bytes(*reserved_bytes), Bytes(*capacity_bytes));
+    let mut text = format!("GPU {number}: {reserved} of {capacity} reserved");
+    // What is declared must not look like what was measured.
+    match used_bytes {
+        Some(used) => text.push_str(&format!(", {} in use ({source})", Bytes(*used))),
+        None if source == "declared" => text.push_str(", as declared: nobody measures"),
+        None => {}
+    }
+    if *foreign_bytes > 0 {
+        text.push_str(&format!(", {} somebody else's", Bytes(*foreign_bytes)));
+    }
+    text.push('\n');
+    if let Some(reason) = stopped {
+        text.push_str(&format!("  STOPPED: {}.\n", reason.trim_end_matches('.')));
+    }
+    text
+}
+
+/// Host RAM that sleeping copies take; nothing where none sleeps there.
+pub(super) fn hosts(overview: &Overview) -> String {
+    if overview.hosts.is_empty() {
+        let taken: u64 = overview.models.iter().map(Model::host_bytes).sum();
+        return match taken {
+            0 => String::new(),
+            taken => format!(
+                "host RAM: {} taken by sleeping copies, no limit is set\n",
+                Bytes(taken)
+            ),
+        };
+    }
+    let one = overview.hosts.len() == 1;
+    let line = |host: &Host| {
+        let node = if one {
+            String::new()
+        } else {
+            format!(" of node {}", host.node)
+        };
+        let (reserved, capacity) = (Bytes(host.reserved_bytes), Bytes(host.capacity_bytes));
+        format!("host RAM{node}: {reserved} of {capacity} taken by sleeping copies\n")
+    };
+    overview.hosts.iter().map(line).collect()
+}
+
+/// What a model takes and who says so: "17.0 GiB awake (measured), 1.0 GiB asleep (declared)".
+pub(super) fn sizes(sizes: &Sizes) -> String {
+    let Sizes {
+        awake,
+        asleep,
+        waking,
+        sleeping,
+        host,
+        disk,
+    } = sizes;
+    let said = |size: &Size, what: &str| format!("{} {what} ({})", Bytes(size.bytes), size.source);
+    let mut parts = vec![said(awake, "awake"), said(asleep, "asleep")];
+    let more = [
+        (waking, "more while it wakes"),
+        (sleeping, "more while it goes to sleep"),
+        (host, "of host RAM for its copy"),
+        (disk, "on disk"),
+    ];
+    let known = more.iter().filter(|(size, _)| size.bytes > 0);
+    parts.extend(known.map(|(size, what)| said(size, what)));
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    const GIB: u64 = 1 << 30;
+
+    fn zero() -> Gpu {
+        Gpu {
+            reserved_bytes: 17 * GIB,
+            capacity_bytes: 40 * GIB,
+            source: "simulated".into(),
+            ..Gpu::default()
+        }
+    }
+
+    #[test]
+    fn a_gpu_shows_what_is_reserved_seen_and_somebody_elses() {
+        let declared = Gpu {
+            source: "declared".into(),
+            ..zero()
+        };
+        assert_eq!(
+            gpu(&declared),
+            "GPU 0: 17.0 GiB of 40.0 GiB reserved, as declared: nobody measures\n"
+        );
+        assert_eq!(gpu(&zero()), "GPU 0: 17.0 GiB of 40.0 GiB reserved\n");
+        let shared = Gpu {
+            gpu: 3,
+            used_bytes: Some(20 * GIB),
+            foreign_bytes: 3 * GIB,
+            ..zero()
+        };
+        assert_eq!(
+            gpu(&shared),
+            "GPU 3: 17.0 GiB of 40.0 GiB reserved, 20.0 GiB in use (simulated), 3.0 GiB somebody else's\n"
+        );
+    }
+
+    #[test]
+    fn a_stopped_gpu_says_why() {
+        let stopped = Gpu {
+            gpu: 1,
+            used_bytes: Some(30 * GIB),
+            stopped: Some(
+                "30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1)"
+                    .into(),
+            ),
+            ..zero()
+        };
+        let text = gpu(&stopped);
+        let expected = "  STOPPED: 30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1).\n";
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn host_ram_is_by_node_and_without_a_limit_a_sum() {
+        let asleep = |name| Model {
+            state: "sleeping".into(),
+            gpus: vec![0, 1],
+            sizes: Sizes {
+                host: Size {
+                    bytes: 8 * GIB,
+                    source: "measured".into(),
+                },
+                ..Sizes::default()
+            },
+            ..testing::model_overview(name)
+        };
+        let on_disk = Model {
+            tier: "disk".into(),
+            ..asleep("c")
+        };
+        let mut overview = Overview {
+            models: vec![
+                asleep("a"),
+                asleep("b"),
+                on_disk,
+                testing::model_overview("d"),
+            ],
+            ..Overview::default()
+        };
+        assert_eq!(
+            hosts(&overview),
+            "host RAM: 32.0 GiB taken by sleeping copies, no limit is set\n"
+        );
+        let host = |node| Host {
+            node,
+            reserved_bytes: 16 * GIB,
+            capacity_bytes: 64 * GIB,
+        };
+        overview.hosts = vec![host(0)];
+        assert_eq!(
+            hosts(&overview),
+            "host RAM: 16.0 GiB of 64.0 GiB taken by sleeping copies\n"
+        );
+        overview.hosts.push(host(1));
+        assert!(
+            hosts(&overview)
+                .ends_with("\nhost RAM of node 1: 16.0 GiB of 64.0 GiB taken by sleeping copies\n")
+        );
+        assert_eq!(hosts(&Overview::default()), "");
+    }
+
+    #[test]
+    fn sizes_say_who_said_so_and_leave_out_what_is_not_known() {
+        let size = |gib: u64, source: &str| Size {
+            bytes: gib * GIB,
+            source: source.into(),
+        };
+        let all = Sizes {
+            awake: size(17, "measured"),
+            asleep: size(1, "declared"),
+            waking: size(2, "measured"),
+            host: size(16, "default"),
+            ..Sizes::default()
+        };
+        assert_eq!(
+            sizes(&all),
+            "17.0 GiB awake (measured), 1.0 GiB asleep (declared), 2.0 GiB more while it wakes (measured), \
+             16.0 GiB of host RAM for its copy (default)"
+        );
+    }
+}
