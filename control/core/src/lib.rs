@@ -65,7 +65,7 @@ const REFUSED_IS_DEMAND: Millis = Millis(60_000);
 const REMOVED_FOR: Millis = Millis(600_000);
 
 /// All decisions about one fleet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Core {
     fleet: FleetSpec,
     leader_since: Millis,

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// One GPU.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     /// Every model that is placed on it, by id.
     pub(crate) models: BTreeMap<ModelId, Slot>,
@@ -89,7 +89,7 @@ impl Step {
 }
 
 /// The index over all models.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
     gpus: Vec<Place>,
     hosts: Vec<Bytes>,
