@@ -4,6 +4,7 @@ pub mod arguments;
 mod bound;
 mod dice;
 mod engine;
+mod enough;
 mod gate;
 mod meter;
 mod plot;
@@ -15,21 +16,22 @@ mod runs;
 mod setting;
 mod slots;
 mod slots_report;
+mod strict;
 mod table;
 mod trace;
 mod waits;
+mod world;
 
 use std::{
     io::{self, Write},
     path::PathBuf,
 };
 
-use arguments::Arguments;
-use policies::{LRU, OPT, Policy, UnknownPolicy};
+use arguments::{Arguments, Output};
+use policies::UnknownPolicy;
 use progress::Progress;
 use setting::UnknownModel;
-use slots_report::Row;
-use trace::{Trace, TraceError};
+use trace::TraceError;
 
 use crate::config::ConfigError;
 
@@ -87,52 +89,36 @@ pub fn simulate(arguments: &Arguments) -> Result<(), SimulateError> {
     let policies = policies::named(&arguments.policies)?;
     let mut progress = Progress::to_stderr();
     let trace = trace::read(&arguments.trace, &mut progress)?;
-    progress.clear();
-    let report = if arguments.slots.is_empty() {
-        let done = runs::run(arguments, &trace, &policies, &mut progress)?;
-        replay_report::report(&done.runs, &done.notes, &done.answers, arguments.output)
-    } else {
-        slots_report::report(&rows(&trace, &arguments.slots, &policies), arguments.output)
-    };
-    progress.clear();
+    let mut notes = Vec::new();
     if trace.out_of_order > 0 {
-        eprintln!(
-            "note: {} of {} requests stood behind a later one; they were put in order",
+        notes.push(format!(
+            "{} of {} requests stood behind a later one; they were put in order",
             trace.out_of_order,
             trace.requests.len()
-        );
+        ));
+    }
+    let report = if arguments.slots.is_empty() {
+        let done = runs::run(arguments, &trace, &policies, &mut progress)?;
+        notes.extend(done.notes);
+        let wanted = format!("at most {}", setting::millis(arguments.target_p99));
+        let tried = replay_report::tried(&done.runs);
+        let answers = arguments.sweep_gpus.as_ref();
+        let answers = answers.map_or_else(Vec::new, |_| enough::answers(&tried, &wanted));
+        replay_report::report(&done.runs, &notes, &answers, arguments.output)
+    } else {
+        let rows = strict::rows(arguments, &trace, &policies);
+        let wanted = format!("at most {} %", arguments.target_misses * 100.0);
+        let answers = enough::answers(&slots_report::tried(&rows), &wanted);
+        slots_report::report(&rows, &answers, arguments.output)
+    };
+    progress.clear();
+    // What programs read has no place for it; strict caching has nothing else to say.
+    if arguments.output != Output::Text || !arguments.slots.is_empty() {
+        notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
     match io::stdout().write_all(report.as_bytes()) {
         // Who reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(SimulateError::Write),
     }
-}
-
-/// One row per number of places and policy. The ends of the gap are replayed whether they are asked for or not.
-fn rows(trace: &Trace, slots: &[usize], policies: &[Policy]) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for places in slots {
-        let run = |policy: &Policy| slots::replay(trace, *places, &mut *policy.eviction(trace));
-        let mut tallies: Vec<(Policy, slots::Tally)> = policies::all()
-            .into_iter()
-            .filter(|policy| {
-                let asked = policies.iter().any(|asked| asked.name() == policy.name());
-                asked || policy.name() == LRU || policy.name() == OPT
-            })
-            .map(|policy| (policy, run(&policy)))
-            .collect();
-        let misses = |name: &str| {
-            let of = tallies.iter().find(|(policy, _)| policy.name() == name);
-            of.map_or(0, |(_, tally)| tally.misses)
-        };
-        let gap = (misses(LRU), misses(OPT));
-        tallies.retain(|(policy, _)| policies.iter().any(|asked| asked.name() == policy.name()));
-        rows.extend(
-            tallies
-                .iter()
-                .map(|(policy, tally)| Row::of(*policy, *places, tally, gap)),
-        );
-    }
-    rows
 }

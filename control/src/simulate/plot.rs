@@ -58,15 +58,15 @@ const LOOKS: [Look; 5] = [
         doing: Doing::Waking,
         colour: "#f2a33a",
         word: "waking",
-        least: 0.6,
+        least: 0.4,
         height: 1.0,
     },
     Look {
         doing: Doing::Waiting,
         colour: "#d63b3b",
         word: "waiting for room",
-        least: 0.8,
-        height: 0.45,
+        least: 0.5,
+        height: 0.35,
     },
 ];
 
@@ -146,11 +146,18 @@ fn draw(title: &str, setting: &Setting, replayed: &Replayed) -> String {
     }
     scale.labels(&mut svg, HEAD - 12.0 + 4.0);
     scale.labels(&mut svg, y + 14.0);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#777\">what is shorter than a pixel is drawn wider, to be seen</text>",
+        left + WIDTH,
+        y + 30.0
+    );
     if quiet > 0 {
         let _ = writeln!(
             svg,
-            "<text x=\"{left:.1}\" y=\"{:.1}\" fill=\"#777\">{quiet} models were never asked for</text>",
-            y + 30.0
+            "<text x=\"{left:.1}\" y=\"{:.1}\" fill=\"#777\">{quiet} model{} never asked for</text>",
+            y + 30.0,
+            if quiet == 1 { " was" } else { "s were" }
         );
     }
     svg.push_str("</svg>\n");
@@ -374,3 +381,6 @@ fn escaped(text: &str) -> String {
         escaped
     })
 }
+
+#[cfg(test)]
+mod tests;

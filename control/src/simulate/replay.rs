@@ -159,6 +159,8 @@ impl<'a> Replay<'a> {
     fn new(trace: &'a Trace, setting: &'a Setting, habits: Habits) -> Self {
         let fleet = FleetSpec {
             gpus: setting.gpus.clone(),
+            hosts: setting.hosts.clone(),
+            host_of: setting.host_of.clone(),
             times: TIMES,
             term: 1,
             policy: habits.policy,

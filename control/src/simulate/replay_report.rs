@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::{
     arguments::Output,
     bound::StrictLoads,
+    enough::Tried,
     replay::Replayed,
     setting::Setting,
     slots_report::{csv, ratio},
-    table::Table,
+    table::{Table, gpus},
     waits::{self, ModelWaits},
 };
 
@@ -270,7 +271,26 @@ fn worst(models: &[ModelWaits], replayed: &Replayed, setting: &Setting) -> Vec<W
     worst
 }
 
-/// All runs in one form. `answer`: how many GPUs are enough, when that was asked.
+/// What the runs say about how many GPUs are enough.
+pub(super) fn tried(runs: &[Run]) -> Vec<Tried> {
+    let of = |row: &Row| {
+        Some(Tried {
+            policy: row.max_wait_s.map_or_else(
+                || row.policy.to_owned(),
+                |wait| format!("{} with maxWait {}", row.policy, time(Some(wait))),
+            ),
+            gpus: row.gpus,
+            enough: row.meets_target?,
+            result: match row.wait_p99_s {
+                Some(wait) => format!("99 of 100 requests wait at most {}", time(Some(wait))),
+                None => "more than one of 100 requests gives up".to_owned(),
+            },
+        })
+    };
+    runs.iter().filter_map(|run| of(&run.row)).collect()
+}
+
+/// All runs in one form. `notes` and `answers` are for people.
 pub(super) fn report(runs: &[Run], notes: &[String], answers: &[String], output: Output) -> String {
     match output {
         Output::Text => text(runs, notes, answers),
@@ -383,7 +403,7 @@ fn hours_table(runs: &[Run]) -> String {
 
 fn details(run: &Run) -> String {
     let Run { row, details } = run;
-    let mut text = format!("\n{} on {} GPUs", row.policy, row.gpus);
+    let mut text = format!("\n{} on {}", row.policy, gpus(row.gpus));
     if let Some(max_wait) = row.max_wait_s {
         text += &format!(", maxWait {}", time(Some(max_wait)));
     }

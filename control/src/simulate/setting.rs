@@ -30,6 +30,10 @@ pub(super) struct Actor {
 pub(super) struct Setting {
     /// Bytes of each GPU that models may use.
     pub(super) gpus: Vec<Bytes>,
+    /// Host RAM that sleeping copies may take, by NUMA node; empty where nothing limits it.
+    pub(super) hosts: Vec<Bytes>,
+    /// Node of each GPU.
+    pub(super) host_of: Vec<usize>,
     /// By the numbers of the trace.
     pub(super) models: Vec<Actor>,
     /// Of the gateway.
@@ -140,11 +144,7 @@ pub(super) fn of_fleet(fleet: &Fleet) -> Setting {
             some(&names)
         )
     };
-    let assumptions = unmeasured
-        .first()
-        .map(|first| sentence(first))
-        .into_iter()
-        .collect();
+    let assumptions = unmeasured.first().map(sentence).into_iter().collect();
     let models = known
         .iter()
         .map(|(model, spec, _)| Actor {
@@ -155,6 +155,8 @@ pub(super) fn of_fleet(fleet: &Fleet) -> Setting {
         .collect();
     Setting {
         gpus: fleet.gpus.iter().copied().map(Bytes).collect(),
+        hosts: fleet.hosts.iter().copied().map(Bytes).collect(),
+        host_of: fleet.host_of.clone(),
         models,
         hold: HoldLimits {
             budget: millis(fleet.hold.budget),
@@ -205,6 +207,8 @@ pub(super) fn assumed(trace: &Trace, gpus: usize, assumed: &Assumptions) -> Sett
     };
     let mut setting = Setting {
         gpus: vec![Bytes(place.0.saturating_mul(assumed.places as u64)); gpus],
+        hosts: Vec::new(),
+        host_of: Vec::new(),
         models: trace.models.iter().map(actor).collect(),
         hold: HoldLimits {
             budget: Millis::seconds(120),
@@ -235,7 +239,11 @@ impl Setting {
         for model in order {
             let spec = &mut self.models[model].spec;
             let mut by_load: Vec<usize> = (0..gpus).collect();
-            by_load.sort_by_key(|gpu| (load[*gpu], *gpu));
+            // Models that nobody asks for take no time, but each leaves something on its GPU while it sleeps.
+            by_load.sort_by_key(|gpu| match busy[model] {
+                0 => (load[*gpu].1, load[*gpu].0, *gpu),
+                _ => (load[*gpu].0, load[*gpu].1, *gpu),
+            });
             let mut chosen: Vec<usize> = by_load.into_iter().take(spec.gpus.len()).collect();
             chosen.sort_unstable();
             for gpu in &chosen {

@@ -2,14 +2,16 @@
 
 use serde::Serialize;
 
-use super::{arguments::Output, policies::Policy, slots::Tally, table::Table};
+use super::{arguments::Output, enough::Tried, policies::Policy, slots::Tally, table::Table};
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Row {
     /// Name of the policy.
     pub(super) policy: &'static str,
-    /// Places.
+    /// GPUs, where their number is swept.
+    pub(super) gpus: Option<usize>,
+    /// Places, over all GPUs.
     pub(super) slots: usize,
     /// Requests.
     pub(super) requests: u64,
@@ -23,15 +25,50 @@ pub(super) struct Row {
     pub(super) gap_closed: Option<f64>,
     /// It knows the future: a bound.
     pub(super) bound: bool,
+    /// At most the wanted share of the requests has to load; absent where nobody asked.
+    pub(super) meets_target: Option<bool>,
+}
+
+/// On what a run was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Places {
+    /// GPUs, where their number is swept.
+    pub(super) gpus: Option<usize>,
+    /// Places over all of them.
+    pub(super) slots: usize,
+}
+
+/// What the runs say about how many GPUs are enough: those of policies that need no future.
+pub(super) fn tried(rows: &[Row]) -> Vec<Tried> {
+    let of = |row: &Row| {
+        Some(Tried {
+            policy: format!(
+                "{} with {} places a GPU",
+                row.policy,
+                row.slots / row.gpus?.max(1)
+            ),
+            gpus: row.gpus?,
+            enough: row.meets_target?,
+            result: format!(
+                "{:.1} % of the requests have to load",
+                row.miss_ratio * 100.0
+            ),
+        })
+    };
+    rows.iter()
+        .filter(|row| !row.bound)
+        .filter_map(of)
+        .collect()
 }
 
 impl Row {
     /// The figures of a run. `gap`: misses of LRU and of OPT on the same places.
-    pub(super) fn of(policy: Policy, slots: usize, tally: &Tally, gap: (u64, u64)) -> Self {
+    pub(super) fn of(policy: Policy, places: Places, tally: &Tally, gap: (u64, u64)) -> Self {
         let (lru, opt) = gap;
         Self {
             policy: policy.name(),
-            slots,
+            gpus: places.gpus,
+            slots: places.slots,
             requests: tally.requests,
             misses: tally.misses,
             miss_ratio: ratio(tally.misses, tally.requests).unwrap_or(0.0),
@@ -41,6 +78,7 @@ impl Row {
                 (gap > 0.0).then(|| closed / gap)
             }),
             bound: policy.of_core().is_none(),
+            meets_target: None,
         }
     }
 }
@@ -51,15 +89,15 @@ pub(super) fn ratio(part: u64, whole: u64) -> Option<f64> {
 }
 
 /// All rows in one form.
-pub(super) fn report(rows: &[Row], output: Output) -> String {
+pub(super) fn report(rows: &[Row], answers: &[String], output: Output) -> String {
     match output {
-        Output::Text => text(rows),
+        Output::Text => text(rows, answers),
         Output::Json => json(rows),
         Output::Csv => csv(rows),
     }
 }
 
-fn text(rows: &[Row]) -> String {
+fn text(rows: &[Row], answers: &[String]) -> String {
     let mut table = Table::new([
         "POLICY",
         "PLACES",
@@ -81,7 +119,11 @@ fn text(rows: &[Row]) -> String {
                 .map_or("-".to_owned(), |closed| format!("{:.1} %", closed * 100.0)),
         ]);
     }
-    table.text()
+    let mut text = table.text();
+    if !answers.is_empty() {
+        text += &format!("\n{}\n", answers.join("\n"));
+    }
+    text
 }
 
 /// A list, one object a line.

@@ -44,6 +44,11 @@ impl Table {
     }
 }
 
+/// "1 GPU", "2 GPUs".
+pub(super) fn gpus(number: usize) -> String {
+    format!("{number} GPU{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

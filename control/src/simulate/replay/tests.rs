@@ -153,7 +153,11 @@ fn requests_that_are_refused_come_back_or_give_up() {
     // A request that meets the barrier of a drain is told to come back, and does.
     let requests = [(0, 0, 60), (1, 1, 60), (20, 2, 1), (28, 0, 1), (28, 1, 1)];
     let busy = super::tests::trace(&requests);
-    let replayed = run(&busy, &world(&busy, 2), HABITS);
+    let patient = Habits {
+        retries: 60,
+        ..HABITS
+    };
+    let replayed = run(&busy, &world(&busy, 2), patient);
     assert!(
         replayed.meter.refusals.contains_key("draining"),
         "{:?}",

@@ -1,5 +1,5 @@
 //! A policy of the core among equal places: the same choice as in production, of models that are never busy or pinned, take a second to
-//! move either way, and are asked for as often as the core would expect.
+//! move either way, and are expected as often, and as soon, as the core would expect them.
 
 use greenthread_core::{
     demand::Demand,
@@ -21,7 +21,8 @@ const MOVE: Millis = Millis::seconds(1);
 pub(crate) struct OfCore {
     policy: &'static Policy,
     models: Vec<Model>,
-    forecast: Forecast,
+    /// Only for a policy that asks for it: it is by far the dearest thing to know.
+    forecast: Option<Forecast>,
 }
 
 /// What is known of a model.
@@ -43,7 +44,7 @@ impl OfCore {
         Self {
             policy,
             models: trace.models.iter().map(model).collect(),
-            forecast: Forecast::default(),
+            forecast: looks_ahead(policy).then(Forecast::default),
         }
     }
 
@@ -53,21 +54,40 @@ impl OfCore {
             last_used,
             demand,
         } = &self.models[model];
-        let rate = demand.rate(now);
+        let next_use = |forecast: &Forecast| forecast.next_use(id);
         Resident {
-            model: id.clone(),
-            gpus: vec![GpuId(0)],
-            frees: PLACE,
-            pinned: false,
-            busy: false,
-            last_used: *last_used,
-            not_before: Millis(0),
-            spared_until: Millis(0),
-            sleep: MOVE,
-            wake: MOVE,
-            demand: rate,
-            next_use: self.forecast.next_use(id),
+            next_use: self.forecast.as_ref().map_or(1.0, next_use),
+            ..resident(id.clone(), *last_used, demand.rate(now))
         }
+    }
+}
+
+/// Whether a policy cares when a model will be used next: whether its price changes with nothing but that.
+fn looks_ahead(policy: &Policy) -> bool {
+    let now = Millis::seconds(7);
+    let resident = |next_use| Resident {
+        next_use,
+        ..resident(ModelId(String::new()), Millis::seconds(3), 0.1)
+    };
+    let price = |next_use| (policy.price)(&resident(next_use), now);
+    price(1.0).total_cmp(&price(1e9)).is_ne()
+}
+
+/// A model that is awake, of which no more is known.
+fn resident(model: ModelId, last_used: Millis, demand: f64) -> Resident {
+    Resident {
+        model,
+        gpus: vec![GpuId(0)],
+        frees: PLACE,
+        pinned: false,
+        busy: false,
+        last_used,
+        not_before: Millis(0),
+        spared_until: Millis(0),
+        sleep: MOVE,
+        wake: MOVE,
+        demand,
+        next_use: 1.0,
     }
 }
 
@@ -76,17 +96,21 @@ impl Eviction for OfCore {
         let model = &mut self.models[arrival.model];
         model.last_used = arrival.at;
         model.demand.arrived(arrival.at, 1);
-        self.forecast.arrived(&model.id, arrival.at, 1);
+        if let Some(forecast) = &mut self.forecast {
+            forecast.arrived(&model.id, arrival.at, 1);
+        }
     }
 
     fn victim(&mut self, arrival: Arrival, residents: &[usize]) -> usize {
+        let among = residents.iter().map(|model| &self.models[*model].id);
+        if let Some(forecast) = &mut self.forecast {
+            forecast.chosen_among(among);
+        }
         let need = Need {
             missing: vec![(GpuId(0), PLACE)],
             busy_from: arrival.at,
             urgent: false,
         };
-        let there = residents.iter().map(|model| &self.models[*model].id);
-        self.forecast.chosen_among(there);
         let candidates: Vec<Resident> = residents
             .iter()
             .map(|model| self.resident(arrival.at, *model))
