@@ -562,7 +562,7 @@ impl World {
         for (at, engine) in self.engines.iter_mut().enumerate().filter(|_| fits) {
             let known = phases
                 .get(&at)
-                .is_some_and(|(phase, _)| !matches!(*phase, "Removed" | "Booting"));
+                .is_some_and(|(phase, _)| matches!(*phase, "Asleep" | "Queued" | "Serving"));
             engine.host_surprise &= engine.is_busy() || !known;
         }
     }
