@@ -4,7 +4,6 @@ use crate::{
     Core,
     effect::Effect,
     event::{EngineState, Observation},
-    failures::COOL_DOWN,
     ids::{Epoch, Millis, ModelId},
     looks::BROKEN,
     model::{OnDrainTimeout, OnLeaseEnd, SleepMode},
@@ -478,6 +477,7 @@ impl Core {
         empty: bool,
         effects: &mut Vec<Effect>,
     ) {
+        let empty = empty && self.nothing_follows(now, id);
         match self.berth(now, id, empty, effects) {
             Berth::Wait => {
                 let again = Count::AgainAt {
@@ -514,55 +514,6 @@ impl Core {
         }
         if let Cause::Preempt(waiter) = cause {
             self.wait_drained(now, waiter);
-        }
-    }
-
-    /// Its engine ends instead of sleeping: its memory counts as held until it is gone, and its next wake is a start.
-    pub(crate) fn stop_engine(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
-        let Some(state) = self.models.get_mut(id) else {
-            return;
-        };
-        let sentence = format!(
-            "its engine is stopped rather than put to sleep (no host RAM for its copy, or so configured); its next wake is a start, about {}",
-            state.learned.start.promised()
-        );
-        state.ending = true;
-        effects.push(Effect::Kill {
-            model: id.clone(),
-            cause: "it sleeps without a process".into(),
-        });
-        if !matches!(state.phase, Phase::Asleep) {
-            self.enter(now, id, Phase::Asleep);
-        }
-        self.record(now, id, sentence, effects);
-    }
-
-    /// It cannot sleep anywhere: it goes on serving, and who waits for its room looks for another.
-    fn has_no_berth(
-        &mut self,
-        now: Millis,
-        id: &ModelId,
-        cause: Cause,
-        why: &str,
-        effects: &mut Vec<Effect>,
-    ) {
-        if let Some(state) = self.models.get_mut(id) {
-            state.spare_until = now + COOL_DOWN;
-            state.operator_sleeps = false;
-        }
-        self.enter(now, id, Phase::Serving);
-        self.record(
-            now,
-            id,
-            format!("cannot be put to sleep, serving on: {why}"),
-            effects,
-        );
-        if let Cause::Preempt(waiter) = cause {
-            let sentence = format!("{id} cannot make room: {why}");
-            if let Some(waiting) = self.models.get_mut(&waiter) {
-                waiting.stuck = true;
-            }
-            self.record(now, &waiter, sentence, effects);
         }
     }
 

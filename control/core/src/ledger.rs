@@ -142,7 +142,11 @@ impl Core {
             let others = self.models_on(*gpu).filter(|other| other.spec.id != *id);
             let kept: Bytes = others.map(ModelState::keeps_for_ever).sum();
             let most = self.capacity(*gpu).less(kept);
-            let peak = state.spec.sizes.waking.bytes.max(state.spec.sizes.sleeping.bytes);
+            // Room for the sleep of a pinned neighbour, should an operator ask for it, is never given away.
+            let pinned = self.models_on(*gpu).filter(|other| other.spec.pinned && !other.disabled);
+            let sleeping = pinned.map(|other| other.spec.sizes.sleeping.bytes).max();
+            let sizes = &state.spec.sizes;
+            let peak = sizes.waking.bytes.max(sizes.sleeping.bytes).max(sleeping.unwrap_or_default());
             let takes = state.spec.awake + peak;
             (takes > most).then(|| {
                 format!(

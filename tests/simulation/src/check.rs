@@ -535,6 +535,7 @@ impl World {
         if !self.controls[life].core.is_open() {
             return;
         }
+        let mut fits = true;
         for (node, host) in hosts.iter().enumerate() {
             let there = |engine: &usize| {
                 let known = &self.engines[*engine];
@@ -549,17 +550,20 @@ impl World {
             let rows: Vec<usize> = (0..self.engines.len()).collect();
             let held: Bytes = rows.iter().filter(counts).map(there).sum();
             let explained = self.engines.iter().any(|engine| engine.host_surprise);
-            if held <= host.reserved {
-                for engine in &mut self.engines {
-                    engine.host_surprise &= engine.is_busy();
-                }
-            }
+            fits &= held <= host.reserved;
             self.check(explained || held <= host.reserved, |_| {
                 format!(
                     "copies take {held} of node {node}, and the ledger says {}",
                     host.reserved
                 )
             });
+        }
+        let phases = &self.controls[life].phases;
+        for (at, engine) in self.engines.iter_mut().enumerate().filter(|_| fits) {
+            let known = phases
+                .get(&at)
+                .is_some_and(|(phase, _)| matches!(*phase, "Asleep" | "Queued" | "Serving"));
+            engine.host_surprise &= engine.is_busy() || !known;
         }
     }
 }

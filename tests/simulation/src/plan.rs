@@ -182,11 +182,12 @@ fn times(random: &mut Random) -> (Times, u64) {
     (times, clock_error)
 }
 
-/// Room for what can never leave host RAM once it is there, and for a little of the rest.
+/// Room for what cannot leave host RAM once it is there, and for a little of the rest.
 fn hosts(random: &mut Random, nodes: usize, host_of: &[usize], models: &[ModelPlan]) -> Vec<Bytes> {
     let stays = |model: &&ModelPlan| {
         let spec = &model.spec;
-        !spec.caps.restartable || spec.tier == Some(Tier::Ram)
+        let frozen = spec.caps.lossless && spec.on_drain_timeout == OnDrainTimeout::Freeze;
+        frozen || !spec.caps.restartable || spec.tier == Some(Tier::Ram)
     };
     let on = |model: &ModelPlan, node: usize| {
         let gpus = model.spec.gpus.iter();
