@@ -285,7 +285,7 @@ impl Core {
                 self.counted_zero(now, id, &cause, epoch, lossless || confirming, effects)
             }
             // S6 holds for it too: its end is an event, and then it is asked again.
-            (EngineState::Asleep, _) if self.gpus_in_transition(id) => {
+            (EngineState::Asleep, _) if self.gpus_in_transition(id) || self.is_stopped(id) => {
                 self.set_count(id, Count::NotYet);
             }
             (EngineState::Asleep, _) => {
@@ -316,7 +316,7 @@ impl Core {
         let clear = waiting.all_acknowledged && waiting.all_zero;
         let void = self.drain_is_void(now, id, cause).is_some();
         let early = now < self.sleeps_from();
-        if !clear || void || early || self.gpus_in_transition(id) {
+        if !clear || void || early || self.gpus_in_transition(id) || self.is_stopped(id) {
             self.set_count(id, Count::NotYet);
         } else if enough {
             self.drained(now, id, cause.clone(), effects);

@@ -107,6 +107,7 @@ impl Core {
         let sleeping = sleeping
             .unwrap_or_default()
             .max(state.spec.sizes.sleeping.bytes);
+        let sleeping = sabotage!(SleepNeedsRoom, Bytes(0), sleeping);
         state.spec.awake + state.spec.sizes.waking.bytes.max(sleeping)
     }
 
@@ -259,7 +260,10 @@ impl Core {
 
     /// Whether transitions are stopped on any GPU of a model.
     pub(crate) fn is_stopped(&self, id: &ModelId) -> bool {
-        let stopped = |gpu: &GpuId| self.audit(*gpu).differing >= READINGS;
+        let stopped = |gpu: &GpuId| {
+            let stopped = self.audit(*gpu).differing >= READINGS;
+            sabotage!(StoppedGpuMoves, false, stopped)
+        };
         let state = self.models.get(id);
         state.is_some_and(|state| state.spec.gpus.iter().any(stopped))
     }
@@ -291,10 +295,10 @@ impl ModelState {
         let sizes = &self.spec.sizes;
         match &self.phase {
             Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) | Phase::Waking { .. } => {
-                self.spec.awake + sizes.waking.bytes
+                self.spec.awake + sabotage!(PeakForgotten, Bytes(0), sizes.waking.bytes)
             }
             Phase::Booting(Boot::Sleeping(_)) | Phase::Sleeping { .. } => {
-                self.spec.awake + sizes.sleeping.bytes
+                self.spec.awake + sabotage!(PeakForgotten, Bytes(0), sizes.sleeping.bytes)
             }
             Phase::Booting(Boot::Started) | Phase::Serving => self.spec.awake,
             Phase::Booting(

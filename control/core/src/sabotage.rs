@@ -60,11 +60,21 @@ mod chosen {
         NewestFirst,
         /// What a sleeping engine keeps is not counted.
         ResidualForgotten,
+        /// What a wake or a sleep takes for a moment is not reserved.
+        PeakForgotten,
+        /// No room is kept for the moment at which somebody goes to sleep.
+        SleepNeedsRoom,
+        /// Host RAM is not counted.
+        HostRamForgotten,
+        /// Transitions go on where ledger and oracle differ.
+        StoppedGpuMoves,
+        /// A process is ended while a gate may still flow to it.
+        StopsTooEarly,
     }
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 26] = [
+        pub const ALL: [Self; 31] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
@@ -91,6 +101,11 @@ mod chosen {
             Self::MinRuntimeIgnored,
             Self::NewestFirst,
             Self::ResidualForgotten,
+            Self::PeakForgotten,
+            Self::SleepNeedsRoom,
+            Self::HostRamForgotten,
+            Self::StoppedGpuMoves,
+            Self::StopsTooEarly,
         ];
     }
 

@@ -70,7 +70,9 @@ impl Core {
                 place.is_some_and(|place| !place.moving.is_empty())
             )
         };
-        let closed = |gpu: &&GpuId| moves(gpu) || self.stopped(**gpu).is_some();
+        let stopped =
+            |gpu: &&GpuId| sabotage!(StoppedGpuMoves, false, self.stopped(**gpu).is_some());
+        let closed = |gpu: &&GpuId| moves(gpu) || stopped(gpu);
         let mut taken: BTreeSet<GpuId> = gpus.iter().filter(closed).copied().collect();
         let queue = self.queue(now, gpus);
         if !queue.is_empty() {

@@ -87,7 +87,8 @@ impl Core {
         let waiting = self.gates.waiting(now, id, epoch, self.flow_silence());
         let seen = state.spec.caps.counts || !waiting.fenced_in_flight;
         let since = self.term_since + self.flow_silence();
-        seen && (!flows || now >= since && waiting.all_acknowledged)
+        let over = seen && (!flows || now >= since && waiting.all_acknowledged);
+        sabotage!(StopsTooEarly, true, over)
     }
 
     /// Its engine ends instead of sleeping: its memory counts as held until it is gone, and its next wake is a start.
@@ -142,7 +143,8 @@ impl Core {
     /// NUMA nodes on which a model's copy does not fit, with what is missing there.
     fn host_short(&self, state: &ModelState) -> Vec<(usize, Bytes)> {
         let mut short: Vec<(usize, Bytes)> = Vec::new();
-        for host in 0..self.fleet.hosts.len() {
+        let hosts = sabotage!(HostRamForgotten, 0, self.fleet.hosts.len());
+        for host in 0..hosts {
             let gpus = state.spec.gpus.iter();
             let shares = gpus.filter(|gpu| self.host_of(gpu.0) == host);
             let more = state.spec.sizes.host.bytes.less(state.host_reserved());

@@ -123,7 +123,14 @@ impl World {
                     }
                 }
             }
-            Event::Observed { .. } => self.remember(life, event),
+            Event::Observed {
+                model, observation, ..
+            } => {
+                let seen = observation.state == EngineState::Asleep;
+                let engine = self.rows.get(model).copied();
+                self.controls[life].seen_asleep = engine.filter(|_| seen);
+                self.remember(life, event);
+            }
             Event::Tick
             | Event::Hello { .. }
             | Event::Report { .. }
@@ -558,12 +565,12 @@ impl World {
                 )
             });
         }
+        // A copy that a stranger made is known from the moment at which control takes it for one.
+        let seen = self.controls[life].seen_asleep.take();
         let phases = &self.controls[life].phases;
-        for (at, engine) in self.engines.iter_mut().enumerate().filter(|_| fits) {
-            let known = phases
-                .get(&at)
-                .is_some_and(|(phase, _)| matches!(*phase, "Asleep" | "Queued" | "Serving"));
-            engine.host_surprise &= engine.is_busy() || !known;
+        for (at, engine) in self.engines.iter_mut().enumerate() {
+            let taken = matches!(phases.get(&at), Some(("Asleep" | "Queued", _)));
+            engine.host_surprise &= engine.host > Bytes(0) && !(fits && taken && seen == Some(at));
         }
     }
 }

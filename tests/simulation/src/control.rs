@@ -87,6 +87,8 @@ pub struct Control {
     pub drains: BTreeMap<usize, (Millis, u64)>,
     /// GPUs on which this step began to wake something.
     pub begun: Vec<GpuId>,
+    /// An engine that was just seen asleep.
+    pub seen_asleep: Option<usize>,
     /// GPUs on which everybody had room to go to sleep after the last step.
     pub roomy: BTreeSet<GpuId>,
     /// Engines that were told in this step to sleep into host RAM.
@@ -156,6 +158,7 @@ impl World {
             begun: Vec::new(),
             filled: Vec::new(),
             roomy: BTreeSet::new(),
+            seen_asleep: None,
             told: Vec::new(),
         });
         for engine in &mut self.engines {

@@ -408,15 +408,19 @@ impl World {
         let known = &mut self.engines[engine];
         known.work(now);
         let stray = stray || (known.asleep && known.stray);
+        known.host_surprise |= stray;
         if !known.asleep {
             // One that sleeps already sleeps no deeper.
             known.copy = tier;
             known.host = known.copy_in_ram();
         }
         known.asleep = true;
-        if !keeps {
-            known.hold(now, known.spec.asleep);
-        }
+        let left = if keeps {
+            known.holds.min(known.spec.awake)
+        } else {
+            known.spec.asleep
+        };
+        known.hold(now, left);
         known.surprise |= keeps && !measured;
         known.stray = stray;
         known.strange = false;
