@@ -103,12 +103,14 @@ impl Core {
     ) -> Bytes {
         let awake = |other: &&ModelState| other.resident == Resident::Awake && stays(other);
         let others = self.models_on(gpu).filter(awake);
-        let sleeping = others.map(|other| other.spec.sizes.sleeping.bytes).max();
-        let sleeping = sleeping
-            .unwrap_or_default()
-            .max(state.spec.sizes.sleeping.bytes);
-        let sleeping = sabotage!(SleepNeedsRoom, Bytes(0), sleeping);
-        state.spec.awake + state.spec.sizes.waking.bytes.max(sleeping)
+        let largest = others.map(|other| other.spec.sizes.sleeping.bytes).max();
+        let own = state.spec.sizes.sleeping.bytes;
+        let room = sabotage!(
+            SleepNeedsRoom,
+            Bytes(0),
+            largest.unwrap_or_default().max(own)
+        );
+        state.spec.awake + state.spec.sizes.waking.bytes.max(room)
     }
 
     /// What victims have to free. Where all of them together would free too little, the peaks of their own sleeps are in the way, which
