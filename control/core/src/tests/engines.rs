@@ -45,11 +45,13 @@ fn an_unknown_sleep_is_repeated_and_never_overtaken_by_a_wake() {
         verb: Operator::Sleep,
     });
     bench.figures("g1", "a", 0, 1);
-    let effects = bench.run(2_500);
+    // Until `command` has passed the first call may still be accepted: a repeat, and a wake after it, must not come before.
+    assert_eq!(names(&bench.run(2_000)), ["sleep a Keep"; 0]);
+    let effects = bench.run(3_000);
     assert_eq!(names(&effects), ["sleep a Keep", "sleep a Keep"]);
     bench.engines.get_mut(&id("a")).expect("known").sleep = None;
     assert_eq!(
-        names(&bench.run(1_000)),
+        names(&bench.run(2_000)),
         ["sleep a Keep", "wake a", "a admit"]
     );
 }
