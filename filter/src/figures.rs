@@ -54,7 +54,9 @@ impl Figures {
 
     /// An admitted request ended.
     pub fn ended(&mut self, now: Millis, uses: bool) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.in_flight = self
+            .in_flight
+            .saturating_sub(sabotage!(EndIsForgotten, 0, 1));
         self.changed = true;
         if uses {
             self.last_used = Some(now);

@@ -29,7 +29,8 @@ impl Lease {
     /// never had a lease does not flow.
     pub fn allows(&self, now: Millis, flow: Option<Millis>) -> bool {
         self.until.is_some_and(|until| {
-            now < until || flow.is_some_and(|max_flow| now < until.plus(max_flow))
+            let flows = |max_flow| sabotage!(FlowsForEver, true, now < until.plus(max_flow));
+            now < until || flow.is_some_and(flows)
         })
     }
 

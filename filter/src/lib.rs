@@ -16,6 +16,9 @@
     )
 )]
 
+#[macro_use]
+pub mod sabotage;
+
 pub mod answers;
 pub mod classify;
 pub mod config;

@@ -89,8 +89,8 @@ impl Link {
     }
 
     /// Whether a message of this term is obeyed; if so no smaller one will be.
-    pub const fn obeys(&mut self, term: u64) -> bool {
-        if term < self.largest_term {
+    pub fn obeys(&mut self, term: u64) -> bool {
+        if sabotage!(AnyTermObeyed, false, term < self.largest_term) {
             return false;
         }
         self.largest_term = term;
@@ -163,6 +163,7 @@ impl Link {
                 last: self.sequence,
             });
         }
+        sabotage!(LeaseBeforeSnapshot, self.snapshot());
         let State::Open {
             hello,
             alive,

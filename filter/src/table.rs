@@ -192,7 +192,7 @@ impl Table {
     /// A smaller epoch is ignored, an equal one applied again.
     fn apply(&mut self, old: Option<Arc<Row>>, row: Row, applied: &mut Applied) {
         let row = match old {
-            Some(old) if old.epoch > row.epoch => old,
+            Some(old) if sabotage!(OlderEpochApplied, false, old.epoch > row.epoch) => old,
             Some(_) | None => {
                 let row = Arc::new(row);
                 applied.push(Arc::clone(&row));

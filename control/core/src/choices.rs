@@ -22,7 +22,7 @@ const WEIGHED_FOR: Millis = Millis(1_000);
 const THRASH: Millis = Millis::seconds(60);
 
 /// All choices that are kept.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Choices {
     last: u64,
     kept: BTreeMap<u64, Choice>,

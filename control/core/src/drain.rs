@@ -4,7 +4,6 @@ use crate::{
     Core,
     effect::Effect,
     event::{EngineState, Observation},
-    failures::COOL_DOWN,
     ids::{Epoch, Millis, ModelId},
     looks::BROKEN,
     model::{OnDrainTimeout, OnLeaseEnd, SleepMode},
@@ -56,8 +55,18 @@ impl Core {
         }
         self.wake_at(Some(now + LOOK_AGAIN));
         // 2. Nobody sleeps before a predecessor's leases have ended.
-        if now < self.sleeps_from() {
-            self.wake_at(Some(self.sleeps_from()));
+        // Rule 14: gates of which this control never heard may flow on for longer than that.
+        let from = sabotage!(
+            SuccessorWaitsNothing,
+            Millis(0),
+            sabotage!(
+                SuccessorWaitsOneLease,
+                self.sleeps_from(),
+                self.sleeps_from().max(self.flows_until(id))
+            )
+        );
+        if now < from {
+            self.wake_at(Some(from));
             return;
         }
         // S6: somebody else is on the way on one of its GPUs; its end is an event.
@@ -84,7 +93,7 @@ impl Core {
             self.set_count(id, Count::NotYet);
         }
         // 4. The drain ran out, perhaps while nobody was allowed to sleep: an answer that is due may still say that nothing is left.
-        let end = deadline.max(self.answer_by(id));
+        let end = deadline.max(self.answer_by(id)).max(self.arrived_by(id));
         if now >= end {
             self.drain_ran_out(now, id, waiting.all_acknowledged, effects);
         } else {
@@ -109,23 +118,49 @@ impl Core {
         }
     }
 
+    /// Until when what was admitted before the barrier may still be on its way to an engine that nobody can ask. The beginning of time
+    /// otherwise.
+    fn arrived_by(&self, id: &ModelId) -> Millis {
+        let state = self
+            .models
+            .get(id)
+            .filter(|state| !state.spec.caps.counts && !state.spec.caps.lossless);
+        state.map_or(Millis(0), |state| {
+            state.since + self.fleet.times.forward_bound
+        })
+    }
+
     /// How long a silent gate blocks (rule 14): a `flow` row is forwarded without a lease, which only an engine that keeps what it
     /// receives while asleep can take; one whose server goes away, or that loses requests, waits until flowing has ended.
     fn silence(&self, id: &ModelId, cause: &Cause) -> Millis {
-        let loses = self.models.get(id).is_some_and(|state| {
-            state.spec.on_lease_end == OnLeaseEnd::Flow && !state.spec.caps.lossless
-        });
-        if *cause == Cause::Remove || loses {
+        if *cause == Cause::Remove || self.loses_what_flows(id) {
             self.flow_silence()
         } else {
             self.fence()
         }
     }
 
+    /// A `flow` row of an engine that loses what reaches it while it sleeps.
+    fn loses_what_flows(&self, id: &ModelId) -> bool {
+        self.models.get(id).is_some_and(|state| {
+            state.spec.on_lease_end == OnLeaseEnd::Flow && !state.spec.caps.lossless
+        })
+    }
+
+    /// Until when a gate of which this control never heard may flow on to an engine that would lose it. The beginning of time otherwise.
+    fn flows_until(&self, id: &ModelId) -> Millis {
+        if self.loses_what_flows(id) {
+            self.term_since + self.flow_silence()
+        } else {
+            Millis(0)
+        }
+    }
+
     /// Why a running drain should be taken back, if it should.
     fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
         let state = self.models.get(id)?;
-        if state.resident != Resident::Awake {
+        // What sleeps, or is being ended, cannot serve again as it is.
+        if state.resident != Resident::Awake || state.ending {
             return None;
         }
         match cause {
@@ -167,8 +202,13 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
+        let uncounted = !state.spec.caps.counts && state.spec.caps.lossless;
         if state.resident != Resident::Awake
-            || (!state.spec.caps.counts && state.spec.caps.lossless)
+            || sabotage!(
+                CountIgnored,
+                true,
+                sabotage!(CachedCount, state.cached_count == Some(0), uncounted)
+            )
         {
             self.drained(now, id, cause, effects);
             return;
@@ -244,6 +284,10 @@ impl Core {
             (EngineState::Awake, Some(0)) => {
                 self.counted_zero(now, id, &cause, epoch, lossless || confirming, effects)
             }
+            // S6 holds for it too: its end is an event, and then it is asked again.
+            (EngineState::Asleep, _) if self.gpus_in_transition(id) || self.is_stopped(id) => {
+                self.set_count(id, Count::NotYet);
+            }
             (EngineState::Asleep, _) => {
                 // Somebody's late command did it already; asked again, it answers the same and the state is known.
                 self.drained(now, id, cause, effects);
@@ -272,7 +316,7 @@ impl Core {
         let clear = waiting.all_acknowledged && waiting.all_zero;
         let void = self.drain_is_void(now, id, cause).is_some();
         let early = now < self.sleeps_from();
-        if !clear || void || early || self.gpus_in_transition(id) {
+        if !clear || void || early || self.gpus_in_transition(id) || self.is_stopped(id) {
             self.set_count(id, Count::NotYet);
         } else if enough {
             self.drained(now, id, cause.clone(), effects);
@@ -296,7 +340,10 @@ impl Core {
             .into_iter()
             .flatten()
             .filter_map(|gpu| self.places.gpu(*gpu));
-        places.any(|place| place.moving.iter().any(|other| other != id))
+        places.any(|place| {
+            let mut moving = place.moving.iter();
+            sabotage!(TwoTransitions, false, moving.any(|other| other != id))
+        })
     }
 
     fn set_count(&mut self, id: &ModelId, new: Count) {
@@ -430,6 +477,7 @@ impl Core {
         empty: bool,
         effects: &mut Vec<Effect>,
     ) {
+        let empty = empty && self.nothing_follows(now, id);
         match self.berth(now, id, empty, effects) {
             Berth::Wait => {
                 let again = Count::AgainAt {
@@ -466,55 +514,6 @@ impl Core {
         }
         if let Cause::Preempt(waiter) = cause {
             self.wait_drained(now, waiter);
-        }
-    }
-
-    /// Its engine ends instead of sleeping: its memory counts as held until it is gone, and its next wake is a start.
-    pub(crate) fn stop_engine(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
-        let Some(state) = self.models.get_mut(id) else {
-            return;
-        };
-        let sentence = format!(
-            "its engine is stopped rather than put to sleep (no host RAM for its copy, or so configured); its next wake is a start, about {}",
-            state.learned.start.promised()
-        );
-        state.ending = true;
-        effects.push(Effect::Kill {
-            model: id.clone(),
-            cause: "it sleeps without a process".into(),
-        });
-        if !matches!(state.phase, Phase::Asleep) {
-            self.enter(now, id, Phase::Asleep);
-        }
-        self.record(now, id, sentence, effects);
-    }
-
-    /// It cannot sleep anywhere: it goes on serving, and who waits for its room looks for another.
-    fn has_no_berth(
-        &mut self,
-        now: Millis,
-        id: &ModelId,
-        cause: Cause,
-        why: &str,
-        effects: &mut Vec<Effect>,
-    ) {
-        if let Some(state) = self.models.get_mut(id) {
-            state.spare_until = now + COOL_DOWN;
-            state.operator_sleeps = false;
-        }
-        self.enter(now, id, Phase::Serving);
-        self.record(
-            now,
-            id,
-            format!("cannot be put to sleep, serving on: {why}"),
-            effects,
-        );
-        if let Cause::Preempt(waiter) = cause {
-            let sentence = format!("{id} cannot make room: {why}");
-            if let Some(waiting) = self.models.get_mut(&waiter) {
-                waiting.stuck = true;
-            }
-            self.record(now, &waiter, sentence, effects);
         }
     }
 

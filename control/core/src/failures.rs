@@ -41,10 +41,15 @@ impl Core {
             return;
         }
         state.failures += 1;
+        state.unsettle();
         let cool_down = Millis((COOL_DOWN.0 << (state.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
         state.operator_wants = false;
         state.resident = match error.engine {
-            EngineState::Asleep => Resident::Asleep(state.spec.asleep),
+            // What it kept when it fell asleep it still holds; the next look says it anew.
+            EngineState::Asleep => match state.resident {
+                Resident::Asleep(left) => Resident::Asleep(left.max(state.spec.asleep)),
+                Resident::Stopped | Resident::Awake => Resident::Asleep(state.spec.asleep),
+            },
             EngineState::Gone => Resident::Stopped,
             EngineState::Awake | EngineState::Broken | EngineState::Silent => Resident::Awake,
         };
@@ -96,6 +101,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
+        state.settle();
         if matches!(state.phase, Phase::Removed { .. }) {
             (state.resident, state.ending) = (Resident::Stopped, false);
             return;
@@ -197,6 +203,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
+        state.unsettle();
         state.resident = Resident::Awake;
         if state.spec.caps.restartable {
             effects.push(Effect::Kill {

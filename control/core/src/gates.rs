@@ -211,10 +211,15 @@ impl Gates {
         let Some(gate) = self.gates.get_mut(id) else {
             return false;
         };
-        if gate.stream != stream || sequence <= gate.last_sequence {
+        let older = gate.stream != stream || sequence <= gate.last_sequence;
+        if sabotage!(OlderStreamCounts, false, older) {
             return false;
         }
-        gate.last_sequence = sequence;
+        gate.last_sequence = sabotage!(
+            OlderStreamCounts,
+            sequence.max(gate.last_sequence),
+            sequence
+        );
         // A fenced gate that speaks again is waited for again; its acknowledgements stay valid.
         self.hear(now, id);
         true
@@ -256,12 +261,17 @@ impl Gates {
         let Some(gate) = self.gates.get_mut(id) else {
             return;
         };
+        let reported = gate.figures.get(model).map_or(0, |seen| seen.in_flight);
+        let in_flight_counted = sabotage!(ZeroFromAnyReport, in_flight.min(reported), {
+            let _ = reported;
+            in_flight
+        });
         gate.acknowledged.insert(
             model.clone(),
             Acknowledged {
                 epoch,
                 stream: gate.stream,
-                zero: in_flight == 0,
+                zero: in_flight_counted == 0,
             },
         );
         let seen = gate.figures.entry(model.clone()).or_default();
@@ -292,6 +302,7 @@ impl Gates {
             gate.open = false;
             gate.snapshot_sent = false;
             self.unserved.remove(id);
+            sabotage!(RecordDroppedOnClose, self.bye(id));
         }
     }
 
@@ -361,15 +372,17 @@ impl Gates {
             all_zero: true,
             fenced_in_flight: false,
         };
-        for gate in self.gates.values() {
-            let acknowledged = gate
-                .acknowledged
-                .get(model)
-                .filter(|acknowledged| acknowledged.epoch == epoch);
+        let mut gates = self.gates.values();
+        sabotage!(OneGateForgotten, gates.next());
+        for gate in gates.by_ref() {
+            let acknowledged = gate.acknowledged.get(model).filter(|acknowledged| {
+                sabotage!(AnyEpochAcknowledges, true, acknowledged.epoch == epoch)
+            });
             let blocks = !gate.fenced || now.since(gate.last_heard) < silence;
             match (acknowledged, blocks) {
                 (Some(acknowledged), true) => waiting.all_zero &= acknowledged.zero,
                 (Some(acknowledged), false) => waiting.fenced_in_flight |= !acknowledged.zero,
+                (None, true) if sabotage!(NoAcknowledgement, true, false) => {}
                 (None, true) => (waiting.all_acknowledged, waiting.all_zero) = (false, false),
                 (None, false) => {
                     waiting.fenced_in_flight |= gate
@@ -521,7 +534,8 @@ impl Seen {
         } = figures;
         self.news += asked.saturating_sub(self.asked).min(FIGURE_MOST);
         self.asked = self.asked.max(*asked);
-        (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), (*held).min(FIGURE_MOST));
+        let held = sabotage!(DemandIsKept, self.held.max(*held), *held);
+        (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), held.min(FIGURE_MOST));
         let at = |age: &u64| now.since(Millis(*age));
         self.last_used = self.last_used.max(last_used_age.as_ref().map(at));
         self.last_refused = self.last_refused.max(last_refused_age.as_ref().map(at));

@@ -6,7 +6,7 @@ use crate::{
     event::{Event, Figures, Memory, Observation, Operator, Outcome},
     ids::{Bytes, GateId, Millis, ModelId},
     model::ModelSpec,
-    phase::{Count, Failure, Phase},
+    phase::{Boot, Count, Failure, Phase},
     state::ModelState,
 };
 
@@ -71,7 +71,7 @@ impl Core {
                 }
             }
             Event::Operator { model, verb } => self.operator(now, &model, verb, effects),
-            Event::Deposed => self.depose(effects),
+            Event::Deposed => sabotage!(DeposedGoesOn, (), self.depose(effects)),
             Event::TermRaised(term) => self.raise_term(now, term, effects),
         }
         sender
@@ -129,6 +129,7 @@ impl Core {
             return None;
         }
         if !self.gates.accepts(now, gate, stream, sequence) {
+            sabotage!(OlderAcknowledgementCounts, self.acknowledged(event));
             return None;
         }
         if let Event::Report {
@@ -141,7 +142,21 @@ impl Core {
             changed.iter().for_each(|id| self.models.touch(id));
             self.take_moments(now, gate, figures);
         }
+        self.acknowledged(event);
+        if let Event::Bye { .. } = event {
+            let known = self.gates.known_to(gate);
+            self.gates.bye(gate);
+            known.iter().for_each(|id| self.models.touch(id));
+            self.touch_draining();
+            return None;
+        }
+        Some((gate.clone(), sequence))
+    }
+
+    /// The gate has applied a barrier. Whether it is the running one is asked later.
+    fn acknowledged(&mut self, event: &Event) {
         if let Event::Ack {
+            gate,
             model,
             epoch,
             in_flight,
@@ -151,14 +166,6 @@ impl Core {
             self.gates.acknowledge(gate, model, *epoch, *in_flight);
             self.models.touch(model);
         }
-        if let Event::Bye { .. } = event {
-            let known = self.gates.known_to(gate);
-            self.gates.bye(gate);
-            known.iter().for_each(|id| self.models.touch(id));
-            self.touch_draining();
-            return None;
-        }
-        Some((gate.clone(), sequence))
     }
 
     /// Oracles measure engines; the ledger keeps what each of an engine's GPUs carries.
@@ -222,7 +229,17 @@ impl Core {
                 state.removing = false;
                 state.settings += 1;
             }
-            Some(_) | None => self.models.insert(ModelState::new(spec, now)),
+            Some(left) => {
+                // What is left of its former life holds its memory until it has ended.
+                let mut state = ModelState::new(spec, now);
+                if left.ending {
+                    (state.resident, state.ending) = (left.resident, true);
+                    (state.copy, state.host_kept) = (left.copy, left.host_kept);
+                    state.phase = Phase::Booting(Boot::Waiting);
+                }
+                self.models.insert(state);
+            }
+            None => self.models.insert(ModelState::new(spec, now)),
         }
     }
 
@@ -309,6 +326,7 @@ impl Core {
                 let uses = u64::from(used > state.last_used || refused > state.last_refused);
                 let at = used.max(refused).unwrap_or(now);
                 state.demand.arrived(at, asked.max(uses));
+                self.forecast.arrived(id, at, asked.max(uses));
                 state.last_used = state.last_used.max(used);
                 state.last_refused = state.last_refused.max(refused);
             }

@@ -70,8 +70,14 @@ impl Core {
             return Vec::new();
         };
         let need = |gpu: &GpuId| {
-            let needs = self.takes_on(state, *gpu).less(state.reserved());
-            let free = self.capacity(*gpu).less(self.reserved_on(*gpu));
+            let (capacity, reserved) = (self.capacity(*gpu), self.reserved_on(*gpu));
+            // Of everything, not only of what it adds: nothing is begun on a GPU that is beyond its capacity already.
+            let others = reserved.less(state.reserved());
+            let more = |takes: Bytes| (others + takes).less(reserved.min(capacity));
+            let needs = more(self.takes_on(state, *gpu, |_| true));
+            // Who leaves needs no room to go to sleep any more by then.
+            let then = more(self.takes_on(state, *gpu, |other| !other.leaves_soon(now)));
+            let free = capacity.less(reserved);
             let leaving = self
                 .models_on(*gpu)
                 .filter(|other| other.leaves_soon(now) && other.spec.id != *id);
@@ -81,7 +87,7 @@ impl Core {
                 needs,
                 free,
                 coming,
-                missing: needs.less(free + coming),
+                missing: then.less(free + coming),
             }
         };
         state.spec.gpus.iter().map(need).collect()
@@ -89,14 +95,47 @@ impl Core {
 
     /// The most that a GPU must have for a model while it wakes and after it: its own peak, and room for the largest peak that a sleep
     /// of anybody who is awake then takes, so that going to sleep never needs room that is not there.
-    fn takes_on(&self, state: &ModelState, gpu: GpuId) -> Bytes {
-        let awake = |other: &&ModelState| other.resident == Resident::Awake;
+    fn takes_on(
+        &self,
+        state: &ModelState,
+        gpu: GpuId,
+        stays: impl Fn(&ModelState) -> bool,
+    ) -> Bytes {
+        let awake = |other: &&ModelState| other.resident == Resident::Awake && stays(other);
         let others = self.models_on(gpu).filter(awake);
-        let sleeping = others.map(|other| other.spec.sizes.sleeping.bytes).max();
-        let sleeping = sleeping
-            .unwrap_or_default()
-            .max(state.spec.sizes.sleeping.bytes);
-        state.spec.awake + state.spec.sizes.waking.bytes.max(sleeping)
+        let largest = others.map(|other| other.spec.sizes.sleeping.bytes).max();
+        let own = state.spec.sizes.sleeping.bytes;
+        let room = sabotage!(
+            SleepNeedsRoom,
+            Bytes(0),
+            largest.unwrap_or_default().max(own)
+        );
+        state.spec.awake + state.spec.sizes.waking.bytes.max(room)
+    }
+
+    /// What victims have to free. Where all of them together would free too little, the peaks of their own sleeps are in the way, which
+    /// go with them: then one after the other goes, until it fits.
+    pub(crate) fn attainable(
+        &self,
+        id: &ModelId,
+        missing: Vec<(GpuId, Bytes)>,
+        candidates: &[Candidate],
+    ) -> Vec<(GpuId, Bytes)> {
+        let Some(state) = self.models.get(id) else {
+            return missing;
+        };
+        let attainable = |(gpu, bytes): (GpuId, Bytes)| {
+            let there = candidates
+                .iter()
+                .filter(|candidate| !candidate.pinned && candidate.gpus.contains(&gpu));
+            let most: Bytes = there.map(|candidate| candidate.frees).sum();
+            let peaks = self
+                .takes_on(state, gpu, |_| true)
+                .less(self.takes_on(state, gpu, |_| false));
+            let least = bytes.less(peaks).max(Bytes(1));
+            (gpu, if bytes <= most { bytes } else { least })
+        };
+        missing.into_iter().map(attainable).collect()
     }
 
     /// Why a model can never be woken with this fleet, if so.
@@ -106,7 +145,11 @@ impl Core {
             let others = self.models_on(*gpu).filter(|other| other.spec.id != *id);
             let kept: Bytes = others.map(ModelState::keeps_for_ever).sum();
             let most = self.capacity(*gpu).less(kept);
-            let peak = state.spec.sizes.waking.bytes.max(state.spec.sizes.sleeping.bytes);
+            // Room for the sleep of a pinned neighbour, should an operator ask for it, is never given away.
+            let pinned = self.models_on(*gpu).filter(|other| other.spec.pinned && !other.disabled);
+            let sleeping = pinned.map(|other| other.spec.sizes.sleeping.bytes).max();
+            let sizes = &state.spec.sizes;
+            let peak = sizes.waking.bytes.max(sizes.sleeping.bytes).max(sleeping.unwrap_or_default());
             let takes = state.spec.awake + peak;
             (takes > most).then(|| {
                 format!(
@@ -140,12 +183,16 @@ impl Core {
             pinned: state.spec.pinned && !state.disabled,
             busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,
             last_used: state.last_used.map_or(served, |used| used.max(served)),
-            not_before: served + state.spec.min_runtime,
-            spared_until: state.spare_until,
+            not_before: sabotage!(
+                MinRuntimeIgnored,
+                Millis(0),
+                served + state.spec.min_runtime
+            ),
+            spared_until: sabotage!(MinRuntimeIgnored, Millis(0), state.spare_until),
             sleep: state.learned.sleep.median(),
             wake: state.learned.wake.median(),
             demand: state.demand.rate(now),
-            next_use: 1_000.0 / state.demand.rate(now),
+            next_use: self.forecast.next_use(id),
         }
     }
 
@@ -166,6 +213,9 @@ impl Core {
         audit.used = Some(used);
         // While something moves, or is not known, nobody can say what should be there.
         let Some(known) = known else {
+            if audit.differing < READINGS {
+                audit.differing = 0;
+            }
             return;
         };
         let expected = (known + audit.foreign).less(audit.absent);
@@ -215,7 +265,10 @@ impl Core {
 
     /// Whether transitions are stopped on any GPU of a model.
     pub(crate) fn is_stopped(&self, id: &ModelId) -> bool {
-        let stopped = |gpu: &GpuId| self.audit(*gpu).differing >= READINGS;
+        let stopped = |gpu: &GpuId| {
+            let stopped = self.audit(*gpu).differing >= READINGS;
+            sabotage!(StoppedGpuMoves, false, stopped)
+        };
         let state = self.models.get(id);
         state.is_some_and(|state| state.spec.gpus.iter().any(stopped))
     }
@@ -247,10 +300,10 @@ impl ModelState {
         let sizes = &self.spec.sizes;
         match &self.phase {
             Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) | Phase::Waking { .. } => {
-                self.spec.awake + sizes.waking.bytes
+                self.spec.awake + sabotage!(PeakForgotten, Bytes(0), sizes.waking.bytes)
             }
             Phase::Booting(Boot::Sleeping(_)) | Phase::Sleeping { .. } => {
-                self.spec.awake + sizes.sleeping.bytes
+                self.spec.awake + sabotage!(PeakForgotten, Bytes(0), sizes.sleeping.bytes)
             }
             Phase::Booting(Boot::Started) | Phase::Serving => self.spec.awake,
             Phase::Booting(
@@ -261,21 +314,38 @@ impl ModelState {
             | Phase::Draining { .. }
             | Phase::Failed { .. }
             | Phase::Removed { .. } => match self.resident {
-                Resident::Awake => self.spec.awake,
-                Resident::Asleep(left) => left,
+                Resident::Awake => self.spec.awake + self.unsettled.0,
+                Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
                 Resident::Stopped => Bytes(0),
             },
         }
     }
 
+    /// Nobody knows how what it was told ended: what was reserved for that stays so until it was looked at.
+    pub(crate) fn unsettle(&mut self) {
+        self.unsettled = (self.reserved().less(self.spec.awake), self.host_reserved());
+    }
+
+    /// It was seen, or is gone.
+    pub(crate) fn settle(&mut self) {
+        self.unsettled = (Bytes(0), Bytes(0));
+    }
+
     /// Bytes per GPU that it holds when nothing is under way; `None` while something is, or nobody knows.
     fn holds_now(&self) -> Option<Bytes> {
-        let unknown = matches!(
-            self.phase,
-            Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) | Phase::Failed { .. }
-        );
-        if self.phase.in_transition() || self.ending || unknown && self.resident == Resident::Awake
-        {
+        let unknown = match self.phase {
+            Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) => true,
+            Phase::Failed { .. } => self.resident == Resident::Awake,
+            Phase::Booting(_)
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Waking { .. }
+            | Phase::Serving
+            | Phase::Draining { .. }
+            | Phase::Sleeping { .. }
+            | Phase::Removed { .. } => false,
+        };
+        if self.phase.in_transition() || self.ending || unknown {
             return None;
         }
         Some(self.reserved())

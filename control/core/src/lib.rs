@@ -4,6 +4,9 @@
 //! [`Core::step`] takes an event and appends effects; [`Core::next_deadline`] says when it wants a tick.
 //! The same core drives production, simulation and replay.
 
+#[macro_use]
+pub mod sabotage;
+
 mod advance;
 mod agenda;
 mod choices;
@@ -44,6 +47,7 @@ use choices::Choices;
 use decision::{Decision, Tally};
 use effect::Effect;
 use event::Event;
+use forecast::Forecast;
 use gates::Gates;
 use ids::{Attempt, Millis, ModelId};
 use ledger::Audit;
@@ -61,7 +65,7 @@ const REFUSED_IS_DEMAND: Millis = Millis(60_000);
 const REMOVED_FOR: Millis = Millis(600_000);
 
 /// All decisions about one fleet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Core {
     fleet: FleetSpec,
     leader_since: Millis,
@@ -76,6 +80,7 @@ pub struct Core {
     places: Places,
     audits: Vec<Audit>,
     choices: Choices,
+    forecast: Forecast,
     tally: Tally,
     agenda: Agenda,
     /// When the model or GPU whose turn it is wants its next one.
@@ -94,6 +99,7 @@ impl Core {
             places: Places::new(fleet.gpus.len(), fleet.hosts.len()),
             audits: vec![Audit::default(); fleet.gpus.len()],
             choices: Choices::default(),
+            forecast: Forecast::default(),
             tally: Tally::default(),
             fleet,
             leader_since: now,
@@ -120,6 +126,7 @@ impl Core {
         self.now = now;
         self.expire_gates(now, effects);
         let heartbeat_for = self.take(now, event, effects);
+        let at = effects.len();
         if self.deposed {
             return;
         }
@@ -131,12 +138,14 @@ impl Core {
             && let Some(stream) = self.gates.served(&gate)
         {
             let elsewhere = self.gates.elsewhere(now, &gate, false);
-            effects.push(Effect::Heartbeat {
+            let heartbeat = Effect::Heartbeat {
                 gate,
                 stream,
                 echoed: sequence,
                 elsewhere,
-            });
+            };
+            let at = sabotage!(HeartbeatOvertakes, at, effects.len().max(at));
+            effects.insert(at, heartbeat);
         }
     }
 
@@ -276,6 +285,7 @@ impl Core {
             state.failures = 0;
             state.last_error = None;
             (state.inside, state.frozen_since, state.stuck) = (0, None, false);
+            state.settle();
         }
         if matches!(phase, Phase::Asleep) {
             // Who asks next begins to wait anew.
@@ -335,7 +345,9 @@ impl Core {
 
     /// Silence after which a gate does not block a drain.
     fn fence(&self) -> Millis {
-        self.fleet.times.lease + self.fleet.times.margin
+        let fence =
+            self.fleet.times.lease + sabotage!(FenceAtTheLease, Millis(0), self.fleet.times.margin);
+        sabotage!(MarginShort, fence.since(Millis(1)), fence)
     }
 
     /// Silence after which nothing is known of a gate any more.
@@ -350,7 +362,12 @@ impl Core {
 
     /// No engine is put to sleep before: a predecessor's gates may still hold its leases.
     fn sleeps_from(&self) -> Millis {
-        self.term_since + self.fence()
+        sabotage!(
+            SuccessorWaitsNothing,
+            Millis(0),
+            self.term_since
+                + sabotage!(SuccessorWaitsOneLease, self.fleet.times.lease, self.fence())
+        )
     }
 
     fn begin_drain(

@@ -55,10 +55,15 @@ impl Core {
         if state.observing.is_none_or(|(asked, _)| asked != attempt) {
             return;
         }
+        #[cfg(feature = "sabotage")]
+        {
+            state.cached_count = seen.count;
+        }
         (state.observing, state.observe_at) = (None, now + self.fleet.times.observe);
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1
         } else {
+            state.settle();
             0
         };
         match &state.phase {
@@ -178,6 +183,7 @@ impl Core {
         };
         match seen.state {
             EngineState::Awake => {}
+            EngineState::Asleep if sabotage!(FoundAsleepStays, true, false) => {}
             EngineState::Asleep => {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
                 state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep));
@@ -280,6 +286,16 @@ impl Core {
             (Failure::Engine, EngineState::Awake) => {
                 self.enter(now, id, Phase::Serving);
                 self.record(now, id, "the engine answers again, serving", effects);
+            }
+            // Somebody woke what never fits: as out of service it would hold its memory for ever.
+            (Failure::NeverFits, EngineState::Awake) => {
+                self.enter(now, id, Phase::Serving);
+                self.record(
+                    now,
+                    id,
+                    "found awake though it never fits (somebody woke it); it serves, and makes room the normal way",
+                    effects,
+                );
             }
             (Failure::Engine, EngineState::Asleep) => {
                 self.enter(now, id, Phase::Asleep);

@@ -98,7 +98,11 @@ impl Core {
             return;
         };
         let conditioning = match state.phase {
-            Phase::Waking { attempt: running } if running == attempt => false,
+            Phase::Waking { attempt: running }
+                if sabotage!(OldAttemptCounts, true, running == attempt) =>
+            {
+                false
+            }
             Phase::Booting(Boot::Waking(running)) if running == attempt => true,
             Phase::Waking { .. }
             | Phase::Booting(_)
@@ -190,7 +194,7 @@ impl Core {
                 mode,
                 again_at: None,
                 repeats,
-            } if *running == attempt => {
+            } if sabotage!(OldAttemptCounts, true, *running == attempt) => {
                 let order = Order {
                     cause: cause.clone(),
                     mode: *mode,
@@ -270,7 +274,13 @@ impl Core {
             Outcome::Done { took, memory } => {
                 self.says_it_sleeps(now, id, order, took, memory, effects);
             }
+            Outcome::Unknown { .. } if sabotage!(WakesDuringPendingSleep, true, false) => {
+                self.says_it_sleeps(now, id, order, 1, Memory::default(), effects);
+            }
             Outcome::Unknown { cause } => self.may_sleep(now, id, order, cause, effects),
+            Outcome::Failed(_) if sabotage!(TrustsTheReply, true, false) => {
+                self.says_it_sleeps(now, id, order, 1, Memory::default(), effects);
+            }
             Outcome::Failed(ActionError { cause, engine }) => match engine {
                 EngineState::Asleep | EngineState::Silent => {
                     self.may_sleep(now, id, order, cause, effects);
@@ -296,7 +306,7 @@ impl Core {
             return;
         };
         state.learned.sleep.push(Millis(took));
-        let left = memory.gpu.unwrap_or(state.spec.asleep);
+        let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
         let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
         if !kept {
             state.measured_asleep(memory);
@@ -306,7 +316,7 @@ impl Core {
             let sentence = format!(
                 "says it sleeps, but {left} are still held on its GPU: asked to sleep once more"
             );
-            self.sleep_again(now, id, order);
+            self.sleep_again(now, id, order, REPEAT_AFTER);
             self.record(now, id, sentence, effects);
             return;
         }
@@ -340,11 +350,13 @@ impl Core {
         }
         let sentence = format!("nobody knows whether it sleeps ({why}): asking again");
         state.last_error = Some(why);
-        self.sleep_again(now, id, order);
+        // Rule 7: until it is abandoned the first call may still be accepted, after the answer to the second, and after a wake.
+        let pause = REPEAT_AFTER.max(self.fleet.times.command + Millis(1));
+        self.sleep_again(now, id, order, pause);
         self.record(now, id, sentence, effects);
     }
 
-    fn sleep_again(&mut self, now: Millis, id: &ModelId, order: Order) {
+    fn sleep_again(&mut self, now: Millis, id: &ModelId, order: Order, pause: Millis) {
         let Order {
             cause,
             mode,
@@ -354,7 +366,7 @@ impl Core {
             attempt: Attempt(0),
             cause,
             mode,
-            again_at: Some(now + REPEAT_AFTER),
+            again_at: Some(now + pause),
             repeats: repeats + 1,
         };
         self.enter(now, id, again);

@@ -14,10 +14,12 @@ use crate::{
 };
 
 /// One GPU.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     /// Every model that is placed on it, by id.
     pub(crate) models: BTreeMap<ModelId, Slot>,
+    /// Those whose own next step depends on the others there: they drain, or wait for another's action to end.
+    pub(crate) attentive: BTreeSet<ModelId>,
     /// Those that wait for room.
     pub(crate) queued: BTreeMap<ModelId, Slot>,
     /// Bytes reserved on it.
@@ -53,7 +55,7 @@ struct Step {
     moving: bool,
     waits: bool,
     observing: bool,
-    started: bool,
+    attentive: bool,
     drains_for: Option<Cause>,
 }
 
@@ -67,7 +69,10 @@ impl Step {
                 Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
             ),
             observing: matches!(phase, Phase::Booting(Boot::Observing { .. })),
-            started: matches!(phase, Phase::Booting(Boot::Started)),
+            attentive: matches!(
+                phase,
+                Phase::Draining { .. } | Phase::Booting(Boot::Started) | Phase::Failed { .. }
+            ),
             drains_for: match phase {
                 Phase::Draining { cause, .. } => Some(cause.clone()),
                 Phase::Booting(_)
@@ -84,7 +89,7 @@ impl Step {
 }
 
 /// The index over all models.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
     gpus: Vec<Place>,
     hosts: Vec<Bytes>,
@@ -97,6 +102,8 @@ pub(crate) struct Places {
     unpublished: BTreeSet<ModelId>,
     /// Models that were touched since this was last taken.
     refreshed: BTreeSet<ModelId>,
+    /// … and of which others see something new.
+    changed: BTreeSet<ModelId>,
 }
 
 impl Places {
@@ -158,6 +165,10 @@ impl Places {
         std::mem::take(&mut self.dirty)
     }
 
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<ModelId> {
+        std::mem::take(&mut self.changed)
+    }
+
     pub(crate) fn take_refreshed(&mut self) -> BTreeSet<ModelId> {
         std::mem::take(&mut self.refreshed)
     }
@@ -179,6 +190,9 @@ impl Places {
             place.reserved = place.reserved + face.reserved;
             if face.waits() {
                 place.queued.insert(id.clone(), slot);
+            }
+            if face.phase.attentive {
+                place.attentive.insert(id.clone());
             }
             if face.phase.moving {
                 place.moving.insert(id.clone());
@@ -203,6 +217,7 @@ impl Places {
             };
             place.models.remove(id);
             place.queued.remove(id);
+            place.attentive.remove(id);
             place.moving.remove(id);
             place.reserved = place.reserved.less(face.reserved);
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
@@ -228,6 +243,7 @@ impl Core {
             let face = self.models.get(&id).map(|state| self.face(state));
             let old = self.places.faces.get(&id);
             if old != face.as_ref() {
+                self.places.changed.insert(id.clone());
                 let old = self.places.faces.remove(&id);
                 let observing = self.places.any_observing();
                 for face in [&old, &face].into_iter().flatten() {

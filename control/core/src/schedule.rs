@@ -64,9 +64,15 @@ impl Core {
     fn serve_queues(&mut self, now: Millis, gpus: &BTreeSet<GpuId>, effects: &mut Vec<Effect>) {
         let moves = |gpu: &&GpuId| {
             let place = self.places.gpu(**gpu);
-            place.is_some_and(|place| !place.moving.is_empty())
+            sabotage!(
+                TwoTransitions,
+                false,
+                place.is_some_and(|place| !place.moving.is_empty())
+            )
         };
-        let closed = |gpu: &&GpuId| moves(gpu) || self.stopped(**gpu).is_some();
+        let stopped =
+            |gpu: &&GpuId| sabotage!(StoppedGpuMoves, false, self.stopped(**gpu).is_some());
+        let closed = |gpu: &&GpuId| moves(gpu) || stopped(gpu);
         let mut taken: BTreeSet<GpuId> = gpus.iter().filter(closed).copied().collect();
         let queue = self.queue(now, gpus);
         if !queue.is_empty() {
@@ -133,6 +139,7 @@ impl Core {
             .map(|state| (!state.is_urgent(now), state.waiting_since(), &state.spec.id))
             .collect();
         queue.sort();
+        sabotage!(NewestFirst, queue.reverse());
         queue.into_iter().map(|(_, _, id)| id.clone()).collect()
     }
 
@@ -182,6 +189,10 @@ impl Core {
         }
         // 4. Somebody makes room, or nobody can.
         let candidates = self.candidates(now, &need);
+        let need = Need {
+            missing: self.attainable(id, need.missing, &candidates),
+            ..need
+        };
         match policy::choose(self.fleet.policy, &need, &candidates, now) {
             Choice::Victims(victims) => {
                 self.make_room(now, id, &need, needs, victims, effects);
@@ -200,6 +211,16 @@ impl Core {
         }
     }
 
+    /// The forecast hears of every choice, whoever makes it: it duels with recency over who goes.
+    fn forecast_learns(&mut self, now: Millis, need: &Need) {
+        let candidates = self.candidates(now, need);
+        let idle = candidates.iter().filter(|candidate| {
+            !candidate.pinned && !candidate.busy && candidate.free_from() <= now
+        });
+        let ids: Vec<&ModelId> = idle.map(|candidate| &candidate.model).collect();
+        self.forecast.chosen_among(ids);
+    }
+
     /// The victims of a choice begin to drain.
     fn make_room(
         &mut self,
@@ -211,6 +232,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let number = self.choose_for(now, id, need, needs, Taken::Evict(victims.clone()));
+        self.forecast_learns(now, need);
         self.wait_chosen(now, id);
         self.tally.evictions += u64::try_from(victims.len()).unwrap_or(0);
         for victim in victims {

@@ -69,8 +69,13 @@ pub(crate) struct ModelState {
     pub(crate) declared: (Bytes, Bytes),
     /// Its process is being ended; what is seen of it meanwhile does not count.
     pub(crate) ending: bool,
+    /// What an action of which nobody knows how it ended may still hold: per GPU above `awake`, and host RAM.
+    pub(crate) unsettled: (Bytes, Bytes),
     /// A sleep left more memory behind than expected; one repeat was tried.
     pub(crate) memory_repeat: bool,
+    /// The count of the last look.
+    #[cfg(feature = "sabotage")]
+    pub(crate) cached_count: Option<u64>,
     /// It was put to sleep for another, and nobody has used it since: a popular one comes back.
     pub(crate) displaced: bool,
     /// The choice by which it is making room.
@@ -127,7 +132,10 @@ impl ModelState {
             futile: None,
             estimate: Millis(0),
             ending: false,
+            unsettled: (Bytes(0), Bytes(0)),
             memory_repeat: false,
+            #[cfg(feature = "sabotage")]
+            cached_count: None,
             displaced: false,
             making_room: None,
             evicted: None,
@@ -180,6 +188,9 @@ impl ModelState {
         let Some(old) = &self.published else {
             return true;
         };
+        if sabotage!(OldEpochResumes, row.admission == Admission::Admit, false) {
+            return false;
+        }
         match (old.admission, row.admission) {
             (Admission::Admit, Admission::Admit)
             | (Admission::Hold { .. }, Admission::Hold { .. }) => false,

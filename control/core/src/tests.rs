@@ -14,7 +14,6 @@ use crate::{
 
 mod barrier;
 mod engines;
-mod faults;
 mod fuzz;
 mod liveness;
 mod races;

@@ -7,10 +7,15 @@ use crate::{
     Core,
     decision::{Taken, Trigger},
     effect::Effect,
+    failures::COOL_DOWN,
     ids::{Bytes, Millis, ModelId},
-    phase::{Boot, Phase, Tier},
+    model::OnLeaseEnd,
+    phase::{Boot, Cause, Phase, Tier},
     state::{ModelState, Resident},
 };
+
+/// What it costs that a copy leaves RAM which somebody waits for: more than any that is only expected.
+const WAITED_FOR: f64 = 1e9;
 
 /// Where a model that has nothing in flight any more can go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,10 +75,76 @@ impl Core {
         }
     }
 
+    /// Nothing is on its way to the engine, not even from a gate that flows, so that its process may end (rule 14).
+    pub(crate) fn nothing_follows(&self, now: Millis, id: &ModelId) -> bool {
+        let Some(state) = self.models.get(id) else {
+            return false;
+        };
+        let Phase::Draining { epoch, .. } = state.phase else {
+            return false;
+        };
+        let flows = state.spec.on_lease_end == OnLeaseEnd::Flow;
+        let waiting = self.gates.waiting(now, id, epoch, self.flow_silence());
+        let seen = state.spec.caps.counts || !waiting.fenced_in_flight;
+        let since = self.term_since + self.flow_silence();
+        let over = seen && (!flows || now >= since && waiting.all_acknowledged);
+        sabotage!(StopsTooEarly, true, over)
+    }
+
+    /// Its engine ends instead of sleeping: its memory counts as held until it is gone, and its next wake is a start.
+    pub(crate) fn stop_engine(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        let sentence = format!(
+            "its engine is stopped rather than put to sleep (no host RAM for its copy, or so configured); its next wake is a start, about {}",
+            state.learned.start.promised()
+        );
+        state.ending = true;
+        effects.push(Effect::Kill {
+            model: id.clone(),
+            cause: "it sleeps without a process".into(),
+        });
+        if !matches!(state.phase, Phase::Asleep) {
+            self.enter(now, id, Phase::Asleep);
+        }
+        self.record(now, id, sentence, effects);
+    }
+
+    /// It cannot sleep anywhere: it goes on serving, and who waits for its room looks for another.
+    pub(crate) fn has_no_berth(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: Cause,
+        why: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(state) = self.models.get_mut(id) {
+            state.spare_until = now + COOL_DOWN;
+            state.operator_sleeps = false;
+        }
+        self.enter(now, id, Phase::Serving);
+        self.record(
+            now,
+            id,
+            format!("cannot be put to sleep, serving on: {why}"),
+            effects,
+        );
+        if let Cause::Preempt(waiter) = cause {
+            let sentence = format!("{id} cannot make room: {why}");
+            if let Some(waiting) = self.models.get_mut(&waiter) {
+                waiting.stuck = true;
+            }
+            self.record(now, &waiter, sentence, effects);
+        }
+    }
+
     /// NUMA nodes on which a model's copy does not fit, with what is missing there.
     fn host_short(&self, state: &ModelState) -> Vec<(usize, Bytes)> {
         let mut short: Vec<(usize, Bytes)> = Vec::new();
-        for host in 0..self.fleet.hosts.len() {
+        let hosts = sabotage!(HostRamForgotten, 0, self.fleet.hosts.len());
+        for host in 0..hosts {
             let gpus = state.spec.gpus.iter();
             let shares = gpus.filter(|gpu| self.host_of(gpu.0) == host);
             let more = state.spec.sizes.host.bytes.less(state.host_reserved());
@@ -120,8 +191,8 @@ impl Core {
             .partition(|state| state.ending);
         let mut can_go: Vec<(f64, &ModelState)> = staying
             .into_iter()
-            .filter(|state| self.can_leave_ram(now, state))
-            .map(|state| (self.loss(now, state, Tier::Stopped), state))
+            .filter(|state| self.can_leave_ram(state))
+            .map(|state| (self.loss_of_leaving(now, state), state))
             .collect();
         can_go.sort_by(|(a, first), (b, second)| {
             a.total_cmp(b)
@@ -160,13 +231,20 @@ impl Core {
         f64::from(seconds) / 1_000.0 * state.demand.rate(now)
     }
 
-    fn can_leave_ram(&self, now: Millis, state: &ModelState) -> bool {
-        matches!(state.phase, Phase::Asleep)
+    /// … when a sleeping copy leaves RAM. Who is waited for loses most: a wait is lost for certain. But it goes too when nobody else
+    /// can: copies of those who wait must not keep asleep whoever should make room for them.
+    fn loss_of_leaving(&self, now: Millis, state: &ModelState) -> f64 {
+        let waited_for = matches!(state.phase, Phase::Queued) || self.wanted(now, state);
+        let certain = if waited_for { WAITED_FOR } else { 0.0 };
+        certain + self.loss(now, state, Tier::Stopped)
+    }
+
+    fn can_leave_ram(&self, state: &ModelState) -> bool {
+        matches!(state.phase, Phase::Asleep | Phase::Queued)
             && state.spec.caps.restartable
             && state.spec.tier != Some(Tier::Ram)
             && state.inside == 0
             && !state.ending
-            && !self.wanted(now, state)
     }
 
     /// A sleeping copy leaves host RAM: its engine ends, and the next wake is a start.
@@ -220,7 +298,7 @@ impl ModelState {
         if there && self.copy == Tier::Ram {
             self.spec.sizes.host.bytes.max(self.host_kept)
         } else {
-            self.host_kept
+            self.host_kept.max(self.unsettled.1)
         }
     }
 }

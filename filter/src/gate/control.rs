@@ -105,13 +105,17 @@ impl Gate {
         }
         if let Some(sent) = sent {
             self.figures.echoed(heartbeat.echoed_sequence);
-            self.lease.renew(sent, self.table.times().lease);
+            let lease = self.table.times().lease;
+            self.lease
+                .renew(sabotage!(LeaseFromArrival, now, sent), lease);
             self.unsettled = true;
         }
     }
 
     fn after_change(&mut self, now: Millis, applied: &Applied, effects: &mut Vec<Effect>) {
-        for row in applied.iter().filter(|row| row.is_draining()) {
+        let forgotten = sabotage!(BarrierNotAcknowledged, applied.len() > 1, false);
+        let acknowledged = |row: &&std::sync::Arc<crate::row::Row>| row.is_draining() && !forgotten;
+        for row in applied.iter().filter(acknowledged) {
             let epoch = Some(Epoch {
                 term: row.epoch.term,
                 counter: row.epoch.counter,

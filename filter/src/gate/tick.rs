@@ -227,7 +227,9 @@ impl Gate {
             return Fate::Answer(Answer::Removed);
         };
         match row.admission {
-            Admission::Admit if self.admits(now, row) => Fate::Release,
+            Admission::Admit if sabotage!(HeldWithoutLease, true, self.admits(now, row)) => {
+                Fate::Release
+            }
             Admission::Admit | Admission::Hold(_) => Fate::Stay,
             // Requests that are held when a barrier rises stay held.
             Admission::Refuse(Answer::Draining(_) | Answer::Booting(_)) => Fate::Stay,
@@ -251,6 +253,10 @@ impl Gate {
         self.figures
             .of(&row.id)
             .admitted(now, true, Some(now.since(since)));
+        sabotage!(
+            CountedTwice,
+            self.figures.of(&row.id).admitted(now, true, None)
+        );
         self.in_flight.insert(
             id,
             InFlight {

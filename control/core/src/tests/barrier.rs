@@ -169,7 +169,9 @@ fn what_a_fenced_gate_held_is_no_demand() {
 
 #[test]
 fn an_engine_that_loses_requests_is_counted_twice() {
-    let mut bench = serving(0, |model| model.caps.lossless = false);
+    let mut bench = serving(0, |model| {
+        (model.caps.lossless, model.on_lease_end) = (false, OnLeaseEnd::Hold);
+    });
     let epoch = drain(&mut bench);
     assert_eq!(ack(&mut bench, "g1", epoch), Vec::<String>::new());
     bench.run(2_500);

@@ -140,7 +140,7 @@ fn a_busy_victim_is_frozen_after_its_drain_and_comes_back() {
 fn an_engine_that_cannot_freeze_is_reopened_and_drained_for_longer_next_time() {
     let mut models = [spec("a"), spec("b"), spec("c")];
     for model in &mut models {
-        model.caps.lossless = false;
+        (model.caps.lossless, model.on_lease_end) = (false, OnLeaseEnd::Hold);
     }
     let mut bench = Bench::new(&models, EngineState::Asleep);
     bench.run(3_000);
@@ -230,7 +230,7 @@ fn a_drain_that_ends_while_nobody_may_sleep_still_asks_whether_anything_is_left(
     let mut model = spec("a");
     model.drain_timeout = Millis(2_000);
     model.on_drain_timeout = OnDrainTimeout::Cancel;
-    model.caps.lossless = false;
+    (model.caps.lossless, model.on_lease_end) = (false, OnLeaseEnd::Hold);
     let mut bench = Bench::new(&[model], EngineState::Awake);
     bench.run(2_500);
     bench.hello("g1", 1);
@@ -339,7 +339,7 @@ fn a_refusal_that_was_followed_by_service_wakes_nobody() {
 fn who_asks_after_a_wait_was_given_up_is_held_again() {
     let mut models = [spec("a"), spec("b"), spec("c")];
     for model in &mut models {
-        model.caps.lossless = false;
+        (model.caps.lossless, model.on_lease_end) = (false, OnLeaseEnd::Hold);
     }
     // Only `a` could make room, and it will not drain.
     models[1].pinned = true;

@@ -1,0 +1,157 @@
+//! One line of wrong logic at a time, so that the simulation can be seen to fail. Compiled only with the feature `sabotage`, which no
+//! program of ours has; without it every `sabotage!` is its right side.
+
+#[cfg(feature = "sabotage")]
+mod chosen {
+    use std::cell::Cell;
+
+    /// What is done wrong.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Sabotage {
+        /// A drain does not wait for one of the gates.
+        OneGateForgotten,
+        /// A drain does not wait for acknowledgements.
+        NoAcknowledgement,
+        /// A successor waits for nobody.
+        SuccessorWaitsNothing,
+        /// A successor waits one lease only.
+        SuccessorWaitsOneLease,
+        /// What an older stream of a gate says is counted.
+        OlderStreamCounts,
+        /// Acknowledgements of an older stream are counted.
+        OlderAcknowledgementCounts,
+        /// An acknowledgement of any epoch counts.
+        AnyEpochAcknowledges,
+        /// Nobody asks for the engine's count.
+        CountIgnored,
+        /// The count of the last periodic look is good enough.
+        CachedCount,
+        /// Zero in flight counts from a report before the acknowledgement.
+        ZeroFromAnyReport,
+        /// A deposed leader goes on.
+        DeposedGoesOn,
+        /// What is known of a gate is dropped when its stream closes.
+        RecordDroppedOnClose,
+        /// A heartbeat stands before the row changes of its step.
+        HeartbeatOvertakes,
+        /// A gate is fenced when its lease ends.
+        FenceAtTheLease,
+        /// The margin is a millisecond short.
+        MarginShort,
+        /// An engine found asleep in service stays asleep.
+        FoundAsleepStays,
+        /// A sleep that the engine only claims counts as done.
+        TrustsTheReply,
+        /// Memory counts as free before the oracle shows it.
+        FreesBeforeTheOracle,
+        /// A sleep of unknown outcome counts as done, so that a wake may follow.
+        WakesDuringPendingSleep,
+        /// Outcomes of old attempts count.
+        OldAttemptCounts,
+        /// A model opens again under the epoch of its barrier.
+        OldEpochResumes,
+        /// Demand that was withdrawn is kept.
+        DemandIsKept,
+        /// Two transitions on one GPU.
+        TwoTransitions,
+        /// Victims need not have had their min_runtime.
+        MinRuntimeIgnored,
+        /// Who waits longest comes last.
+        NewestFirst,
+        /// What a sleeping engine keeps is not counted.
+        ResidualForgotten,
+        /// What a wake or a sleep takes for a moment is not reserved.
+        PeakForgotten,
+        /// No room is kept for the moment at which somebody goes to sleep.
+        SleepNeedsRoom,
+        /// Host RAM is not counted.
+        HostRamForgotten,
+        /// Transitions go on where ledger and oracle differ.
+        StoppedGpuMoves,
+        /// A process is ended while a gate may still flow to it.
+        StopsTooEarly,
+    }
+
+    impl Sabotage {
+        /// All of them.
+        pub const ALL: [Self; 31] = [
+            Self::OneGateForgotten,
+            Self::NoAcknowledgement,
+            Self::SuccessorWaitsNothing,
+            Self::SuccessorWaitsOneLease,
+            Self::OlderStreamCounts,
+            Self::OlderAcknowledgementCounts,
+            Self::AnyEpochAcknowledges,
+            Self::CountIgnored,
+            Self::CachedCount,
+            Self::ZeroFromAnyReport,
+            Self::DeposedGoesOn,
+            Self::RecordDroppedOnClose,
+            Self::HeartbeatOvertakes,
+            Self::FenceAtTheLease,
+            Self::MarginShort,
+            Self::FoundAsleepStays,
+            Self::TrustsTheReply,
+            Self::FreesBeforeTheOracle,
+            Self::WakesDuringPendingSleep,
+            Self::OldAttemptCounts,
+            Self::OldEpochResumes,
+            Self::DemandIsKept,
+            Self::TwoTransitions,
+            Self::MinRuntimeIgnored,
+            Self::NewestFirst,
+            Self::ResidualForgotten,
+            Self::PeakForgotten,
+            Self::SleepNeedsRoom,
+            Self::HostRamForgotten,
+            Self::StoppedGpuMoves,
+            Self::StopsTooEarly,
+        ];
+    }
+
+    thread_local! {
+        static CHOSEN: Cell<Option<Sabotage>> = const { Cell::new(None) };
+    }
+
+    /// Chooses what this thread does wrong from now on.
+    pub fn choose(sabotage: Option<Sabotage>) {
+        CHOSEN.set(sabotage);
+    }
+
+    /// Whether this is what this thread does wrong.
+    pub(crate) fn is_chosen(sabotage: Sabotage) -> bool {
+        CHOSEN.get() == Some(sabotage)
+    }
+}
+
+#[cfg(feature = "sabotage")]
+pub(crate) use chosen::is_chosen;
+#[cfg(feature = "sabotage")]
+pub use chosen::{Sabotage, choose};
+
+/// `sabotage!(Name, wrong, right)`: the right side, unless the feature is on and `Name` is chosen. `sabotage!(Name, wrong)`: nothing,
+/// unless it is.
+#[cfg(feature = "sabotage")]
+macro_rules! sabotage {
+    ($name:ident, $wrong:expr, $right:expr) => {
+        if $crate::sabotage::is_chosen($crate::sabotage::Sabotage::$name) {
+            $wrong
+        } else {
+            $right
+        }
+    };
+    ($name:ident, $wrong:expr) => {
+        if $crate::sabotage::is_chosen($crate::sabotage::Sabotage::$name) {
+            $wrong;
+        }
+    };
+}
+
+/// The right side, or nothing.
+#[cfg(not(feature = "sabotage"))]
+macro_rules! sabotage {
+    ($name:ident, $wrong:expr, $right:expr) => {
+        $right
+    };
+    ($name:ident, $wrong:expr) => {};
+}

@@ -1,0 +1,576 @@
+//! What must hold after every step: S1 to S7 of the design, and the rules of the protocol as far as they can be seen from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use greenthread_core::{
+    ModelView,
+    effect::{Admission, Effect, PublishedRow},
+    event::{ActionError, EngineState, Event, Outcome},
+    ids::{Attempt, Bytes, Epoch, GpuId, ModelId, StreamId},
+    model::{OnDrainTimeout, SleepMode},
+    phase::Tier,
+};
+
+use crate::{
+    agenda::Order,
+    engine::{Engine, Process},
+    plan::CAPACITY,
+    request::Stage,
+    world::World,
+};
+
+/// Epochs that were used.
+#[derive(Clone, Debug, Default)]
+pub struct Epochs {
+    newest: BTreeMap<ModelId, (usize, Epoch, u8)>,
+    used: BTreeSet<Epoch>,
+}
+
+impl World {
+    /// Rule 3: within a step, no row change stands behind a heartbeat.
+    pub(crate) fn check_order(&mut self, effects: &[Effect]) {
+        let heartbeat =
+            (effects.iter()).position(|effect| matches!(effect, Effect::Heartbeat { .. }));
+        let publish = (effects.iter()).rposition(|effect| matches!(effect, Effect::Publish(_)));
+        let overtaken = matches!((heartbeat, publish), (Some(first), Some(last)) if first < last);
+        self.check(!overtaken, |_| {
+            "rule 3: a heartbeat overtakes a row change".to_owned()
+        });
+    }
+
+    /// Rules 2 and 5: what is echoed on a stream only grows, and is not what an older stream said.
+    pub(crate) fn check_echo(&mut self, life: usize, id: StreamId, echoed: u64) {
+        let Some((stream, _)) = self.controls[life].streams.get(&id) else {
+            return;
+        };
+        let known = &mut self.streams[*stream];
+        let before = std::mem::replace(&mut known.echoed, echoed);
+        self.check(echoed >= before, |_| {
+            format!("rule 5: {echoed} is echoed after {before}")
+        });
+    }
+
+    /// Rule 13: epochs only grow, none is used twice, and every change of admission has a new one.
+    pub(crate) fn check_row(&mut self, life: usize, row: &PublishedRow) {
+        let kind = match row.admission {
+            Admission::Admit => 0,
+            Admission::Hold { .. } => 1,
+            Admission::Refuse { reason, .. } => 2 + reason as u8,
+        };
+        let term = self.controls[life].term;
+        self.check(row.epoch.term == term, |_| {
+            format!("rule 13: an epoch of term {}, not {term}", row.epoch.term)
+        });
+        let fresh = self.epochs.used.insert(row.epoch);
+        let now = (life, row.epoch, kind);
+        let before = self.epochs.newest.insert(row.model.clone(), now);
+        match before.filter(|(of, _, _)| *of == life) {
+            Some((_, epoch, _)) if row.epoch < epoch => {
+                self.violated(format!("rule 13: the epoch of {:?} shrinks", row.model));
+            }
+            Some((_, epoch, before)) if row.epoch == epoch => {
+                self.check(before == kind, |_| {
+                    "rule 13: an admission changes without a new epoch".to_owned()
+                });
+            }
+            Some(_) | None => self.check(fresh, |_| "rule 13: an epoch is used twice".to_owned()),
+        }
+        if row.admission == Admission::Admit
+            && let Some(engine) = self.rows.get(&row.model).copied()
+        {
+            self.engines[engine].told_to_sleep = false;
+        }
+    }
+
+    /// Keeps the books about actions, from the events that end them.
+    pub(crate) fn before_step(&mut self, life: usize, event: &Event) {
+        match event {
+            Event::Started { model, attempt, .. } | Event::Woke { model, attempt, .. } => {
+                self.action_ended(life, model, *attempt, true);
+                self.remember(life, event);
+            }
+            Event::Slept {
+                model,
+                attempt,
+                outcome,
+            } => {
+                let definite = match outcome {
+                    Outcome::Done { .. } => true,
+                    Outcome::Failed(ActionError { engine, .. }) => match engine {
+                        EngineState::Awake | EngineState::Gone | EngineState::Broken => true,
+                        EngineState::Asleep | EngineState::Silent => false,
+                    },
+                    Outcome::Unknown { .. } => false,
+                };
+                self.action_ended(life, model, *attempt, definite);
+                self.remember(life, event);
+            }
+            Event::EngineGone { model, .. } => {
+                if let Some(engine) = self.rows.get(model) {
+                    self.controls[life].under_way.remove(engine);
+                    // A word about the end of its former life may come late to an attached engine that is back.
+                    self.engines[*engine].strange |= self.engines[*engine].process != Process::Gone;
+                }
+            }
+            Event::ModelSet(spec) => {
+                let name = self
+                    .rows
+                    .get(&spec.id)
+                    .map(|row| self.engines[*row].name.clone());
+                for row in 0..self.engines.len() {
+                    if Some(&self.engines[row].name) == name.as_ref() {
+                        self.render_again(life, row);
+                    }
+                }
+            }
+            Event::Observed {
+                model, observation, ..
+            } => {
+                let seen = observation.state == EngineState::Asleep;
+                let engine = self.rows.get(model).copied();
+                self.controls[life].seen_asleep = engine.filter(|_| seen);
+                self.remember(life, event);
+            }
+            Event::Tick
+            | Event::Hello { .. }
+            | Event::Report { .. }
+            | Event::Ack { .. }
+            | Event::Bye { .. }
+            | Event::StreamClosed { .. }
+            | Event::GpuRead { .. }
+            | Event::GpuAccepted(_)
+            | Event::ModelRemoved(_)
+            | Event::Operator { .. }
+            | Event::Deposed
+            | Event::TermRaised(_) => {}
+        }
+    }
+
+    fn remember(&mut self, life: usize, event: &Event) {
+        let told = &mut self.controls[life].told;
+        if told.len() == 24 {
+            told.remove(0);
+        }
+        told.push(event.clone());
+    }
+
+    fn action_ended(&mut self, life: usize, model: &ModelId, attempt: Attempt, definite: bool) {
+        let Some(engine) = self.rows.get(model) else {
+            return;
+        };
+        let under_way = &mut self.controls[life].under_way;
+        if definite
+            && under_way
+                .get(engine)
+                .is_some_and(|(_, known)| *known == attempt)
+        {
+            under_way.remove(engine);
+        }
+    }
+
+    /// What must hold at the moment at which an engine is told something.
+    pub(crate) fn check_action(&mut self, life: usize, engine: usize, order: Order) {
+        if self.plan.leader_lease > 0 {
+            let leads = self.leadership.holder == Some(life) && self.now < self.leadership.until;
+            self.check(leads, |_| {
+                "rule 7: a control that does not lead commands an engine".to_owned()
+            });
+        }
+        let gpus = self.engines[engine].spec.gpus.clone();
+        let others = self.controls[life].under_way.keys().copied();
+        let crowded = others
+            .filter(|other| *other != engine)
+            .any(|other| (self.engines[other].spec.gpus.iter()).any(|gpu| gpus.contains(gpu)));
+        self.check(!crowded, |_| "S6: two transitions on one GPU".to_owned());
+        let pending = self.controls[life].under_way.get(&engine).copied();
+        match order {
+            Order::Sleep(mode, tier) => {
+                let again = matches!(
+                    self.controls[life].phases.get(&engine),
+                    Some(("Sleeping", _))
+                );
+                self.check_stopped(life, engine, again);
+                self.check_sleep(life, engine, mode, again);
+                let roomy = gpus.into_iter();
+                let roomy = roomy.filter(|gpu| self.controls[life].roomy.contains(gpu));
+                let roomy: Vec<GpuId> = roomy.collect();
+                self.controls[life].begun.extend(roomy);
+                if tier == Tier::Ram {
+                    self.controls[life].filled.push(engine);
+                }
+            }
+            Order::Start | Order::Wake(_) => {
+                self.check(pending.is_none(), |_| {
+                    format!("rule 11: {order:?} while {pending:?} is under way")
+                });
+                self.check_stopped(life, engine, false);
+                self.check_room(engine, &gpus);
+                self.controls[life].begun.extend(gpus);
+            }
+        }
+    }
+
+    /// S4: what is woken has room, in real bytes.
+    fn check_room(&mut self, engine: usize, gpus: &[GpuId]) {
+        for gpu in gpus {
+            let there = |other: &&Engine| other.spec.gpus.contains(gpu);
+            let on_gpu: Vec<&Engine> = self.engines.iter().filter(there).collect();
+            let explained = on_gpu.iter().any(|other| other.surprise);
+            let all: Bytes = on_gpu.iter().map(|other| other.holds).sum();
+            let held = all.less(self.engines[engine].holds);
+            let spec = &self.engines[engine].spec;
+            let need = spec.awake + spec.sizes.waking.bytes;
+            self.check(explained || held + need <= CAPACITY, |_| {
+                format!(
+                    "S4: {need} are woken on GPU {} where others hold {held}",
+                    gpu.0
+                )
+            });
+        }
+    }
+
+    /// Nothing begins where ledger and oracle differ, or an action of this very engine is said again.
+    fn check_stopped(&mut self, life: usize, engine: usize, again: bool) {
+        let gpus = self.controls[life].core.gpus();
+        let stopped = (self.engines[engine].spec.gpus.iter())
+            .any(|gpu| gpus.get(gpu.0).is_some_and(|view| view.stopped.is_some()));
+        self.check(again || !stopped, |_| {
+            "an action begins on a GPU where ledger and oracle differ".to_owned()
+        });
+    }
+
+    /// An engine that is ended instead of put to sleep takes nothing with it: nobody admits, nothing is inside or on its way.
+    pub(crate) fn check_kill(&mut self, life: usize, engine: usize) {
+        let known = &self.engines[engine];
+        let drains = matches!(
+            self.controls[life].phases.get(&engine),
+            Some(("Draining", _))
+        );
+        let stopped = drains && self.stops_instead(life, engine);
+        if !stopped || !known.runs() || known.spec.on_drain_timeout == OnDrainTimeout::Abort {
+            return;
+        }
+        let id = known.spec.id.0.clone();
+        for gate in 0..self.gates.len() {
+            let node = &self.gates[gate];
+            let local = node.local(self.now);
+            let admits = node.alive && node.reference.admits(local, &id);
+            self.check(!admits, |world| {
+                format!("S2: {id} is stopped while {} admits", world.gates[gate].id)
+            });
+        }
+        let inside = (0..self.requests.len()).rev().take(5_000).find(|request| {
+            let known = &self.requests[*request];
+            let there = matches!(known.stage, Stage::OnItsWay | Stage::Inside);
+            let unseen = !self.engines[engine].spec.caps.counts && self.is_silent(known.gate);
+            known.row == Some(engine) && there && !known.abandoned && !unseen
+        });
+        self.check(inside.is_none(), |_| {
+            format!("S3: {id} is stopped with request {inside:?}")
+        });
+    }
+
+    /// Whether control has just decided that a model sleeps without a process.
+    fn stops_instead(&self, life: usize, engine: usize) -> bool {
+        let id = &self.engines[engine].spec.id;
+        let views = self.controls[life].core.view();
+        views
+            .iter()
+            .any(|view| view.id == *id && matches!(view.phase, "Asleep" | "Queued"))
+            && self.engines[engine].hangs_until <= self.now
+    }
+
+    /// S2 and S3: nobody admits any more, and nothing is inside; or what is inside is frozen, or the operator chose to cut it.
+    fn check_sleep(&mut self, life: usize, engine: usize, mode: SleepMode, again: bool) {
+        let spec = self.engines[engine].spec.clone();
+        for gate in 0..self.gates.len() {
+            let node = &self.gates[gate];
+            let local = node.local(self.now);
+            let leased = node.alive && node.reference.leased(local, &spec.id.0);
+            let flows = node.alive && node.reference.flows(local, &spec.id.0);
+            self.check(!leased, |world| {
+                format!(
+                    "S2: {} sleeps while {} admits",
+                    spec.id.0, world.gates[gate].id
+                )
+            });
+            self.check(!flows || spec.caps.lossless, |world| {
+                format!(
+                    "rule 14: {} sleeps while {} flows",
+                    spec.id.0, world.gates[gate].id
+                )
+            });
+        }
+        let control = &self.controls[life];
+        let drains = control
+            .phases
+            .get(&engine)
+            .is_some_and(|(phase, _)| *phase == "Draining");
+        let ran_out = control.drains.get(&engine).is_some_and(|(since, length)| {
+            drains && control.local(self.now).since(*since).0 >= *length
+        });
+        let freezes =
+            ran_out && spec.caps.lossless && spec.on_drain_timeout == OnDrainTimeout::Freeze;
+        let cuts = ran_out && spec.on_drain_timeout == OnDrainTimeout::Abort;
+        self.check(mode == SleepMode::Keep || cuts || again, |_| {
+            "S3: requests are cut off, and nobody chose so".to_owned()
+        });
+        let known = &self.engines[engine];
+        let awake = known.process == Process::Up && !known.asleep;
+        if awake && !again && !freezes && mode == SleepMode::Keep {
+            let inside = self.weighing(engine);
+            self.excuse_unseen(engine);
+            self.check(inside.is_none(), |_| {
+                format!("S2: {} sleeps with request {inside:?}", spec.id.0)
+            });
+        }
+        self.engines[engine].told_to_sleep = true;
+    }
+
+    /// A request that is in the engine, or on its way to it, and that an empty drain had to wait for.
+    fn weighing(&self, engine: usize) -> Option<u32> {
+        let caps = self.engines[engine].spec.caps;
+        let weighs = |request: &u32| {
+            let known = &self.requests[*request as usize];
+            let there = matches!(known.stage, Stage::OnItsWay | Stage::Inside);
+            // Rule 14, and S2 for engines without a count: what a silent gate has in flight goes on after the wake.
+            let flowed = known.flowed && caps.lossless;
+            let uncounted = caps.lossless && !caps.counts;
+            let unseen = !caps.counts && self.is_silent(known.gate);
+            let excused = flowed || uncounted || unseen;
+            known.row == Some(engine) && there && !known.abandoned && !excused
+        };
+        let mut requests = self
+            .gates
+            .iter()
+            .flat_map(|gate| gate.requests.iter().copied());
+        requests.find(weighs)
+    }
+
+    /// Whether control has heard nothing of a gate for so long that it is fenced.
+    fn is_silent(&self, gate: usize) -> bool {
+        let fence = self.plan.times.lease.0 + self.plan.times.margin.0;
+        self.now + 1
+            >= self.gates[gate].heard_at + fence - fence * self.plan.clock_error / 1_000_000
+    }
+
+    /// What a silent gate admitted after its last report nobody can see in an engine without a count (S2 says so).
+    fn excuse_unseen(&mut self, engine: usize) {
+        if self.engines[engine].spec.caps.counts {
+            return;
+        }
+        for gate in 0..self.gates.len() {
+            if self.is_silent(gate) {
+                for request in self.gates[gate].requests.clone() {
+                    self.requests[request as usize].unseen |=
+                        self.requests[request as usize].row == Some(engine);
+                }
+            }
+        }
+    }
+
+    /// S1, and the other half of S2.
+    pub(crate) fn check_forward(&mut self, gate: usize, request: u32, row: usize) {
+        let id = self.engines[row].spec.id.0.clone();
+        let node = &self.gates[gate];
+        let local = node.local(self.now);
+        let leased = node.reference.leased(local, &id);
+        let flows = node.reference.flows(local, &id);
+        self.check(leased || flows, |world| {
+            format!(
+                "S1: {} forwards request {request} for {id}",
+                world.gates[gate].id
+            )
+        });
+        self.requests[request as usize].flowed = !leased;
+        let known = &self.engines[row];
+        let allowed = !known.told_to_sleep || (flows && known.spec.caps.lossless);
+        self.check(allowed, |world| {
+            format!(
+                "S2: {} forwards to {id}, which was told to sleep",
+                world.gates[gate].id
+            )
+        });
+        if let Some(since) = self.calm_since {
+            let arrived = self.requests[request as usize].arrived;
+            let (waited, bound) = (self.now - arrived, self.longest_wait());
+            self.check(arrived < since || waited <= bound, |_| {
+                format!(
+                    "liveness: request {request} for {id} waited {waited} ms, more than {bound}"
+                )
+            });
+        }
+    }
+
+    /// A request reaches an engine: if that sleeps, then for a reason, or without harm.
+    pub(crate) fn check_arrival(&mut self, engine: usize, request: u32) {
+        let known = &self.engines[engine];
+        if !known.asleep {
+            return;
+        }
+        self.totals.late += 1;
+        let restarted = self.requests[request as usize].admitted < known.started_at;
+        let unseen = self.requests[request as usize].unseen;
+        let harmless =
+            known.spec.caps.lossless || known.stray || known.may_cut || restarted || unseen;
+        let weighs = self.weighs(request);
+        self.check(harmless || !weighs, |_| {
+            format!("S2: request {request} reaches a sleeping engine and is lost")
+        });
+    }
+
+    /// Whether an engine may come to hold more than control knows, without a word to it.
+    fn is_excused(&self, life: usize, engine: usize) -> bool {
+        let known = &self.engines[engine];
+        // It still does what another life told it, or what this one has given up.
+        let awaited = self.controls[life].under_way.contains_key(&engine);
+        let is_seen = self.plan.measured && self.plan.oracle_lag == 0;
+        let foreign = known.is_foreign(life) || (known.is_busy() && !awaited && !is_seen);
+        // Somebody starts it by hand.
+        let by_hand = known.process == Process::Starting && !known.spec.caps.restartable;
+        // It keeps its memory, and nobody measures.
+        let keeps = known.asleep && known.holds > known.spec.asleep && !self.plan.measured;
+        foreign || by_hand || keeps || known.strange
+    }
+
+    /// The ledger, against its capacity and against what is really held.
+    pub(crate) fn check_core(&mut self, life: usize) {
+        if self.controls[life].deposed {
+            return;
+        }
+        let open = self.controls[life].core.is_open();
+        let view = self.controls[life].core.view();
+        let mut moving: BTreeSet<GpuId> = BTreeSet::new();
+        self.controls[life].phases.clear();
+        for model in &view {
+            let Some(engine) = self.rows.get(&model.id).copied() else {
+                continue;
+            };
+            self.controls[life]
+                .phases
+                .insert(engine, (model.phase, model.since));
+            let known = &self.engines[engine];
+            let control = &mut self.controls[life];
+            if model.phase == "Draining"
+                && control.drains.get(&engine).map(|(since, _)| *since) != Some(model.since)
+            {
+                let spec = control.core.spec(&model.id);
+                let length = spec.map_or(0, |spec| spec.drain_timeout.0);
+                control.drains.insert(engine, (model.since, length));
+            }
+            let fits = known.holds <= model.reserved;
+            let seen = model.phase == "Serving";
+            self.engines[engine].strange &= !seen;
+            let excused = self.is_excused(life, engine);
+            self.engines[engine].surprise |= excused;
+            let known = &self.engines[engine];
+            self.check(fits || known.surprise, |_| {
+                format!(
+                    "S4: {} holds more than the {} reserved for it ({})",
+                    model.id.0, model.reserved, model.phase
+                )
+            });
+            self.engines[engine].surprise &= !(fits && open) || excused;
+            if matches!(model.phase, "Waking" | "Sleeping") {
+                for gpu in &self.engines[engine].spec.gpus.clone() {
+                    let alone = moving.insert(*gpu);
+                    self.check(alone, |_| "S6: two models move on one GPU".to_owned());
+                }
+            }
+        }
+        // What was found, or is not known, may be more than fits; what is begun may not.
+        let ledger = self.controls[life].core.ledger();
+        let begun = std::mem::take(&mut self.controls[life].begun);
+        let fits = begun.iter().all(|gpu| {
+            ledger
+                .get(gpu.0)
+                .is_none_or(|(reserved, capacity)| reserved <= capacity)
+        });
+        self.check(fits, |_| {
+            format!("S4: the ledger is beyond capacity: {ledger:?}")
+        });
+        self.controls[life].roomy = self.roomy(life, &view, &ledger);
+        self.check_hosts(life);
+    }
+
+    /// GPUs that have room for whoever goes to sleep next: from then on that must stay so.
+    fn roomy(
+        &self,
+        life: usize,
+        views: &[ModelView],
+        ledger: &[(Bytes, Bytes)],
+    ) -> BTreeSet<GpuId> {
+        let core = &self.controls[life].core;
+        let peak = |gpu: &GpuId| {
+            let there = views
+                .iter()
+                .filter_map(|view| core.spec(&view.id))
+                .filter(|spec| spec.gpus.contains(gpu));
+            there.map(|spec| spec.sizes.sleeping.bytes).max()
+        };
+        let is_roomy = |gpu: &GpuId| {
+            let surprised = |engine: &Engine| engine.surprise && engine.spec.gpus.contains(gpu);
+            let known = ledger.get(gpu.0);
+            known.is_some_and(|(reserved, capacity)| {
+                *reserved + peak(gpu).unwrap_or_default() <= *capacity
+            }) && !self.engines.iter().any(surprised)
+        };
+        (0..ledger.len()).map(GpuId).filter(is_roomy).collect()
+    }
+
+    /// Host RAM: a copy goes into it only where there is room for it.
+    fn check_hosts(&mut self, life: usize) {
+        let filled = std::mem::take(&mut self.controls[life].filled);
+        let hosts = self.controls[life].core.hosts();
+        for engine in filled {
+            let known = &self.engines[engine];
+            let nodes = (known.spec.gpus.iter()).map(|gpu| self.plan.host_of(*gpu));
+            let beyond = |node: &usize| {
+                hosts
+                    .get(*node)
+                    .is_some_and(|host| host.reserved > host.capacity)
+            };
+            let takes = known.spec.sizes.host.bytes > Bytes(0) && !known.asleep;
+            let full = nodes.filter(beyond).count() > 0;
+            self.check(!takes || !full, |world| {
+                format!(
+                    "a copy of {} goes into host RAM where no room is: {hosts:?}",
+                    world.engines[engine].spec.id.0
+                )
+            });
+        }
+        if !self.controls[life].core.is_open() {
+            return;
+        }
+        let mut fits = true;
+        for (node, host) in hosts.iter().enumerate() {
+            let there = |engine: &usize| {
+                let known = &self.engines[*engine];
+                let shares =
+                    (known.spec.gpus.iter()).filter(|gpu| self.plan.host_of(**gpu) == node);
+                Bytes(known.host.0 * shares.count() as u64)
+            };
+            let counts = |engine: &&usize| {
+                let phase = self.controls[life].phases.get(engine);
+                phase.is_some_and(|(phase, _)| !matches!(*phase, "Removed" | "Booting"))
+            };
+            let rows: Vec<usize> = (0..self.engines.len()).collect();
+            let held: Bytes = rows.iter().filter(counts).map(there).sum();
+            let explained = self.engines.iter().any(|engine| engine.host_surprise);
+            fits &= held <= host.reserved;
+            self.check(explained || held <= host.reserved, |_| {
+                format!(
+                    "copies take {held} of node {node}, and the ledger says {}",
+                    host.reserved
+                )
+            });
+        }
+        // A copy that a stranger made is known from the moment at which control takes it for one.
+        let seen = self.controls[life].seen_asleep.take();
+        let phases = &self.controls[life].phases;
+        for (at, engine) in self.engines.iter_mut().enumerate() {
+            let taken = matches!(phases.get(&at), Some(("Asleep" | "Queued", _)));
+            engine.host_surprise &= engine.host > Bytes(0) && !(fits && taken && seen == Some(at));
+        }
+    }
+}
