@@ -13,6 +13,7 @@ use crate::{
     explain,
     http::{LAST, LAST_MAX},
     serve,
+    simulate::{self, arguments::Arguments},
     standalone::{reaper::reap, up::up},
     text,
 };
@@ -92,6 +93,7 @@ enum Command {
     Disable(Verb),
     /// Put a model back into service
     Enable(Verb),
+    Simulate(Box<Arguments>),
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +171,7 @@ pub fn run(cli: Cli) -> ExitCode {
             Command::Sleep(verb) => operate(verb, Operator::Sleep).await,
             Command::Disable(verb) => operate(verb, Operator::Disable).await,
             Command::Enable(verb) => operate(verb, Operator::Enable).await,
+            Command::Simulate(arguments) => Ok(simulate::simulate(&arguments)?),
         }
     });
     // Tasks that wait for a peer must not hold the process.

@@ -9,7 +9,7 @@ mod prefix;
 mod reader;
 mod sizes;
 mod tree;
-mod units;
+pub(crate) mod units;
 
 use std::{
     collections::BTreeMap,

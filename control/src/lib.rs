@@ -18,6 +18,7 @@ pub mod modules;
 pub mod overview;
 pub mod rows;
 pub mod serve;
+pub mod simulate;
 pub mod standalone;
 pub mod state;
 pub mod streams;

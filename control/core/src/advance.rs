@@ -51,6 +51,7 @@ impl Core {
                     self.models.remove(id);
                     self.gates.forget_model(id);
                     self.choices.forget(id);
+                    self.forecast.forget(id);
                     effects.push(Effect::Dropped(id.clone()));
                 } else {
                     self.wake_at(Some(until));

@@ -14,7 +14,7 @@ pub(crate) enum Turn {
 }
 
 /// Moments by who, and who by moments.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Agenda {
     by_time: BTreeSet<(Millis, Turn)>,
     by_turn: BTreeMap<Turn, Millis>,

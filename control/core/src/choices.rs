@@ -22,7 +22,7 @@ const WEIGHED_FOR: Millis = Millis(1_000);
 const THRASH: Millis = Millis::seconds(60);
 
 /// All choices that are kept.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Choices {
     last: u64,
     kept: BTreeMap<u64, Choice>,
@@ -238,10 +238,9 @@ impl Core {
     fn weighed(&self, now: Millis, id: &ModelId, need: &Need, taken: &Taken) -> Vec<Weighed> {
         let gpus: Vec<_> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
         let there = self.places.on(&gpus).into_iter();
-        let states = there.filter(|other| *other != id);
-        let weighs = |state: &&ModelState| state.holds_room();
-        let weighing: Vec<(Verdict, Candidate)> = states
-            .filter_map(|other| self.models.get(other))
+        let weighs = |state: &&ModelState| state.spec.id != *id && state.holds_room();
+        let weighing: Vec<(Verdict, Candidate)> = there
+            .filter_map(|slot| self.models.at(slot))
             .filter(weighs)
             .map(|state| {
                 let candidate = self.candidate(now, state);

@@ -84,11 +84,11 @@ impl Core {
             );
             queued && (waits_since(other, now), &other.spec.id) < (since, id)
         };
-        let mut turns = 0_usize;
-        for other in self.neighbours(id).filter(before) {
-            wait = wait + self.room_takes(now, other) + other.wake_takes();
-            turns += 1;
+        let ahead: Vec<&ModelState> = self.neighbours(id).filter(before).collect();
+        for other in &ahead {
+            wait = wait + other.learned.sleep.promised() + other.wake_takes();
         }
+        let turns = ahead.len();
         let serving = self
             .neighbours(id)
             .filter(|other| matches!(other.phase, Phase::Serving));
@@ -96,7 +96,16 @@ impl Core {
             // Whoever could go by then has only just been woken.
             wait = wait + state.spec.min_runtime;
         }
-        wait + self.room_takes(now, state) + state.wake_takes()
+        // Whoever is first waits for somebody to go; from then on one after the other goes and comes.
+        let first = ahead
+            .into_iter()
+            .min_by_key(|other| waits_since(other, now));
+        let sleep = if turns > 0 {
+            state.learned.sleep.promised()
+        } else {
+            Millis(0)
+        };
+        wait + self.room_takes(now, first.unwrap_or(state)) + sleep + state.wake_takes()
     }
 
     /// How long it takes until there is room for a model at the head of its queue.

@@ -326,6 +326,7 @@ impl Core {
                 let uses = u64::from(used > state.last_used || refused > state.last_refused);
                 let at = used.max(refused).unwrap_or(now);
                 state.demand.arrived(at, asked.max(uses));
+                self.forecast.arrived(id, at, asked.max(uses));
                 state.last_used = state.last_used.max(used);
                 state.last_refused = state.last_refused.max(refused);
             }

@@ -49,19 +49,19 @@ impl Core {
 
     /// Every model that is placed on a GPU.
     pub(crate) fn models_on(&self, gpu: GpuId) -> impl Iterator<Item = &ModelState> {
-        let place = self.places.gpu(gpu).map(|place| place.models.iter());
+        let place = self.places.gpu(gpu).map(|place| place.models.values());
         place
             .into_iter()
             .flatten()
-            .filter_map(|id| self.models.get(id))
+            .filter_map(|slot| self.models.at(*slot))
     }
 
     /// The other models that share a GPU with this one.
     pub(crate) fn neighbours(&self, id: &ModelId) -> impl Iterator<Item = &ModelState> {
         let gpus = self.models.get(id).map(|state| state.spec.gpus.as_slice());
-        let around = self.places.on(gpus.unwrap_or_default());
-        let others = around.into_iter().filter(move |other| *other != id);
-        others.filter_map(|other| self.models.get(other))
+        let around = self.places.on(gpus.unwrap_or_default()).into_iter();
+        let states = around.filter_map(|slot| self.models.at(slot));
+        states.filter(move |other| other.spec.id != *id)
     }
 
     /// What a model needs on each of its GPUs to wake, and what is there.
@@ -164,7 +164,7 @@ impl Core {
         let gpus: Vec<GpuId> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
         let there = self.places.on(&gpus).into_iter();
         there
-            .filter_map(|id| self.models.get(id))
+            .filter_map(|slot| self.models.at(slot))
             .filter(|state| matches!(state.phase, Phase::Serving))
             .map(|state| self.candidate(now, state))
             .collect()
@@ -190,7 +190,7 @@ impl Core {
             sleep: state.learned.sleep.median(),
             wake: state.learned.wake.median(),
             demand: state.demand.rate(now),
-            next_use: 1_000.0 / state.demand.rate(now),
+            next_use: self.forecast.next_use(id),
         }
     }
 

@@ -47,6 +47,7 @@ use choices::Choices;
 use decision::{Decision, Tally};
 use effect::Effect;
 use event::Event;
+use forecast::Forecast;
 use gates::Gates;
 use ids::{Attempt, Millis, ModelId};
 use ledger::Audit;
@@ -64,7 +65,7 @@ const REFUSED_IS_DEMAND: Millis = Millis(60_000);
 const REMOVED_FOR: Millis = Millis(600_000);
 
 /// All decisions about one fleet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Core {
     fleet: FleetSpec,
     leader_since: Millis,
@@ -79,6 +80,7 @@ pub struct Core {
     places: Places,
     audits: Vec<Audit>,
     choices: Choices,
+    forecast: Forecast,
     tally: Tally,
     agenda: Agenda,
     /// When the model or GPU whose turn it is wants its next one.
@@ -97,6 +99,7 @@ impl Core {
             places: Places::new(fleet.gpus.len(), fleet.hosts.len()),
             audits: vec![Audit::default(); fleet.gpus.len()],
             choices: Choices::default(),
+            forecast: Forecast::default(),
             tally: Tally::default(),
             fleet,
             leader_since: now,

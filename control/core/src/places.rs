@@ -8,17 +8,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Core,
     ids::{Bytes, GpuId, Millis, ModelId},
+    models::Slot,
     phase::{Boot, Cause, Phase},
     state::{ModelState, Resident},
 };
 
 /// One GPU.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
-    /// Every model that is placed on it.
-    pub(crate) models: BTreeSet<ModelId>,
+    /// Every model that is placed on it, by id.
+    pub(crate) models: BTreeMap<ModelId, Slot>,
+    /// Those whose own next step depends on the others there: they drain, or wait for another's action to end.
+    pub(crate) attentive: BTreeSet<ModelId>,
     /// Those that wait for room.
-    pub(crate) queued: BTreeSet<ModelId>,
+    pub(crate) queued: BTreeMap<ModelId, Slot>,
     /// Bytes reserved on it.
     pub(crate) reserved: Bytes,
     /// Models of which an action is under way (S6: at most one, but for what was found at the start).
@@ -52,7 +55,7 @@ struct Step {
     moving: bool,
     waits: bool,
     observing: bool,
-    started: bool,
+    attentive: bool,
     drains_for: Option<Cause>,
 }
 
@@ -66,7 +69,10 @@ impl Step {
                 Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
             ),
             observing: matches!(phase, Phase::Booting(Boot::Observing { .. })),
-            started: matches!(phase, Phase::Booting(Boot::Started)),
+            attentive: matches!(
+                phase,
+                Phase::Draining { .. } | Phase::Booting(Boot::Started) | Phase::Failed { .. }
+            ),
             drains_for: match phase {
                 Phase::Draining { cause, .. } => Some(cause.clone()),
                 Phase::Booting(_)
@@ -83,7 +89,7 @@ impl Step {
 }
 
 /// The index over all models.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
     gpus: Vec<Place>,
     hosts: Vec<Bytes>,
@@ -96,6 +102,8 @@ pub(crate) struct Places {
     unpublished: BTreeSet<ModelId>,
     /// Models that were touched since this was last taken.
     refreshed: BTreeSet<ModelId>,
+    /// … and of which others see something new.
+    changed: BTreeSet<ModelId>,
 }
 
 impl Places {
@@ -117,14 +125,17 @@ impl Places {
     }
 
     /// Every model on any of these GPUs, by id, each once.
-    pub(crate) fn on(&self, gpus: &[GpuId]) -> Vec<&ModelId> {
+    pub(crate) fn on(&self, gpus: &[GpuId]) -> Vec<Slot> {
         let places = gpus.iter().filter_map(|gpu| self.gpu(*gpu));
-        let mut there: Vec<&ModelId> = places.flat_map(|place| &place.models).collect();
-        if gpus.len() > 1 {
-            there.sort_unstable();
-            there.dedup();
+        if gpus.len() == 1 {
+            return places
+                .flat_map(|place| place.models.values().copied())
+                .collect();
         }
-        there
+        let there: BTreeMap<&ModelId, Slot> = places
+            .flat_map(|place| place.models.iter().map(|(id, slot)| (id, *slot)))
+            .collect();
+        there.into_values().collect()
     }
 
     pub(crate) fn draining(&self) -> &BTreeSet<ModelId> {
@@ -154,6 +165,10 @@ impl Places {
         std::mem::take(&mut self.dirty)
     }
 
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<ModelId> {
+        std::mem::take(&mut self.changed)
+    }
+
     pub(crate) fn take_refreshed(&mut self) -> BTreeSet<ModelId> {
         std::mem::take(&mut self.refreshed)
     }
@@ -166,15 +181,18 @@ impl Places {
         self.dirty.is_empty()
     }
 
-    fn put(&mut self, id: &ModelId, face: &Face, host_of: &[usize]) {
+    fn put(&mut self, id: &ModelId, slot: Slot, face: &Face, host_of: &[usize]) {
         for gpu in &face.gpus {
             let Some(place) = self.gpus.get_mut(gpu.0) else {
                 continue;
             };
-            place.models.insert(id.clone());
+            place.models.insert(id.clone(), slot);
             place.reserved = place.reserved + face.reserved;
             if face.waits() {
-                place.queued.insert(id.clone());
+                place.queued.insert(id.clone(), slot);
+            }
+            if face.phase.attentive {
+                place.attentive.insert(id.clone());
             }
             if face.phase.moving {
                 place.moving.insert(id.clone());
@@ -199,6 +217,7 @@ impl Places {
             };
             place.models.remove(id);
             place.queued.remove(id);
+            place.attentive.remove(id);
             place.moving.remove(id);
             place.reserved = place.reserved.less(face.reserved);
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
@@ -224,6 +243,7 @@ impl Core {
             let face = self.models.get(&id).map(|state| self.face(state));
             let old = self.places.faces.get(&id);
             if old != face.as_ref() {
+                self.places.changed.insert(id.clone());
                 let old = self.places.faces.remove(&id);
                 let observing = self.places.any_observing();
                 for face in [&old, &face].into_iter().flatten() {
@@ -232,8 +252,8 @@ impl Core {
                 if let Some(old) = &old {
                     self.places.take(&id, old, &self.fleet.host_of);
                 }
-                if let Some(face) = face {
-                    self.places.put(&id, &face, &self.fleet.host_of);
+                if let (Some(face), Some(slot)) = (face, self.models.slot(&id)) {
+                    self.places.put(&id, slot, &face, &self.fleet.host_of);
                     self.places.faces.insert(id.clone(), face);
                 }
                 // Nothing is scheduled before every engine was looked at: then everybody gets a turn.

@@ -1,6 +1,6 @@
 //! Who gets room next: the queue of each GPU, oldest wish first, and the victims that make room.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Core,
@@ -8,6 +8,7 @@ use crate::{
     decision::{GpuNeed, Taken, Trigger, Verdict},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
+    models::Slot,
     phase::{Boot, Cause, Failure, Phase, Tier},
     policy::{self, Choice, Need},
     state::{ModelState, Resident},
@@ -46,11 +47,11 @@ impl Core {
         let mut together = BTreeSet::from([gpu]);
         let mut new = vec![gpu];
         while let Some(gpu) = new.pop() {
-            let queued = self.places.gpu(gpu).map(|place| place.queued.iter());
+            let queued = self.places.gpu(gpu).map(|place| place.queued.values());
             let states = queued
                 .into_iter()
                 .flatten()
-                .filter_map(|id| self.models.get(id));
+                .filter_map(|slot| self.models.at(*slot));
             for gpu in states.flat_map(|state| &state.spec.gpus) {
                 if together.insert(*gpu) {
                     new.push(*gpu);
@@ -105,21 +106,23 @@ impl Core {
             let place = self.places.gpu(*gpu);
             !taken.contains(gpu) && place.is_some_and(|place| place.queued.is_empty())
         };
-        let comes_back = |id: &&ModelId| {
-            self.models.get(id).is_some_and(|state| {
-                state.spec.popular
-                    && state.displaced
-                    && matches!(state.phase, Phase::Asleep)
-                    && !(state.disabled || state.removing || state.ending)
-                    && state.spec.gpus.iter().all(nobody_waits)
-                    && self
-                        .needs(now, id)
-                        .iter()
-                        .all(|need| need.needs <= need.free)
-            })
+        let comes_back = |state: &&ModelState| {
+            state.spec.popular
+                && state.displaced
+                && matches!(state.phase, Phase::Asleep)
+                && !(state.disabled || state.removing || state.ending)
+                && state.spec.gpus.iter().all(nobody_waits)
+                && self
+                    .needs(now, &state.spec.id)
+                    .iter()
+                    .all(|need| need.needs <= need.free)
         };
         // One at a time: the next is looked at when this one has its room.
-        let first = self.places.on(&there).into_iter().find(comes_back).cloned();
+        let states = self.places.on(&there).into_iter();
+        let first = states
+            .filter_map(|slot| self.models.at(slot))
+            .find(comes_back)
+            .map(|state| state.spec.id.clone());
         if let Some(state) = first.and_then(|id| self.models.get_mut(&id)) {
             state.restoring = true;
         }
@@ -128,8 +131,10 @@ impl Core {
     /// Everybody who waits for room there: those with requests frozen for too long first, then by waiting time, then by name.
     pub(crate) fn queue(&self, now: Millis, gpus: &BTreeSet<GpuId>) -> Vec<ModelId> {
         let places = gpus.iter().filter_map(|gpu| self.places.gpu(*gpu));
-        let waiting: BTreeSet<&ModelId> = places.flat_map(|place| &place.queued).collect();
-        let states = waiting.into_iter().filter_map(|id| self.models.get(id));
+        let waiting: BTreeMap<&ModelId, &Slot> = places.flat_map(|place| &place.queued).collect();
+        let states = waiting
+            .into_values()
+            .filter_map(|slot| self.models.at(*slot));
         let mut queue: Vec<_> = states
             .map(|state| (!state.is_urgent(now), state.waiting_since(), &state.spec.id))
             .collect();
@@ -206,6 +211,16 @@ impl Core {
         }
     }
 
+    /// The forecast hears of every choice, whoever makes it: it duels with recency over who goes.
+    fn forecast_learns(&mut self, now: Millis, need: &Need) {
+        let candidates = self.candidates(now, need);
+        let idle = candidates.iter().filter(|candidate| {
+            !candidate.pinned && !candidate.busy && candidate.free_from() <= now
+        });
+        let ids: Vec<&ModelId> = idle.map(|candidate| &candidate.model).collect();
+        self.forecast.chosen_among(ids);
+    }
+
     /// The victims of a choice begin to drain.
     fn make_room(
         &mut self,
@@ -217,6 +232,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let number = self.choose_for(now, id, need, needs, Taken::Evict(victims.clone()));
+        self.forecast_learns(now, need);
         self.wait_chosen(now, id);
         self.tally.evictions += u64::try_from(victims.len()).unwrap_or(0);
         for victim in victims {

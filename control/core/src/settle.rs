@@ -1,4 +1,4 @@
-//! Rounds of turns: who was touched, who is due, and who shares a GPU with somebody that changed, until nothing follows any more.
+//! Rounds of turns: who was touched, who is due, and who minds what others on its GPU do, until nothing follows any more.
 //!
 //! The order does not depend on chance: in each round models by name, then GPUs by number.
 
@@ -14,10 +14,17 @@ use crate::{
 /// Rounds in which models may follow from each other within one step; what is left goes on a millisecond later.
 const ROUNDS: usize = 8;
 
+/// Turns that are due and taken in one step: a fleet that was started at once wants its looks at once. What is left stays due, and the
+/// next step follows without a pause.
+const DUE_MOST: usize = 8;
+
 impl Core {
     /// Lets everybody who may do something have a turn.
     pub(crate) fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        while let Some(due) = self.agenda.take_due(now) {
+        for _ in 0..DUE_MOST {
+            let Some(due) = self.agenda.take_due(now) else {
+                break;
+            };
             match due {
                 Turn::Model(id) => self.models.touch(&id),
                 Turn::Gpu(gpu) => self.places.mark(gpu),
@@ -25,10 +32,11 @@ impl Core {
         }
         self.refresh();
         let mut turn = self.places.take_refreshed();
+        self.places.take_changed();
         for _ in 0..ROUNDS {
             let dirty = self.places.take_dirty();
             let on_dirty = dirty.iter().filter_map(|gpu| self.places.gpu(*gpu));
-            turn.extend(on_dirty.flat_map(|place| &place.models).cloned());
+            turn.extend(on_dirty.flat_map(|place| &place.attentive).cloned());
             self.open_when_observed(now);
             if turn.is_empty() && dirty.is_empty() && self.places.is_settled() {
                 return;
@@ -38,6 +46,10 @@ impl Core {
             self.refresh();
             // Who was touched without a visible change has had its turn.
             self.places.take_refreshed();
+            turn = self.places.take_changed();
+        }
+        for id in turn {
+            self.agenda.set(Turn::Model(id), Some(now + Millis(1)));
         }
         for gpu in self.places.take_dirty() {
             self.agenda.set(Turn::Gpu(gpu), Some(now + Millis(1)));
@@ -69,6 +81,7 @@ impl Core {
     fn open_when_observed(&mut self, now: Millis) {
         if !self.open && now >= self.opens_from() && !self.places.any_observing() {
             self.open = true;
+            self.models.touch_all();
             self.places.mark_all();
         }
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// `90ms`, `5s`, `2.5m`, `1h`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 4] = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3_600.0)];
     let wrong =
         || format!("{text} is no duration; write a number and ms, s, m or h, like 90s or 5m");
@@ -26,7 +26,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration that is not zero.
-pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("it must be longer than zero".to_owned()),
         some => Ok(some),
@@ -34,7 +34,7 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `17GiB`, `256MiB`, `512Mi`, `40GB`, `0`.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 13] = [
         ("KiB", 1_024.0),
         ("MiB", 1_048_576.0),
@@ -65,7 +65,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// A size that is not zero.
-pub(super) fn positive_size(text: &str) -> Result<u64, String> {
+pub(crate) fn positive_size(text: &str) -> Result<u64, String> {
     match size(text)? {
         0 => Err("it must be more than zero".to_owned()),
         some => Ok(some),

@@ -118,6 +118,19 @@ impl Settings {
     }
 }
 
+/// What earlier lives measured of a model, in the state folder of its fleet: bytes, and how long it starts, wakes and sleeps. The spec as
+/// declared where nothing was measured, and whether anything was. Only reads.
+pub fn measured(fleet: &Fleet, model: &Model) -> (ModelSpec, bool) {
+    let settings = Settings::of(fleet);
+    let footprint = footprint::load(
+        &settings.state,
+        &model.spec.id.0,
+        &worker::fingerprint(&settings, model),
+    );
+    let known = footprint != footprint::Footprint::default();
+    (footprint.apply(model.spec.clone()), known)
+}
+
 /// Paths of a kind of engine that gates answer with 403: normalised; one that ends in "/" covers everything below it.
 pub fn control_paths(kind: EngineKind) -> &'static [&'static str] {
     match kind {

@@ -460,7 +460,7 @@ fn launch(settings: &Settings, model: &Model) -> Option<Launch> {
 }
 
 /// Names what a footprint was measured of.
-fn fingerprint(settings: &Settings, model: &Model) -> String {
+pub(super) fn fingerprint(settings: &Settings, model: &Model) -> String {
     let command = launch(settings, model)
         .map(|launch| launch.fingerprint())
         .unwrap_or_default();

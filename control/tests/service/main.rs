@@ -6,6 +6,7 @@ mod engine;
 mod explain;
 mod gate;
 mod place;
+mod simulate;
 
 use greenthread_proto::gate::{
     Bye, Hello, Report, RowFigures, Snapshot, control_message::Body, gate_message, row::Admission,

@@ -214,6 +214,7 @@ fn status_counts_this_gate_and_the_others() {
     world.control(control_message::Body::Heartbeat(Heartbeat {
         echoed_sequence: 1,
         elsewhere,
+        elsewhere_stays: false,
     }));
     assert_eq!(
         world.request("GET", "/llama/status").1,

@@ -106,6 +106,7 @@ fn message(random: &mut Random) -> ControlMessage {
         _ => Body::Heartbeat(Heartbeat {
             echoed_sequence: random.below(20),
             elsewhere: Vec::new(),
+            elsewhere_stays: false,
         }),
     };
     ControlMessage {

@@ -291,6 +291,7 @@ fn what_closes_the_stream() {
         Body::Heartbeat(greenthread_proto::gate::Heartbeat {
             echoed_sequence,
             elsewhere: Vec::new(),
+            elsewhere_stays: false,
         })
     };
     for (message, closes) in [

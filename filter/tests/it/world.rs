@@ -314,6 +314,7 @@ impl World {
         self.control(control_message::Body::Heartbeat(Heartbeat {
             echoed_sequence,
             elsewhere: Vec::new(),
+            elsewhere_stays: false,
         }));
     }
 

@@ -226,7 +226,7 @@ impl World {
         self.step(life, Event::Tick);
     }
 
-    pub(crate) fn to_core(&mut self, life: usize, event: Box<Event>) {
+    pub(crate) fn deliver_to_core(&mut self, life: usize, event: Box<Event>) {
         let waits = Item::ToCore {
             life,
             event: event.clone(),

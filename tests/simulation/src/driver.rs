@@ -188,7 +188,7 @@ impl World {
         if let Some(driver) = self.controls[life].drivers.get_mut(&engine) {
             driver.running = None;
         }
-        self.to_core(life, Box::new(event));
+        self.deliver_to_core(life, Box::new(event));
         self.next_job(life, engine);
     }
 

@@ -25,7 +25,7 @@ impl World {
                 gpu: GpuId(gpu),
                 used: held + self.foreign[gpu],
             };
-            self.to_core(life, Box::new(event));
+            self.deliver_to_core(life, Box::new(event));
         }
         self.look_after(life);
     }

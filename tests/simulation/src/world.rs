@@ -137,7 +137,7 @@ impl World {
             Item::ToGate { stream } => self.read_by_gate(stream),
             Item::ToControl { stream } => self.read_by_control(stream),
             Item::ControlTick { life, at } => self.control_timer(life, at),
-            Item::ToCore { life, event } => self.to_core(life, event),
+            Item::ToCore { life, event } => self.deliver_to_core(life, event),
             Item::Operate { engine, verb } => self.operate(engine, verb),
             Item::TermTaken { life, term } => self.term_taken(life, term),
             Item::Renew { life } => self.renew(life),

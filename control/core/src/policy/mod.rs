@@ -6,6 +6,7 @@
 //! [`Policy::ALL`].
 
 mod cost;
+mod forecast;
 mod lru;
 mod sets;
 #[cfg(test)]
@@ -37,7 +38,7 @@ pub enum Wants {
 
 impl Policy {
     /// Every policy, the default first.
-    pub const ALL: [&'static Self; 2] = [&lru::POLICY, &cost::POLICY];
+    pub const ALL: [&'static Self; 3] = [&lru::POLICY, &cost::POLICY, &forecast::POLICY];
 
     /// The policy with this name.
     pub fn named(name: &str) -> Option<&'static Self> {

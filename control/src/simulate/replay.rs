@@ -1,0 +1,638 @@
+//! Replays a trace through the production core, in virtual time: one gate, virtual engines, discrete events, no clock.
+//!
+//! Everything but engines is instant: reports, acknowledgements, looks. What happens at the same moment happens in this order: what was
+//! under way ends, requests arrive, the core's own deadlines. Leases and heartbeats are stretched, so that a quiet month costs nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use greenthread_core::{
+    Core,
+    decision::Tally,
+    effect::{Effect, PublishedRow},
+    event::{Event, Memory, Observation, Outcome},
+    ids::{Attempt, Bytes, GateId, Millis, ModelId, StreamId},
+    model::{FleetSpec, SleepMode, Times},
+    phase::Tier,
+    policy::Policy,
+};
+
+use super::{
+    dice::Dice,
+    engine::{Engine, Foreseen},
+    gate::{Gate, Refusal, Settled, Verdict},
+    meter::Meter,
+    progress::Progress,
+    setting::Setting,
+    trace::Trace,
+};
+
+/// Half of the silence after which the core would fence the gate.
+const HEARTBEAT: Millis = Millis::seconds(300);
+/// When the first request arrives: engines were looked at by then, and sleeps are allowed.
+const START: Millis = Millis::seconds(610);
+/// The protocol's times, stretched.
+const TIMES: Times = Times {
+    lease: HEARTBEAT,
+    margin: HEARTBEAT,
+    heartbeat: HEARTBEAT,
+    command: Millis::seconds(2),
+    max_flow: Millis::seconds(600),
+    forward_bound: Millis(1),
+    observe: Millis::seconds(30 * 24 * 3_600),
+};
+/// The only stream.
+const STREAM: StreamId = StreamId(1);
+
+/// How a trace is replayed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Habits {
+    /// How victims are chosen.
+    pub(super) policy: &'static Policy,
+    /// Requests that an engine works on at a time.
+    pub(super) concurrency: usize,
+    /// How often a client asks again after a refusal.
+    pub(super) retries: u8,
+    /// Largest deviation of a duration, as a share of it.
+    pub(super) vary: f64,
+    /// For those deviations.
+    pub(super) seed: u64,
+}
+
+/// What came of a replay.
+#[derive(Debug)]
+pub(super) struct Replayed {
+    /// Everything that was counted.
+    pub(super) meter: Meter,
+    /// What the core counted itself.
+    pub(super) tally: Tally,
+    /// When the first request arrived, on the clock of the spans.
+    pub(super) from: Millis,
+    /// When everything had ended.
+    pub(super) to: Millis,
+}
+
+/// What will happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Happening {
+    /// An engine has done what it was told.
+    Done {
+        model: usize,
+        attempt: Attempt,
+        action: Action,
+        took: u64,
+    },
+    /// An engine ends its work on a request.
+    Ends {
+        model: usize,
+        request: usize,
+        freezes: u64,
+    },
+    /// A client that was refused comes back.
+    Again { request: usize },
+    /// A hold has lasted as long as it may.
+    Expires { request: usize, tries: u8 },
+}
+
+/// What an engine was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Start,
+    Wake(Tier),
+    Sleep,
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Progressed {
+    /// Refusals so far.
+    tries: u8,
+    /// It could not go on at once.
+    missed: bool,
+    over: bool,
+}
+
+/// One replay under way.
+struct Replay<'a> {
+    trace: &'a Trace,
+    setting: &'a Setting,
+    habits: Habits,
+    core: Core,
+    gate: Gate,
+    gate_id: GateId,
+    sequence: u64,
+    last_said: Millis,
+    engines: Vec<Engine>,
+    numbers: BTreeMap<ModelId, usize>,
+    requests: Vec<Progressed>,
+    open: usize,
+    /// By time, then in the order in which they were foreseen.
+    happenings: BTreeMap<(Millis, u64), Happening>,
+    tickets: u64,
+    /// What the core is to be told at this moment.
+    said: VecDeque<Event>,
+    effects: Vec<Effect>,
+    meter: Meter,
+    dice: Dice,
+}
+
+/// Replays a trace from its first request until everything has ended.
+pub(super) fn replay(
+    trace: &Trace,
+    setting: &Setting,
+    habits: Habits,
+    progress: &mut Progress,
+    title: &str,
+) -> Replayed {
+    let mut replay = Replay::new(trace, setting, habits);
+    replay.begin();
+    let to = replay.run(progress, title);
+    replay.meter.finish(to);
+    Replayed {
+        tally: replay.core.tally(),
+        meter: replay.meter,
+        from: START,
+        to,
+    }
+}
+
+impl<'a> Replay<'a> {
+    fn new(trace: &'a Trace, setting: &'a Setting, habits: Habits) -> Self {
+        let fleet = FleetSpec {
+            gpus: setting.gpus.clone(),
+            hosts: setting.hosts.clone(),
+            host_of: setting.host_of.clone(),
+            times: TIMES,
+            term: 1,
+            policy: habits.policy,
+            ..FleetSpec::default()
+        };
+        let models = setting.models.len();
+        let id = |(number, actor): (usize, &super::setting::Actor)| (actor.spec.id.clone(), number);
+        Self {
+            trace,
+            setting,
+            habits,
+            core: Core::new(fleet, Millis(0)),
+            gate: Gate::new(models, setting.hold),
+            gate_id: GateId("replay".to_owned()),
+            sequence: 0,
+            last_said: Millis(0),
+            engines: vec![Engine::asleep(habits.concurrency); models],
+            numbers: setting.models.iter().enumerate().map(id).collect(),
+            requests: vec![Progressed::default(); trace.requests.len()],
+            open: trace.requests.len(),
+            happenings: BTreeMap::new(),
+            tickets: 0,
+            said: VecDeque::new(),
+            effects: Vec::new(),
+            meter: Meter::new(models, START),
+            dice: Dice::new(habits.seed),
+        }
+    }
+
+    /// The gate attaches and the models are made known; all engines are looked at.
+    fn begin(&mut self) {
+        let hello = Event::Hello {
+            gate: self.gate_id.clone(),
+            stream: STREAM,
+            gateway: "replay".to_owned(),
+            largest_term: 0,
+            sequence: self.next_sequence(),
+            figures: Vec::new(),
+        };
+        self.said.push_back(hello);
+        let specs = self.setting.models.iter().map(|actor| actor.spec.clone());
+        self.said
+            .extend(specs.map(|spec| Event::ModelSet(Box::new(spec))));
+        self.settle(Millis(0));
+    }
+
+    /// Until no request is open. Returns when that was.
+    fn run(&mut self, progress: &mut Progress, title: &str) -> Millis {
+        let first = self
+            .trace
+            .requests
+            .first()
+            .map_or(Millis(0), |request| request.at);
+        let mut arrivals = self
+            .trace
+            .requests
+            .iter()
+            .map(|request| START + request.at.since(first))
+            .enumerate()
+            .peekable();
+        let mut now = Millis(0);
+        while self.open > 0 {
+            let arrives = arrivals.peek().map(|(_, at)| *at);
+            let happens = self.happenings.first_key_value().map(|((at, _), _)| *at);
+            let due = self
+                .core
+                .next_deadline()
+                .map_or(self.last_said + HEARTBEAT, |due| {
+                    due.min(self.last_said + HEARTBEAT)
+                });
+            let next = [arrives, happens]
+                .into_iter()
+                .flatten()
+                .fold(due, Millis::min);
+            now = now.max(next);
+            if happens.is_some_and(|at| at <= now) {
+                if let Some((_, happening)) = self.happenings.pop_first() {
+                    self.happened(now, happening);
+                }
+            } else if arrives.is_some_and(|at| at <= now) {
+                if let Some((request, _)) = arrivals.next() {
+                    self.arrives(now, request);
+                    let all = self.requests.len();
+                    progress
+                        .tick(|| format!("{title}: {} % of {all} requests", request * 100 / all));
+                }
+            } else if now >= self.last_said + HEARTBEAT {
+                self.report(now, None);
+            } else {
+                self.said.push_back(Event::Tick);
+            }
+            self.settle(now);
+        }
+        now
+    }
+
+    /// A request arrives, for the first time or again.
+    fn arrives(&mut self, now: Millis, request: usize) {
+        let model = self.trace.requests[request].model;
+        if self.requests[request].tries == 0 {
+            self.meter.arrived(model);
+        }
+        let verdict = self.gate.arrive(now, model, request);
+        match verdict {
+            Verdict::Forward => self.forward(now, request),
+            Verdict::Hold => {
+                self.miss(request);
+                let tries = self.requests[request].tries;
+                self.later(
+                    now + self.setting.hold.budget,
+                    Happening::Expires { request, tries },
+                );
+            }
+            Verdict::Refuse(refusal, seconds) => self.refuse(now, request, refusal, seconds),
+        }
+        self.report(now, Some(model));
+    }
+
+    fn happened(&mut self, now: Millis, happening: Happening) {
+        match happening {
+            Happening::Ends {
+                model,
+                request,
+                freezes,
+            } => self.ends(
+                now,
+                model,
+                Foreseen {
+                    request,
+                    at: now,
+                    freezes,
+                },
+            ),
+            Happening::Again { request } => self.arrives(now, request),
+            Happening::Expires { request, tries } => {
+                let model = self.trace.requests[request].model;
+                if self.requests[request].tries == tries
+                    && let Some(seconds) = self.gate.expire(now, model, request)
+                {
+                    self.refuse(now, request, Refusal::HoldExpired, seconds);
+                    self.report(now, Some(model));
+                }
+            }
+            Happening::Done {
+                model,
+                attempt,
+                action,
+                took,
+            } => self.done(now, model, attempt, action, took),
+        }
+    }
+
+    fn ends(&mut self, now: Millis, model: usize, foreseen: Foreseen) {
+        let Some(next) = self.engines[model].end(now, foreseen) else {
+            return;
+        };
+        self.foresee(model, next);
+        self.close(foreseen.request);
+        self.gate.end(now, model);
+        self.meter.busy(now, model, self.engines[model].is_busy());
+        self.report(now, Some(model));
+    }
+
+    fn done(&mut self, now: Millis, model: usize, attempt: Attempt, action: Action, took: u64) {
+        let outcome = Outcome::Done {
+            took,
+            memory: Memory::default(),
+        };
+        let actor = &self.setting.models[model];
+        let id = actor.spec.id.clone();
+        let spread = actor.spec.gpus.len() as u64;
+        let moved = Bytes(
+            actor
+                .spec
+                .awake
+                .less(actor.spec.asleep)
+                .0
+                .saturating_mul(spread),
+        );
+        let event = match action {
+            Action::Start | Action::Wake(_) => {
+                for foreseen in self.engines[model].woke(now) {
+                    self.foresee(model, Some(foreseen));
+                }
+                self.meter.woke(moved);
+                if action != Action::Start {
+                    Event::Woke {
+                        model: id,
+                        attempt,
+                        outcome,
+                    }
+                } else {
+                    Event::Started {
+                        model: id,
+                        attempt,
+                        outcome,
+                    }
+                }
+            }
+            Action::Sleep => {
+                self.engines[model].slept();
+                self.meter.slept(moved);
+                Event::Slept {
+                    model: id,
+                    attempt,
+                    outcome,
+                }
+            }
+        };
+        self.meter.busy(now, model, self.engines[model].is_busy());
+        self.said.push_back(event);
+    }
+
+    /// Tells the core everything that is to be said, and does what it asks for, until both have nothing more.
+    fn settle(&mut self, now: Millis) {
+        while let Some(event) = self.said.pop_front() {
+            let mut effects = std::mem::take(&mut self.effects);
+            self.core.step(now, event, &mut effects);
+            for effect in effects.drain(..) {
+                self.perform(now, effect);
+            }
+            self.effects = effects;
+        }
+    }
+
+    fn perform(&mut self, now: Millis, effect: Effect) {
+        match effect {
+            Effect::Publish(row) => self.published(now, &row),
+            Effect::SendSnapshot { rows, .. } => {
+                for row in &rows {
+                    self.published(now, row);
+                }
+            }
+            Effect::Observe { model, attempt } => self.look(model, attempt),
+            Effect::Start { model, attempt } => {
+                self.begin_action(now, &model, attempt, Action::Start)
+            }
+            Effect::Wake {
+                model,
+                attempt,
+                tier,
+            } => self.begin_action(now, &model, attempt, Action::Wake(tier)),
+            Effect::Sleep {
+                model,
+                attempt,
+                mode,
+                tier: _,
+            } => {
+                self.go_to_sleep(now, &model, mode);
+                self.begin_action(now, &model, attempt, Action::Sleep);
+            }
+            Effect::Kill { model, cause } => self.kill(now, model, cause),
+            Effect::Heartbeat { .. }
+            | Effect::CloseStream { .. }
+            | Effect::Removed(_)
+            | Effect::Dropped(_)
+            | Effect::Record(_)
+            | Effect::RaiseTerm { .. }
+            | Effect::Footprint { .. } => {}
+        }
+    }
+
+    fn published(&mut self, now: Millis, row: &PublishedRow) {
+        let Some(model) = self.numbers.get(&row.model).copied() else {
+            return;
+        };
+        self.meter.published(now, model, row);
+        let Settled {
+            released,
+            refused,
+            barrier,
+        } = self.gate.publish(now, model, row);
+        if let Some(epoch) = barrier {
+            let ack = Event::Ack {
+                gate: self.gate_id.clone(),
+                stream: STREAM,
+                sequence: self.next_sequence(),
+                model: row.model.clone(),
+                epoch,
+                in_flight: self.gate.in_flight(model),
+            };
+            self.last_said = now;
+            self.said.push_back(ack);
+        }
+        let changed = !released.is_empty() || !refused.is_empty();
+        for request in released {
+            self.forward(now, request);
+        }
+        for (request, refusal, seconds) in refused {
+            self.refuse(now, request, refusal, seconds);
+        }
+        if changed {
+            self.report(now, Some(model));
+        }
+    }
+
+    fn forward(&mut self, now: Millis, request: usize) {
+        let wanted = self.trace.requests[request];
+        let first = self
+            .trace
+            .requests
+            .first()
+            .map_or(Millis(0), |request| request.at);
+        let arrived = START + wanted.at.since(first);
+        self.meter.forwarded(wanted.model, now.since(arrived));
+        let foreseen = self.engines[wanted.model].take(now, request, wanted.service);
+        self.foresee(wanted.model, foreseen);
+        self.meter
+            .busy(now, wanted.model, self.engines[wanted.model].is_busy());
+    }
+
+    fn refuse(&mut self, now: Millis, request: usize, refusal: Refusal, seconds: u32) {
+        self.miss(request);
+        let state = &mut self.requests[request];
+        let gives_up = state.tries >= self.habits.retries || !refusal.is_worth_another_try();
+        state.tries = state.tries.saturating_add(1);
+        self.meter.refused(refusal, gives_up);
+        if gives_up {
+            self.close(request);
+        } else {
+            self.later(
+                now + Millis::seconds(seconds.into()),
+                Happening::Again { request },
+            );
+        }
+    }
+
+    fn miss(&mut self, request: usize) {
+        if !std::mem::replace(&mut self.requests[request].missed, true) {
+            self.meter.missed(self.trace.requests[request].model);
+        }
+    }
+
+    /// A request has its outcome.
+    fn close(&mut self, request: usize) {
+        let over = std::mem::replace(&mut self.requests[request].over, true);
+        assert!(!over, "a request has one outcome");
+        self.open -= 1;
+    }
+
+    fn look(&mut self, model: ModelId, attempt: Attempt) {
+        let Some(engine) = self
+            .numbers
+            .get(&model)
+            .map(|number| &self.engines[*number])
+        else {
+            return;
+        };
+        let observation = Observation {
+            state: engine.state(),
+            count: Some(engine.inside() as u64),
+            memory: Memory::default(),
+            tier: None,
+        };
+        self.said.push_back(Event::Observed {
+            model,
+            attempt,
+            observation,
+        });
+    }
+
+    fn begin_action(&mut self, now: Millis, model: &ModelId, attempt: Attempt, action: Action) {
+        let Some(model) = self.numbers.get(model).copied() else {
+            return;
+        };
+        let takes = self.setting.models[model].takes;
+        let took = self.vary(match action {
+            Action::Start => takes.start,
+            Action::Wake(Tier::Ram) => takes.wake,
+            Action::Wake(Tier::Disk) => takes.reload,
+            Action::Wake(Tier::Stopped) => takes.start,
+            Action::Sleep => takes.sleep,
+        });
+        let done = Happening::Done {
+            model,
+            attempt,
+            action,
+            took: took.0,
+        };
+        self.later(now + took, done);
+    }
+
+    fn go_to_sleep(&mut self, now: Millis, model: &ModelId, mode: SleepMode) {
+        let Some(model) = self.numbers.get(model).copied() else {
+            return;
+        };
+        match mode {
+            SleepMode::Keep => self.engines[model].freeze(now),
+            SleepMode::Abort => {
+                for request in self.engines[model].abort(now) {
+                    self.cut_off(now, model, request);
+                }
+            }
+        }
+        self.meter.busy(now, model, false);
+    }
+
+    fn kill(&mut self, now: Millis, id: ModelId, cause: String) {
+        if let Some(model) = self.numbers.get(&id).copied() {
+            for request in self.engines[model].gone(now) {
+                self.cut_off(now, model, request);
+            }
+            self.meter.busy(now, model, false);
+            self.said.push_back(Event::EngineGone { model: id, cause });
+        }
+    }
+
+    fn cut_off(&mut self, now: Millis, model: usize, request: usize) {
+        self.meter.cut += 1;
+        self.close(request);
+        self.gate.end(now, model);
+        self.report(now, Some(model));
+    }
+
+    /// The gate says what has changed of a model, or only that it is there.
+    fn report(&mut self, now: Millis, model: Option<usize>) {
+        let figures = model.map(|model| {
+            let id = self.setting.models[model].spec.id.clone();
+            (id, self.gate.figures(now, model))
+        });
+        let report = Event::Report {
+            gate: self.gate_id.clone(),
+            stream: STREAM,
+            sequence: self.next_sequence(),
+            table_version: 1,
+            figures: figures.into_iter().collect(),
+        };
+        self.last_said = now;
+        self.said.push_back(report);
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn foresee(&mut self, model: usize, foreseen: Option<Foreseen>) {
+        if let Some(Foreseen {
+            request,
+            at,
+            freezes,
+        }) = foreseen
+        {
+            let ends = Happening::Ends {
+                model,
+                request,
+                freezes,
+            };
+            self.later(at, ends);
+        }
+    }
+
+    fn later(&mut self, at: Millis, happening: Happening) {
+        self.tickets += 1;
+        self.happenings.insert((at, self.tickets), happening);
+    }
+
+    /// A duration with its deviation.
+    fn vary(&mut self, duration: Millis) -> Millis {
+        if self.habits.vary <= 0.0 {
+            return duration;
+        }
+        let chance = self.dice.below(2_000_001) as f64 / 1_000_000.0 - 1.0;
+        let varied = duration.0 as f64 * (1.0 + chance * self.habits.vary);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a duration, never below zero"
+        )]
+        Millis(varied.max(0.0).round() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,461 @@
+//! What replays came to: tables for people, one object per run as JSON, one line per run as CSV.
+
+use std::collections::BTreeMap;
+
+use greenthread_core::ids::{Bytes, Millis};
+use serde::Serialize;
+
+use super::{
+    arguments::Output,
+    bound::StrictLoads,
+    enough::Tried,
+    replay::Replayed,
+    setting::Setting,
+    slots_report::{csv, ratio},
+    table::{Table, gpus},
+    waits::{self, ModelWaits},
+};
+
+/// Models that are shown as worst off.
+const WORST: usize = 5;
+/// Runs for which they are shown as text.
+const RUNS_IN_DETAIL: usize = 3;
+
+/// One run, as numbers. Times in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Row {
+    /// Name of the policy.
+    pub(super) policy: &'static str,
+    /// How the figures came about.
+    computed: &'static str,
+    /// It knows the future: a bound, or a heuristic on the way to one.
+    bound: bool,
+    /// GPUs.
+    pub(super) gpus: usize,
+    /// `maxWait`, where it was given for the run.
+    max_wait_s: Option<f64>,
+    /// Requests.
+    pub(super) requests: u64,
+    /// Requests that an engine got.
+    served: Option<u64>,
+    /// Requests that had to wait for a wake, or came at a moment without admission.
+    misses: u64,
+    miss_ratio: f64,
+    /// Models that were brought onto their GPUs.
+    wakes: u64,
+    /// Models that left for another one.
+    evictions: Option<u64>,
+    /// Evicted models that were asked for within their own wake time.
+    regrets: Option<u64>,
+    /// Models woken again within a minute after they left for another one.
+    thrash: Option<u64>,
+    /// To GPUs and from them.
+    bytes_moved: Option<u64>,
+    wait_mean_s: Option<f64>,
+    wait_p50_s: Option<f64>,
+    wait_p95_s: Option<f64>,
+    /// Absent when more than a hundredth of the requests was lost.
+    pub(super) wait_p99_s: Option<f64>,
+    wait_max_s: Option<f64>,
+    /// Refusals, each try counted.
+    refusals: Option<u64>,
+    /// Requests that gave up.
+    lost: Option<u64>,
+    /// Requests that were truncated.
+    cut: Option<u64>,
+    /// Jain's index of the models' mean waits.
+    fairness: Option<f64>,
+    /// All GPUs, from the first request until everything had ended.
+    gpu_hours: Option<f64>,
+    gpu_hours_awake: Option<f64>,
+    gpu_hours_idle: Option<f64>,
+    gpu_hours_moving: Option<f64>,
+    gpu_hours_free: Option<f64>,
+    /// Loads of LRU and OPT in strict order, each request alone.
+    strict_lru: u64,
+    strict_opt: u64,
+    /// Loads that grouping requests saved beyond strict OPT; negative: it took more.
+    saved_beyond_opt: i64,
+    /// 99 of 100 requests wait no longer than the target.
+    pub(super) meets_target: Option<bool>,
+}
+
+/// What does not fit into a line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Details {
+    refusals_by_reason: BTreeMap<&'static str, u64>,
+    lost_by_reason: BTreeMap<&'static str, u64>,
+    worst_models: Vec<Worst>,
+    assumptions: Vec<String>,
+}
+
+/// A model that waits longer than others.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Worst {
+    model: String,
+    requests: u64,
+    misses: u64,
+    wait_mean_s: f64,
+    wait_p95_s: Option<f64>,
+    wait_max_s: Option<f64>,
+}
+
+/// A run with everything about it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Run {
+    /// Numbers.
+    pub(super) row: Row,
+    details: Details,
+}
+
+/// What a run was of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Of<'a> {
+    /// Name of the policy.
+    pub(super) policy: &'static str,
+    /// The world.
+    pub(super) setting: &'a Setting,
+    /// `maxWait`, where it was given.
+    pub(super) max_wait: Option<Millis>,
+    /// The strict loads of the same trace and world.
+    pub(super) strict: StrictLoads,
+    /// Longest wait that is good enough.
+    pub(super) target: Millis,
+}
+
+fn seconds(time: Millis) -> f64 {
+    time.0 as f64 / 1_000.0
+}
+
+impl Run {
+    /// A replay through the core.
+    pub(super) fn of_core(of: Of<'_>, replayed: &Replayed) -> Self {
+        let Of {
+            policy,
+            setting,
+            max_wait,
+            strict,
+            target,
+        } = of;
+        let meter = &replayed.meter;
+        let (all, models) = waits::split(&meter.waits);
+        let lost: u64 = meter.lost.values().sum();
+        let requests: u64 = meter.requests_of.iter().sum();
+        let misses: u64 = meter.misses_of.iter().sum();
+        let quantile = |share| all.quantile(share, lost).map(seconds);
+        let p99 = all.quantile(0.99, lost);
+        let hours = meter.hours(setting);
+        let total = setting.gpus.len() as f64 * seconds(replayed.to.since(replayed.from)) / 3_600.0;
+        let row = Row {
+            policy,
+            computed: "replayed through the core of production",
+            bound: false,
+            gpus: setting.gpus.len(),
+            max_wait_s: max_wait.map(seconds),
+            requests,
+            served: Some(all.count()),
+            misses,
+            miss_ratio: ratio(misses, requests).unwrap_or(0.0),
+            wakes: meter.wakes,
+            evictions: Some(replayed.tally.evictions),
+            regrets: Some(replayed.tally.regrets),
+            thrash: Some(replayed.tally.thrash),
+            bytes_moved: Some(meter.moved.0),
+            wait_mean_s: all.mean_s(),
+            wait_p50_s: quantile(0.5),
+            wait_p95_s: quantile(0.95),
+            wait_p99_s: p99.map(seconds),
+            wait_max_s: all.longest().map(seconds),
+            refusals: Some(meter.refusals.values().sum()),
+            lost: Some(lost),
+            cut: Some(meter.cut),
+            fairness: waits::jain(&models),
+            gpu_hours: Some(total),
+            gpu_hours_awake: Some(hours.awake),
+            gpu_hours_idle: Some((hours.awake - hours.computing).max(0.0)),
+            gpu_hours_moving: Some(hours.moving),
+            gpu_hours_free: Some((total - hours.awake - hours.moving).max(0.0)),
+            strict_lru: strict.lru,
+            strict_opt: strict.opt,
+            saved_beyond_opt: strict.opt.cast_signed() - meter.wakes.cast_signed(),
+            meets_target: Some(p99.is_some_and(|wait| wait <= target)),
+        };
+        let details = Details {
+            refusals_by_reason: meter.refusals.clone(),
+            lost_by_reason: meter.lost.clone(),
+            worst_models: worst(&models, replayed, setting),
+            assumptions: setting.assumptions.clone(),
+        };
+        Self { row, details }
+    }
+
+    /// OPT: one run where it is exact, a heuristic and a bound where sizes differ.
+    pub(super) fn of_future(of: Of<'_>) -> Vec<Self> {
+        let strict = of.strict;
+        let exact = "strict order, equal places: Belady, exact";
+        let heuristic =
+            "strict order, sizes differ: farthest next use × bytes leaves first, a heuristic";
+        let area = "strict order, sizes differ: area bound, nobody needs fewer loads";
+        if strict.exact {
+            return vec![Self::future(of, "opt", exact, strict.opt)];
+        }
+        vec![
+            Self::future(of, "opt", heuristic, strict.opt),
+            Self::future(of, "opt-bound", area, strict.bound),
+        ]
+    }
+
+    fn future(of: Of<'_>, policy: &'static str, computed: &'static str, loads: u64) -> Self {
+        let strict = of.strict;
+        let row = Row {
+            policy,
+            computed,
+            bound: true,
+            gpus: of.setting.gpus.len(),
+            max_wait_s: of.max_wait.map(seconds),
+            requests: strict.requests,
+            served: None,
+            misses: loads,
+            miss_ratio: ratio(loads, strict.requests).unwrap_or(0.0),
+            wakes: loads,
+            evictions: None,
+            regrets: None,
+            thrash: None,
+            bytes_moved: None,
+            wait_mean_s: None,
+            wait_p50_s: None,
+            wait_p95_s: None,
+            wait_p99_s: None,
+            wait_max_s: None,
+            refusals: None,
+            lost: None,
+            cut: None,
+            fairness: None,
+            gpu_hours: None,
+            gpu_hours_awake: None,
+            gpu_hours_idle: None,
+            gpu_hours_moving: None,
+            gpu_hours_free: None,
+            strict_lru: strict.lru,
+            strict_opt: strict.opt,
+            saved_beyond_opt: strict.opt.cast_signed() - loads.cast_signed(),
+            meets_target: None,
+        };
+        Self {
+            row,
+            details: Details::default(),
+        }
+    }
+}
+
+/// The models with the longest mean waits.
+fn worst(models: &[ModelWaits], replayed: &Replayed, setting: &Setting) -> Vec<Worst> {
+    let mut worst: Vec<Worst> = models
+        .iter()
+        .map(|ModelWaits { model, waits }| Worst {
+            model: setting.models[*model].name.clone(),
+            requests: replayed.meter.requests_of[*model],
+            misses: replayed.meter.misses_of[*model],
+            wait_mean_s: waits.mean_s().unwrap_or(0.0),
+            wait_p95_s: waits.quantile(0.95, 0).map(seconds),
+            wait_max_s: waits.longest().map(seconds),
+        })
+        .filter(|worst| worst.wait_mean_s > 0.0)
+        .collect();
+    worst.sort_by(|a, b| {
+        b.wait_mean_s
+            .total_cmp(&a.wait_mean_s)
+            .then_with(|| a.model.cmp(&b.model))
+    });
+    worst.truncate(WORST);
+    worst
+}
+
+/// What the runs say about how many GPUs are enough.
+pub(super) fn tried(runs: &[Run]) -> Vec<Tried> {
+    let of = |row: &Row| {
+        Some(Tried {
+            policy: row.max_wait_s.map_or_else(
+                || row.policy.to_owned(),
+                |wait| format!("{} with maxWait {}", row.policy, time(Some(wait))),
+            ),
+            gpus: row.gpus,
+            enough: row.meets_target?,
+            result: match row.wait_p99_s {
+                Some(wait) => format!("99 of 100 requests wait at most {}", time(Some(wait))),
+                None => "more than one of 100 requests gives up".to_owned(),
+            },
+        })
+    };
+    runs.iter().filter_map(|run| of(&run.row)).collect()
+}
+
+/// All runs in one form. `notes` and `answers` are for people.
+pub(super) fn report(runs: &[Run], notes: &[String], answers: &[String], output: Output) -> String {
+    match output {
+        Output::Text => text(runs, notes, answers),
+        Output::Json => json(runs),
+        Output::Csv => csv(&runs.iter().map(|run| &run.row).collect::<Vec<_>>()),
+    }
+}
+
+fn json(runs: &[Run]) -> String {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        #[serde(flatten)]
+        row: &'a Row,
+        #[serde(flatten)]
+        details: &'a Details,
+    }
+    let whole = |run: &Run| {
+        serde_json::to_string(&Whole {
+            row: &run.row,
+            details: &run.details,
+        })
+        .unwrap_or_default()
+    };
+    let lines: Vec<String> = runs.iter().map(whole).collect();
+    format!("[\n{}\n]\n", lines.join(",\n"))
+}
+
+fn text(runs: &[Run], notes: &[String], answers: &[String]) -> String {
+    let mut text = String::new();
+    for note in notes {
+        text += &format!("{note}\n");
+    }
+    for sentence in runs.first().map_or(&[][..], |run| &run.details.assumptions) {
+        text += &format!("assumed: {sentence}\n");
+    }
+    text += &format!("\n{}\n{}", waits_table(runs), hours_table(runs));
+    let replayed: Vec<&Run> = runs.iter().filter(|run| !run.row.bound).collect();
+    for run in replayed.iter().filter(|_| replayed.len() <= RUNS_IN_DETAIL) {
+        text += &details(run);
+    }
+    if !answers.is_empty() {
+        text += &format!("\n{}\n", answers.join("\n"));
+    }
+    text
+}
+
+fn waits_table(runs: &[Run]) -> String {
+    let mut table = Table::new([
+        "POLICY", "GPUS", "MAX WAIT", "REQUESTS", "MISSES", "RATIO", "WAKES", "EVICTED", "REGRETS",
+        "MOVED", "MEAN", "P50", "P95", "P99", "MAX", "LOST",
+    ]);
+    for Run { row, .. } in runs {
+        table.line([
+            row.policy.to_owned(),
+            row.gpus.to_string(),
+            time(row.max_wait_s),
+            row.requests.to_string(),
+            row.misses.to_string(),
+            format!("{:.3}", row.miss_ratio),
+            row.wakes.to_string(),
+            count(row.evictions),
+            count(row.regrets),
+            row.bytes_moved.map_or_else(absent, moved),
+            time(row.wait_mean_s),
+            time(row.wait_p50_s),
+            time(row.wait_p95_s),
+            time(row.wait_p99_s),
+            time(row.wait_max_s),
+            count(row.lost),
+        ]);
+    }
+    table.text()
+}
+
+fn hours_table(runs: &[Run]) -> String {
+    let mut table = Table::new([
+        "POLICY",
+        "GPUS",
+        "MAX WAIT",
+        "GPU HOURS",
+        "AWAKE",
+        "IDLE",
+        "MOVING",
+        "FREE",
+        "FAIRNESS",
+        "LRU IN ORDER",
+        "OPT IN ORDER",
+        "SAVED BEYOND OPT",
+    ]);
+    let hours = |hours: Option<f64>| hours.map_or_else(absent, |hours| format!("{hours:.1}"));
+    for Run { row, .. } in runs.iter().filter(|run| !run.row.bound) {
+        table.line([
+            row.policy.to_owned(),
+            row.gpus.to_string(),
+            time(row.max_wait_s),
+            hours(row.gpu_hours),
+            hours(row.gpu_hours_awake),
+            hours(row.gpu_hours_idle),
+            hours(row.gpu_hours_moving),
+            hours(row.gpu_hours_free),
+            row.fairness
+                .map_or_else(absent, |index| format!("{index:.3}")),
+            row.strict_lru.to_string(),
+            row.strict_opt.to_string(),
+            row.saved_beyond_opt.to_string(),
+        ]);
+    }
+    table.text()
+}
+
+fn details(run: &Run) -> String {
+    let Run { row, details } = run;
+    let mut text = format!("\n{} on {}", row.policy, gpus(row.gpus));
+    if let Some(max_wait) = row.max_wait_s {
+        text += &format!(", maxWait {}", time(Some(max_wait)));
+    }
+    if details.worst_models.is_empty() {
+        return format!("{text}: no request waited.\n");
+    }
+    text += ", the models that wait longest:\n";
+    let mut table = Table::new(["MODEL", "REQUESTS", "MISSES", "MEAN", "P95", "MAX"]);
+    for worst in &details.worst_models {
+        table.line([
+            worst.model.clone(),
+            worst.requests.to_string(),
+            worst.misses.to_string(),
+            time(Some(worst.wait_mean_s)),
+            time(worst.wait_p95_s),
+            time(worst.wait_max_s),
+        ]);
+    }
+    text += &table.text();
+    for (what, reasons) in [
+        ("refused", &details.refusals_by_reason),
+        ("gave up", &details.lost_by_reason),
+    ] {
+        if !reasons.is_empty() {
+            let each = reasons
+                .iter()
+                .map(|(reason, count)| format!("{count} {reason}"));
+            text += &format!("{what}: {}\n", each.collect::<Vec<_>>().join(", "));
+        }
+    }
+    text
+}
+
+fn absent() -> String {
+    "-".to_owned()
+}
+
+fn count(count: Option<u64>) -> String {
+    count.map_or_else(absent, |count| count.to_string())
+}
+
+fn moved(bytes: u64) -> String {
+    Bytes(bytes).to_string()
+}
+
+/// Seconds for people.
+pub(super) fn time(seconds: Option<f64>) -> String {
+    seconds.map_or_else(absent, |seconds| {
+        if seconds >= 100.0 {
+            format!("{seconds:.0} s")
+        } else {
+            format!("{seconds:.1} s")
+        }
+    })
+}

@@ -1,0 +1,101 @@
+//! What a trace is replayed on, as the command line says: a fleet file, or what is assumed without one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use greenthread_core::ids::Millis;
+
+use super::{
+    SimulateError,
+    arguments::Arguments,
+    setting::{self, Files, Setting},
+    trace::Trace,
+};
+use crate::config::{self, Fleet};
+
+/// A trace and its world.
+#[derive(Debug)]
+pub(super) struct World {
+    /// In the numbers of the setting.
+    pub(super) trace: Trace,
+    /// Where.
+    pub(super) setting: Setting,
+    /// What is to be known of both.
+    pub(super) notes: Vec<String>,
+}
+
+/// The world of a trace.
+///
+/// # Errors
+/// The fleet file is wrong, or does not have the models of the trace.
+pub(super) fn of(arguments: &Arguments, trace: &Trace) -> Result<World, SimulateError> {
+    let (trace, setting, left_out) = match &arguments.world.fleet {
+        None => {
+            let assumed = &arguments.assumptions;
+            let setting = setting::assumed(trace, assumed.gpus, assumed);
+            (trace.clone(), setting, 0)
+        }
+        Some(file) => {
+            let fleet = config::load(file)?;
+            let (translated, left_out) = translated(arguments, trace, &fleet, file)?;
+            (translated, setting::of_fleet(&fleet), left_out)
+        }
+    };
+    let mut notes = vec![about(&trace)];
+    if left_out > 0 {
+        notes.push(format!(
+            "left out: {left_out} requests for models that the fleet does not have"
+        ));
+    }
+    Ok(World {
+        trace,
+        setting,
+        notes,
+    })
+}
+
+fn translated(
+    arguments: &Arguments,
+    trace: &Trace,
+    fleet: &Fleet,
+    file: &Path,
+) -> Result<(Trace, u64), SimulateError> {
+    let map: BTreeMap<String, String> = arguments.world.map.iter().cloned().collect();
+    let unknown = map.values().find(|name| !fleet.models.contains_key(*name));
+    if let Some(name) = unknown {
+        let known: Vec<&str> = fleet.models.keys().map(String::as_str).collect();
+        return Err(SimulateError::Map {
+            name: name.clone(),
+            known: known.join(", "),
+            fleet: file.to_owned(),
+        });
+    }
+    let files = Files {
+        trace: &arguments.trace,
+        fleet: file,
+    };
+    let (translated, left_out) =
+        setting::translate(trace, fleet, &map, arguments.world.skip_unknown, files)?;
+    if translated.requests.is_empty() {
+        return Err(SimulateError::NothingLeft {
+            trace: arguments.trace.clone(),
+            fleet: file.to_owned(),
+        });
+    }
+    Ok((translated, left_out))
+}
+
+/// "8039 requests for 69 models in 246.6 hours".
+fn about(trace: &Trace) -> String {
+    let times = trace.requests.first().zip(trace.requests.last());
+    let span = times.map_or(Millis(0), |(first, last)| last.at.since(first.at));
+    let asked: BTreeSet<usize> = trace.requests.iter().map(|request| request.model).collect();
+    format!(
+        "{} requests for {} models in {:.1} hours",
+        trace.requests.len(),
+        asked.len(),
+        span.0 as f64 / 3_600_000.0
+    )
+}

@@ -1,0 +1,216 @@
+//! One state of the world, and what can happen next in it.
+//!
+//! Everything is a value: a state is cloned for each thing that can happen, and parts that did not change are shared.
+
+mod act;
+mod control;
+mod engine;
+mod faults;
+mod gate;
+mod link;
+
+use greenthread_core::ids::Millis;
+
+use crate::{
+    BEGINNING, TICK,
+    row::{Budget, Row, Sabotage},
+};
+
+pub(crate) use control::ControlSide;
+pub(crate) use engine::{Answer, Call, CallKind, Stage};
+pub(crate) use gate::{GateSide, Request, Told, Where};
+pub(crate) use link::{Down, Link, Up};
+
+/// Gates, by index.
+pub(crate) const GATES: usize = 2;
+
+/// Whether somebody takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Life {
+    Running,
+    /// Stopped; what is sent to it waits.
+    Frozen,
+    Gone,
+}
+
+/// One state.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) gates: Vec<GateSide>,
+    /// The first, and its successor once there is one.
+    pub(crate) controls: Vec<ControlSide>,
+    /// Streams, by gate, older ones first.
+    pub(crate) links: Vec<Link>,
+    pub(crate) engine: engine::Engine,
+    /// Calls to the engine and their answers, in an order that does not depend on history.
+    pub(crate) calls: Vec<Call>,
+    /// Requests by slot.
+    pub(crate) requests: Vec<Option<Request>>,
+    /// What may still happen.
+    pub(crate) left: Budget,
+    /// Since when a successor may begin.
+    pub(crate) vacant_since: Option<u64>,
+    /// Largest term that was written down.
+    pub(crate) term: u64,
+}
+
+/// Something that can happen. The same action in the same state has the same result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Tick,
+    GateTick(u8),
+    /// The next message of a gate is heard by control.
+    Up(u8),
+    /// A stream that nobody answered yet is answered by this control, which hears its Hello.
+    Attach(u8, u8),
+    Down(u8),
+    GateLoses(u8),
+    ControlLoses(u8),
+    Break(u8),
+    Arrive(u8),
+    Reach(u8),
+    Finish(u8),
+    Tell(u8),
+    Leave(u8),
+    Vanish(u8),
+    /// The engine does what it was called for.
+    Execute(u8),
+    /// The answer arrives at control.
+    Answer(u8),
+    LoseCall(u8),
+    /// A call that nobody waits for any more is never carried out.
+    DropCall(u8),
+    WishSleep,
+    WishWake,
+    CrashGate(u8),
+    FreezeGate(u8),
+    ThawGate(u8),
+    CrashControl(u8),
+    FreezeControl(u8),
+    ThawControl(u8),
+    Depose(u8),
+    Succeed,
+    Jump(u8),
+    TakeTerm(u8),
+}
+
+/// What goes on while one action is carried out.
+#[derive(Debug)]
+pub(crate) struct Step<'a> {
+    pub(crate) row: &'a Row,
+    /// Sentences for a trace, when one is wanted.
+    pub(crate) notes: Option<Vec<String>>,
+    /// The first rule that was broken.
+    pub(crate) broken: Option<String>,
+}
+
+impl<'a> Step<'a> {
+    pub(crate) fn new(row: &'a Row, notes: bool) -> Self {
+        Self {
+            row,
+            notes: notes.then(Vec::new),
+            broken: None,
+        }
+    }
+
+    pub(crate) fn note(&mut self, sentence: impl FnOnce() -> String) {
+        if let Some(notes) = &mut self.notes {
+            notes.push(sentence());
+        }
+    }
+
+    pub(crate) fn breaks(&mut self, rule: impl FnOnce() -> String) {
+        if self.broken.is_none() {
+            self.broken = Some(rule());
+        }
+    }
+}
+
+impl World {
+    /// Two gates and a control that has just begun, with an engine that is awake.
+    pub(crate) fn new(row: &Row) -> Self {
+        let mut world = Self {
+            now: BEGINNING,
+            gates: (0..GATES).map(|index| GateSide::new(index, row)).collect(),
+            controls: Vec::new(),
+            links: Vec::new(),
+            engine: engine::Engine::default(),
+            calls: Vec::new(),
+            requests: vec![None; usize::from(row.budget.requests)],
+            left: Budget::default(),
+            vacant_since: None,
+            term: 0,
+        };
+        world.succeed(&mut Step::new(row, false));
+        world
+    }
+
+    pub(crate) fn moment(&self) -> Millis {
+        Millis(self.now)
+    }
+
+    /// Everything that can happen. The clock's end is not looked at here.
+    pub(crate) fn actions(&self, row: &Row) -> Vec<Action> {
+        let mut actions = Vec::with_capacity(24);
+        self.gate_actions(&mut actions);
+        self.link_actions(row, &mut actions);
+        self.request_actions(&mut actions);
+        self.call_actions(row, &mut actions);
+        self.fault_actions(row, &mut actions);
+        if self.may_tick(row) {
+            actions.push(Action::Tick);
+        }
+        actions
+    }
+
+    /// Whether nothing has to happen before the clock moves on, and queues that wait can be paid for.
+    fn may_tick(&self, row: &Row) -> bool {
+        let urgent_request = |request: &Request| {
+            let on_its_way = matches!(request.place, Where::OnItsWay { by } if by <= self.now);
+            let told = request.place == Where::Ended && self.gates[request.gate].is == Life::Running;
+            on_its_way || told || request.left_by.is_some_and(|by| by <= self.now)
+        };
+        let urgent_call = |call: &Call| {
+            let until = call.until + self.lateness(row, call);
+            matches!(call.stage, Stage::Travelling { .. }) && until <= self.now
+        };
+        !self.requests.iter().flatten().any(urgent_request)
+            && !self.calls.iter().any(urgent_call)
+            && self.vacant_since.is_none_or(|since| self.now <= since)
+            && self.delays() <= usize::from(self.left.delays)
+    }
+
+    /// Queues that somebody who runs could empty.
+    fn delays(&self) -> usize {
+        let answers = |call: &&Call| {
+            matches!(call.stage, Stage::Back(_)) && self.controls[call.control].is == Life::Running
+        };
+        let queues: usize = self.links.iter().map(|link| self.waiting(link)).sum();
+        queues + self.calls.iter().filter(answers).count()
+    }
+
+    /// How much later than agreed a call may be carried out.
+    pub(crate) fn lateness(&self, row: &Row, call: &Call) -> u64 {
+        let orphan = matches!(call.stage, Stage::Travelling { orphan: true });
+        if orphan && row.is_sabotaged(Sabotage::LateCall) {
+            6 * TICK.0
+        } else {
+            0
+        }
+    }
+
+    /// The state after an action, with what it broke.
+    pub(crate) fn after(&self, action: Action, step: &mut Step<'_>) -> Self {
+        let mut world = self.clone();
+        world.act(action, step);
+        self.read_at_once(&mut world, step);
+        if !world.may_succeed() {
+            world.vacant_since = None;
+        } else if world.vacant_since.is_none() {
+            world.vacant_since = Some(world.now);
+        }
+        world.check_engine(step);
+        world
+    }
+}
