@@ -107,8 +107,8 @@ impl Core {
         let sleeping = sleeping
             .unwrap_or_default()
             .max(state.spec.sizes.sleeping.bytes);
-        let sleeping = sabotage!(SleepNeedsRoom, Bytes(0), sleeping);
-        state.spec.awake + state.spec.sizes.waking.bytes.max(sleeping)
+        let waking = state.spec.sizes.waking.bytes;
+        state.spec.awake + sabotage!(SleepNeedsRoom, waking, waking.max(sleeping))
     }
 
     /// What victims have to free. Where all of them together would free too little, the peaks of their own sleeps are in the way, which
