@@ -15,6 +15,7 @@ pub mod driver;
 pub mod end;
 pub mod engine;
 pub mod fault;
+pub mod figures;
 pub mod gate;
 pub mod load;
 pub mod memory;

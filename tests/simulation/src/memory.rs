@@ -1,11 +1,15 @@
 //! Memory that is nobody's in the fleet, what the oracle reads on whole GPUs, and the operator who looks after both.
 
 use greenthread_core::{
-    event::Event,
+    event::{Event, Memory},
     ids::{Bytes, GpuId},
 };
 
-use crate::{agenda::Item, world::World};
+use crate::{
+    agenda::{Item, Order},
+    engine::Process,
+    world::World,
+};
 
 /// How often the oracle reads.
 const EVERY: u64 = 1_000;
@@ -59,5 +63,58 @@ impl World {
                 self.agenda.push(self.now, Item::Accept { gpu: view.gpu.0 });
             }
         }
+    }
+
+    /// What the oracle says of an engine, over all its GPUs.
+    pub(crate) fn oracle(&self, engine: usize) -> Memory {
+        let known = &self.engines[engine];
+        let is_old = self.now < known.changed_at + self.plan.oracle_lag;
+        let each = if is_old && known.process != Process::Gone {
+            known.held_before
+        } else {
+            known.holds
+        };
+        self.measures(engine, each, None)
+    }
+
+    /// What the oracle on one of its GPUs shows of it.
+    pub(crate) fn shown(&self, engine: usize) -> Bytes {
+        let known = &self.engines[engine];
+        let is_old = self.now < known.changed_at + self.plan.oracle_lag;
+        if is_old {
+            known.held_before
+        } else {
+            known.holds
+        }
+    }
+
+    /// What is measured when it holds so much on each GPU, after this action.
+    pub(crate) fn measures(&self, engine: usize, each: Bytes, after: Option<Order>) -> Memory {
+        if !self.plan.measured {
+            return Memory::default();
+        }
+        let known = &self.engines[engine];
+        let all = |bytes: Bytes| Bytes(bytes.0 * known.spec.gpus.len() as u64);
+        let sizes = &known.spec.sizes;
+        let peak = after.map(|order| match order {
+            Order::Start | Order::Wake(_) => sizes.waking.bytes,
+            Order::Sleep(_, _) => sizes.sleeping.bytes,
+        });
+        Memory {
+            gpu: Some(all(each)),
+            peak: peak.map(|above| all(known.spec.awake + above)),
+            host: Some(all(known.host)),
+        }
+    }
+
+    /// When the oracle shows these bytes per GPU, if it will; at once where nobody measures.
+    pub(crate) fn memory_shows(&self, engine: usize, bytes: Bytes) -> Option<u64> {
+        let known = &self.engines[engine];
+        let shows_at = (known.changed_at + self.plan.oracle_lag).max(self.now);
+        (!self.plan.measured || known.holds == bytes).then_some(if self.plan.measured {
+            shows_at
+        } else {
+            self.now
+        })
     }
 }

@@ -10,6 +10,12 @@ use greenthread_simulation::{
 /// Seeds that are tried before a sabotage counts as not caught.
 const SEEDS: u64 = 4_000;
 
+/// Seeds that are tried of what is harmless.
+const HARMLESS_SEEDS: u64 = 300;
+
+/// Seeds that caught one that is rare; they are tried first. When a change makes them miss, all others are tried as before.
+const KNOWN: &[(&str, u64)] = &[];
+
 /// What may be done wrong without harm, and why.
 const HARMLESS: [(Sabotage, &str); 1] = [(
     Sabotage::Core(Core::OlderAcknowledgementCounts),
@@ -20,7 +26,10 @@ const HARMLESS: [(Sabotage, &str); 1] = [(
 fn caught(sabotage: Sabotage, seeds: u64) -> Option<(u64, u64, u64, String)> {
     choose(Some(sabotage));
     let mut before = 0;
-    let caught = (1..=seeds).find_map(|seed| {
+    let name = sabotage.name();
+    let known = KNOWN.iter().filter(|(known, _)| *known == name);
+    let first = known.map(|(_, seed)| *seed);
+    let caught = first.chain(1..=seeds).find_map(|seed| {
         let result = run(seed, 0);
         let steps = result.totals.steps();
         before += steps;
@@ -50,7 +59,12 @@ fn every_sabotage_is_caught() {
     for sabotage in Sabotage::all().into_iter().filter(chosen) {
         let harmless = HARMLESS.iter().find(|(known, _)| *known == sabotage);
         let (place, name) = (sabotage.place(), sabotage.name());
-        match (caught(sabotage, SEEDS), harmless) {
+        let seeds = if harmless.is_some() {
+            HARMLESS_SEEDS
+        } else {
+            SEEDS
+        };
+        match (caught(sabotage, seeds), harmless) {
             (Some((seed, steps, in_all, what)), None) => {
                 let what: String = what
                     .lines()
