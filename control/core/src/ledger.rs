@@ -103,12 +103,14 @@ impl Core {
     ) -> Bytes {
         let awake = |other: &&ModelState| other.resident == Resident::Awake && stays(other);
         let others = self.models_on(gpu).filter(awake);
-        let sleeping = others.map(|other| other.spec.sizes.sleeping.bytes).max();
-        let sleeping = sleeping
-            .unwrap_or_default()
-            .max(state.spec.sizes.sleeping.bytes);
-        let waking = state.spec.sizes.waking.bytes;
-        state.spec.awake + sabotage!(SleepNeedsRoom, waking, waking.max(sleeping))
+        let largest = others.map(|other| other.spec.sizes.sleeping.bytes).max();
+        let own = state.spec.sizes.sleeping.bytes;
+        let room = sabotage!(
+            SleepNeedsRoom,
+            Bytes(0),
+            largest.unwrap_or_default().max(own)
+        );
+        state.spec.awake + state.spec.sizes.waking.bytes.max(room)
     }
 
     /// What victims have to free. Where all of them together would free too little, the peaks of their own sleeps are in the way, which
@@ -211,6 +213,9 @@ impl Core {
         audit.used = Some(used);
         // While something moves, or is not known, nobody can say what should be there.
         let Some(known) = known else {
+            if audit.differing < READINGS {
+                audit.differing = 0;
+            }
             return;
         };
         let expected = (known + audit.foreign).less(audit.absent);
@@ -328,12 +333,19 @@ impl ModelState {
 
     /// Bytes per GPU that it holds when nothing is under way; `None` while something is, or nobody knows.
     fn holds_now(&self) -> Option<Bytes> {
-        let unknown = matches!(
-            self.phase,
-            Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) | Phase::Failed { .. }
-        );
-        if self.phase.in_transition() || self.ending || unknown && self.resident == Resident::Awake
-        {
+        let unknown = match self.phase {
+            Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) => true,
+            Phase::Failed { .. } => self.resident == Resident::Awake,
+            Phase::Booting(_)
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Waking { .. }
+            | Phase::Serving
+            | Phase::Draining { .. }
+            | Phase::Sleeping { .. }
+            | Phase::Removed { .. } => false,
+        };
+        if self.phase.in_transition() || self.ending || unknown {
             return None;
         }
         Some(self.reserved())

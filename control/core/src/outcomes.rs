@@ -316,7 +316,7 @@ impl Core {
             let sentence = format!(
                 "says it sleeps, but {left} are still held on its GPU: asked to sleep once more"
             );
-            self.sleep_again(now, id, order);
+            self.sleep_again(now, id, order, REPEAT_AFTER);
             self.record(now, id, sentence, effects);
             return;
         }
@@ -350,11 +350,13 @@ impl Core {
         }
         let sentence = format!("nobody knows whether it sleeps ({why}): asking again");
         state.last_error = Some(why);
-        self.sleep_again(now, id, order);
+        // Rule 7: until it is abandoned the first call may still be accepted, after the answer to the second, and after a wake.
+        let pause = REPEAT_AFTER.max(self.fleet.times.command + Millis(1));
+        self.sleep_again(now, id, order, pause);
         self.record(now, id, sentence, effects);
     }
 
-    fn sleep_again(&mut self, now: Millis, id: &ModelId, order: Order) {
+    fn sleep_again(&mut self, now: Millis, id: &ModelId, order: Order, pause: Millis) {
         let Order {
             cause,
             mode,
@@ -364,7 +366,7 @@ impl Core {
             attempt: Attempt(0),
             cause,
             mode,
-            again_at: Some(now + REPEAT_AFTER),
+            again_at: Some(now + pause),
             repeats: repeats + 1,
         };
         self.enter(now, id, again);

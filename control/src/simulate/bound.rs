@@ -7,6 +7,12 @@
 //! * *size heuristic*: who leaves is the one with the largest product of bytes and distance to its next use, until there is room;
 //! * *area bound*: a hit keeps a model's bytes from one of its uses to the next. That costs bytes × requests in between, there is
 //!   only capacity × requests of it, and the cheapest hits are taken first. No order of sleeping and waking has more hits.
+//!
+//! A gateway is not bound to the order: it may hold requests for a model until more have come. *Grouped* is what somebody who knows the
+//! future gets from that: each request may be served up to its model's `maxWait` later, together with those that came meanwhile, and
+//! then as above. It is what can be done, not the best that can be done.
+
+use greenthread_core::ids::Millis;
 
 use super::{setting::Setting, slots::next_uses, trace::Trace};
 
@@ -22,6 +28,8 @@ pub(super) struct StrictLoads {
     pub(super) opt: u64,
     /// Nobody needs fewer.
     pub(super) bound: u64,
+    /// As `opt`, where each request may be held for `maxWait` to go with others.
+    pub(super) grouped: u64,
     /// `opt` is exact: places are equal.
     pub(super) exact: bool,
     /// Requests that count; those for models that never fit do not.
@@ -107,16 +115,8 @@ pub(super) fn strict_loads(trace: &Trace, setting: &Setting) -> StrictLoads {
     let lru = loads(trace, &room, |model, _, used| {
         (u128::from(u64::MAX - used[model] as u64), model)
     });
-    // Belady where sizes are equal, weighed by size where they are not.
-    let opt = loads(trace, &room, |model, (position, next_of), _| {
-        let distance = next_of[model].saturating_sub(position) as u128;
-        let weight = if exact {
-            1
-        } else {
-            u128::from(room.size[model])
-        };
-        (distance * weight, model)
-    });
+    let opt = clairvoyant(trace, &room, exact);
+    let grouped = clairvoyant(&grouped(trace, setting), &room, exact).min(opt);
     let counts = |request: &&super::trace::Request| room.fits[request.model];
     let requests = trace.requests.iter().filter(counts).count() as u64;
     let bound = if exact {
@@ -128,8 +128,44 @@ pub(super) fn strict_loads(trace: &Trace, setting: &Setting) -> StrictLoads {
         lru,
         opt,
         bound,
+        grouped,
         exact,
         requests,
+    }
+}
+
+/// Loads of somebody who knows the future: Belady where sizes are equal, weighed by size where they are not.
+fn clairvoyant(trace: &Trace, room: &Room, exact: bool) -> u64 {
+    loads(trace, room, |model, (position, next_of), _| {
+        let distance = next_of[model].saturating_sub(position) as u128;
+        let weight = if exact {
+            1
+        } else {
+            u128::from(room.size[model])
+        };
+        (distance * weight, model)
+    })
+}
+
+/// The requests in the order in which they are served when the first one of a model waits for `maxWait` and takes those with it that
+/// came meanwhile.
+fn grouped(trace: &Trace, setting: &Setting) -> Trace {
+    let mut ends: Vec<Option<Millis>> = vec![None; trace.models.len()];
+    let mut served: Vec<_> = trace
+        .requests
+        .iter()
+        .map(|request| {
+            let open = ends[request.model].filter(|end| *end >= request.at);
+            let end = open.unwrap_or(request.at + setting.models[request.model].spec.max_wait);
+            ends[request.model] = Some(end);
+            (end, request.model, *request)
+        })
+        .collect();
+    served.sort_by_key(|(end, model, _)| (*end, *model));
+    Trace {
+        requests: served.into_iter().map(|(_, _, request)| request).collect(),
+        models: trace.models.clone(),
+        ..Trace::default()
     }
 }
 

@@ -3,15 +3,17 @@
 //! Everything but engines is instant: reports, acknowledgements, looks. What happens at the same moment happens in this order: what was
 //! under way ends, requests arrive, the core's own deadlines. Leases and heartbeats are stretched, so that a quiet month costs nothing.
 
+mod effects;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use greenthread_core::{
     Core,
     decision::Tally,
-    effect::{Effect, PublishedRow},
-    event::{Event, Memory, Observation, Outcome},
+    effect::Effect,
+    event::{Event, Memory, Outcome},
     ids::{Attempt, Bytes, GateId, Millis, ModelId, StreamId},
-    model::{FleetSpec, SleepMode, Times},
+    model::{FleetSpec, Times},
     phase::Tier,
     policy::Policy,
 };
@@ -19,7 +21,7 @@ use greenthread_core::{
 use super::{
     dice::Dice,
     engine::{Engine, Foreseen},
-    gate::{Gate, Refusal, Settled, Verdict},
+    gate::{Gate, Refusal, Verdict},
     meter::Meter,
     progress::Progress,
     setting::Setting,
@@ -386,77 +388,6 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn perform(&mut self, now: Millis, effect: Effect) {
-        match effect {
-            Effect::Publish(row) => self.published(now, &row),
-            Effect::SendSnapshot { rows, .. } => {
-                for row in &rows {
-                    self.published(now, row);
-                }
-            }
-            Effect::Observe { model, attempt } => self.look(model, attempt),
-            Effect::Start { model, attempt } => {
-                self.begin_action(now, &model, attempt, Action::Start)
-            }
-            Effect::Wake {
-                model,
-                attempt,
-                tier,
-            } => self.begin_action(now, &model, attempt, Action::Wake(tier)),
-            Effect::Sleep {
-                model,
-                attempt,
-                mode,
-                tier: _,
-            } => {
-                self.go_to_sleep(now, &model, mode);
-                self.begin_action(now, &model, attempt, Action::Sleep);
-            }
-            Effect::Kill { model, cause } => self.kill(now, model, cause),
-            Effect::Heartbeat { .. }
-            | Effect::CloseStream { .. }
-            | Effect::Removed(_)
-            | Effect::Dropped(_)
-            | Effect::Record(_)
-            | Effect::RaiseTerm { .. }
-            | Effect::Footprint { .. } => {}
-        }
-    }
-
-    fn published(&mut self, now: Millis, row: &PublishedRow) {
-        let Some(model) = self.numbers.get(&row.model).copied() else {
-            return;
-        };
-        self.meter.published(now, model, row);
-        let Settled {
-            released,
-            refused,
-            barrier,
-        } = self.gate.publish(now, model, row);
-        if let Some(epoch) = barrier {
-            let ack = Event::Ack {
-                gate: self.gate_id.clone(),
-                stream: STREAM,
-                sequence: self.next_sequence(),
-                model: row.model.clone(),
-                epoch,
-                in_flight: self.gate.in_flight(model),
-            };
-            self.last_said = now;
-            self.said.push_back(ack);
-        }
-        let changed = !released.is_empty() || !refused.is_empty();
-        for request in released {
-            self.forward(now, request);
-        }
-        for (request, refusal, seconds) in refused {
-            self.refuse(now, request, refusal, seconds);
-        }
-        if changed {
-            self.report(now, Some(model));
-        }
-    }
-
     fn forward(&mut self, now: Millis, request: usize) {
         let wanted = self.trace.requests[request];
         let first = self
@@ -501,80 +432,6 @@ impl<'a> Replay<'a> {
         self.open -= 1;
     }
 
-    fn look(&mut self, model: ModelId, attempt: Attempt) {
-        let Some(engine) = self
-            .numbers
-            .get(&model)
-            .map(|number| &self.engines[*number])
-        else {
-            return;
-        };
-        let observation = Observation {
-            state: engine.state(),
-            count: Some(engine.inside() as u64),
-            memory: Memory::default(),
-            tier: None,
-        };
-        self.said.push_back(Event::Observed {
-            model,
-            attempt,
-            observation,
-        });
-    }
-
-    fn begin_action(&mut self, now: Millis, model: &ModelId, attempt: Attempt, action: Action) {
-        let Some(model) = self.numbers.get(model).copied() else {
-            return;
-        };
-        let takes = self.setting.models[model].takes;
-        let took = self.vary(match action {
-            Action::Start => takes.start,
-            Action::Wake(Tier::Ram) => takes.wake,
-            Action::Wake(Tier::Disk) => takes.reload,
-            Action::Wake(Tier::Stopped) => takes.start,
-            Action::Sleep => takes.sleep,
-        });
-        let done = Happening::Done {
-            model,
-            attempt,
-            action,
-            took: took.0,
-        };
-        self.later(now + took, done);
-    }
-
-    fn go_to_sleep(&mut self, now: Millis, model: &ModelId, mode: SleepMode) {
-        let Some(model) = self.numbers.get(model).copied() else {
-            return;
-        };
-        match mode {
-            SleepMode::Keep => self.engines[model].freeze(now),
-            SleepMode::Abort => {
-                for request in self.engines[model].abort(now) {
-                    self.cut_off(now, model, request);
-                }
-            }
-        }
-        self.meter.busy(now, model, false);
-    }
-
-    fn kill(&mut self, now: Millis, id: ModelId, cause: String) {
-        if let Some(model) = self.numbers.get(&id).copied() {
-            for request in self.engines[model].gone(now) {
-                self.cut_off(now, model, request);
-            }
-            self.meter.busy(now, model, false);
-            self.said.push_back(Event::EngineGone { model: id, cause });
-        }
-    }
-
-    fn cut_off(&mut self, now: Millis, model: usize, request: usize) {
-        self.meter.cut += 1;
-        self.close(request);
-        self.gate.end(now, model);
-        self.report(now, Some(model));
-    }
-
     /// The gate says what has changed of a model, or only that it is there.
     fn report(&mut self, now: Millis, model: Option<usize>) {
         let figures = model.map(|model| {
@@ -616,21 +473,6 @@ impl<'a> Replay<'a> {
     fn later(&mut self, at: Millis, happening: Happening) {
         self.tickets += 1;
         self.happenings.insert((at, self.tickets), happening);
-    }
-
-    /// A duration with its deviation.
-    fn vary(&mut self, duration: Millis) -> Millis {
-        if self.habits.vary <= 0.0 {
-            return duration;
-        }
-        let chance = self.dice.below(2_000_001) as f64 / 1_000_000.0 - 1.0;
-        let varied = duration.0 as f64 * (1.0 + chance * self.habits.vary);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share of a duration, never below zero"
-        )]
-        Millis(varied.max(0.0).round() as u64)
     }
 }
 

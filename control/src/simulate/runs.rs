@@ -7,8 +7,7 @@ use greenthread_core::ids::Millis;
 use super::{
     SimulateError,
     arguments::Arguments,
-    bound::{self, StrictLoads},
-    plot,
+    bound, plot,
     policies::Policy,
     progress::Progress,
     replay::{self, Habits},
@@ -85,13 +84,12 @@ pub(super) fn run(
             }
             setting.spread(&trace, gpus);
         }
-        let strict = bound::strict_loads(&trace, &setting);
         for max_wait in &max_waits {
             if let Some(max_wait) = max_wait {
                 let specs = setting.models.iter_mut().map(|actor| &mut actor.spec);
                 specs.for_each(|spec| spec.max_wait = *max_wait);
             }
-            runs.of(&setting, *max_wait, strict)?;
+            runs.of(&setting, *max_wait)?;
         }
     }
     Ok(runs.outcome)
@@ -99,12 +97,8 @@ pub(super) fn run(
 
 impl Runs<'_> {
     /// Every policy in one world.
-    fn of(
-        &mut self,
-        setting: &Setting,
-        max_wait: Option<Millis>,
-        strict: StrictLoads,
-    ) -> Result<(), SimulateError> {
+    fn of(&mut self, setting: &Setting, max_wait: Option<Millis>) -> Result<(), SimulateError> {
+        let strict = bound::strict_loads(self.trace, setting);
         let gpus = setting.gpus.len();
         for policy in self.policies {
             let of = Of {

@@ -140,7 +140,11 @@ fn a_replay_counts_waits_and_draws() {
         "--plot",
         "picture.svg",
     ]);
-    assert_eq!(runs.len(), 2);
+    assert_eq!(runs.len(), 3);
+    assert_eq!(
+        (&runs[1]["policy"], &runs[2]["policy"]),
+        (&"opt".into(), &"opt-grouped".into())
+    );
     let (lru, opt) = (&runs[0], &runs[1]);
     assert_eq!((number(lru, "requests"), number(lru, "served")), (200, 200));
     assert!(

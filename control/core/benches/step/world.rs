@@ -108,8 +108,8 @@ impl World {
             });
             world.after(1_000 + gate as u64, Happening::Heartbeat(gate));
         }
-        if size.requests_per_second > 0 {
-            world.between_requests = (1_000 / size.requests_per_second).max(1);
+        if let Some(between) = 1_000_u64.checked_div(size.requests_per_second) {
+            world.between_requests = between.max(1);
             world.after(5_000, Happening::Request);
         }
         world
@@ -201,25 +201,13 @@ impl World {
         let state = &mut self.gates[gate];
         state.sequence += 1;
         let figures = if rows.is_empty() {
-            let busy = |f: &&mut Figures| f.in_flight + f.held > 0 || f.last_used_age.is_some();
-            state
-                .figures
-                .iter_mut()
-                .map(|(model, figures)| (model, figures))
-                .filter(|(_, figures)| busy(figures))
-                .map(|(model, figures)| {
-                    (
-                        model_id(*model),
-                        std::mem::take(&mut figures.last_used_age).map_or_else(
-                            || figures.clone(),
-                            |age| Figures {
-                                last_used_age: Some(age),
-                                ..figures.clone()
-                            },
-                        ),
-                    )
-                })
-                .collect()
+            let busy = |f: &Figures| f.in_flight + f.held > 0 || f.last_used_age.is_some();
+            let mut said = Vec::new();
+            for (model, figures) in state.figures.iter_mut().filter(|(_, f)| busy(f)) {
+                said.push((model_id(*model), figures.clone()));
+                figures.last_used_age = None;
+            }
+            said
         } else {
             let figures = |model: usize| state.figures.get(&model).cloned().unwrap_or_default();
             rows.into_iter()

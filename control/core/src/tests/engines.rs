@@ -45,11 +45,13 @@ fn an_unknown_sleep_is_repeated_and_never_overtaken_by_a_wake() {
         verb: Operator::Sleep,
     });
     bench.figures("g1", "a", 0, 1);
-    let effects = bench.run(2_500);
+    // Until `command` has passed the first call may still be accepted: a repeat, and a wake after it, must not come before.
+    assert_eq!(names(&bench.run(2_000)), ["sleep a Keep"; 0]);
+    let effects = bench.run(3_000);
     assert_eq!(names(&effects), ["sleep a Keep", "sleep a Keep"]);
     bench.engines.get_mut(&id("a")).expect("known").sleep = None;
     assert_eq!(
-        names(&bench.run(1_000)),
+        names(&bench.run(2_000)),
         ["sleep a Keep", "wake a", "a admit"]
     );
 }
@@ -395,4 +397,38 @@ fn adopted_engines_have_had_their_min_runtime() {
         names(&effects),
         ["b refuse Draining", "sleep b Keep", "wake c", "c admit"]
     );
+}
+
+#[test]
+fn readings_before_the_first_look_prove_nothing() {
+    let mut bench = Bench::new(&[spec("a")], EngineState::Awake);
+    for second in 0..5 {
+        bench.now = second * 300;
+        bench.event(Event::GpuRead {
+            gpu: GpuId(0),
+            used: Bytes(17 * GIB),
+        });
+    }
+    assert_eq!(bench.core.gpus()[0].stopped, None);
+}
+
+#[test]
+fn what_the_oracle_sees_beyond_the_ledger_stops_a_gpu_until_it_goes_or_is_accepted() {
+    let mut bench = Bench::ready(&["a"]);
+    let read = |bench: &mut Bench, gib: u64| {
+        for _ in 0..3 {
+            let used = Bytes(gib * GIB);
+            bench.event(Event::GpuRead {
+                gpu: GpuId(0),
+                used,
+            });
+        }
+    };
+    read(&mut bench, 9);
+    assert!(bench.core.gpus()[0].stopped.is_some());
+    assert_eq!(names(&bench.figures("g1", "a", 0, 1)), ["a refuse TooLong"]);
+    bench.event(Event::GpuAccepted(GpuId(0)));
+    bench.run(2_000);
+    assert_eq!(bench.core.gpus()[0].foreign, Bytes(8 * GIB));
+    assert_eq!(bench.phase("a"), "Serving");
 }

@@ -63,7 +63,7 @@ fn in_phase(phase: &str) -> Bench {
                 Some(Outcome::Unknown { cause: "x".into() });
             bench.event(ack);
             bench.answering = false;
-            bench.run(1_100);
+            bench.run(2_100);
         }
         "Failed" => {
             bench.answering = true;

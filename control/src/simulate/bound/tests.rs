@@ -129,3 +129,22 @@ fn gpus_are_counted_apart_and_models_may_span_them() {
         "{loads:?}"
     );
 }
+
+#[test]
+fn requests_that_may_wait_are_served_together() {
+    // Two models in turn, a second apart, on one place: each request alone loads.
+    let wanted: Vec<usize> = (0..12).map(|n| n % 2).collect();
+    let (trace, mut setting) = world(1, &[1, 1], &wanted);
+    let loads = |setting: &Setting| strict_loads(&trace, setting);
+    setting
+        .models
+        .iter_mut()
+        .for_each(|actor| actor.spec.max_wait = Millis(0));
+    assert_eq!((loads(&setting).opt, loads(&setting).grouped), (12, 12));
+    // Held for 5 s, three go together: at 0, 2, 4 s and at 1, 3, 5 s, and so on.
+    setting
+        .models
+        .iter_mut()
+        .for_each(|actor| actor.spec.max_wait = Millis::seconds(5));
+    assert_eq!((loads(&setting).opt, loads(&setting).grouped), (12, 4));
+}
