@@ -26,7 +26,6 @@ const KNOWN: &[(&str, u64)] = &[
     ("OldAttemptCounts", 125),
     ("MinRuntimeIgnored", 1),
     ("NewestFirst", 734),
-    ("SleepNeedsRoom", 3224),
     ("HostRamForgotten", 23),
     ("StopsTooEarly", 77),
     ("LeaseFromArrival", 47),
