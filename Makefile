@@ -82,6 +82,11 @@ $(PYTHON): tests/e2e/requirements.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+.PHONY: bench
+bench: ## measure a step of the core in a large fleet, and its memory over a simulated month (on a machine with nothing else to do)
+	@$(need_rust)
+	@cargo bench --locked --package greenthread-core --bench step
+
 .PHONY: lint
 lint: ## check formatting, lints, licences and dependencies
 	@$(need_rust)

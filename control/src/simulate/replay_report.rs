@@ -21,6 +21,13 @@ const WORST: usize = 5;
 /// Runs for which they are shown as text.
 const RUNS_IN_DETAIL: usize = 3;
 
+/// What the columns mean.
+const ABOUT: &str = "
+misses: requests that had to wait; evicted: left for another model; regrets: wanted back within their own wake time
+GPU hours are by memory; idle: awake without a request; fairness: 1 when all models wait equally long on average
+in order: loads when each request needs its model at its turn; grouped: when it may be held for maxWait to go with others
+";
+
 /// One run, as numbers. Times in seconds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Row {
@@ -43,6 +50,8 @@ pub(super) struct Row {
     miss_ratio: f64,
     /// Models that were brought onto their GPUs.
     wakes: u64,
+    /// Models that left their GPUs, for whatever reason.
+    sleeps: Option<u64>,
     /// Models that left for another one.
     evictions: Option<u64>,
     /// Evicted models that were asked for within their own wake time.
@@ -159,6 +168,7 @@ impl Run {
             misses,
             miss_ratio: ratio(misses, requests).unwrap_or(0.0),
             wakes: meter.wakes,
+            sleeps: Some(meter.sleeps),
             evictions: Some(replayed.tally.evictions),
             regrets: Some(replayed.tally.regrets),
             thrash: Some(replayed.tally.thrash),
@@ -231,6 +241,7 @@ impl Run {
             misses: loads,
             miss_ratio: ratio(loads, strict.requests).unwrap_or(0.0),
             wakes: loads,
+            sleeps: None,
             evictions: None,
             regrets: None,
             thrash: None,
@@ -340,7 +351,7 @@ fn text(runs: &[Run], notes: &[String], answers: &[String]) -> String {
     for sentence in runs.first().map_or(&[][..], |run| &run.details.assumptions) {
         text += &format!("assumed: {sentence}\n");
     }
-    text += &format!("\n{}\n{}", waits_table(runs), hours_table(runs));
+    text += &format!("\n{}\n{}{ABOUT}", waits_table(runs), hours_table(runs));
     let replayed: Vec<&Run> = runs.iter().filter(|run| !run.row.bound).collect();
     for run in replayed.iter().filter(|_| replayed.len() <= RUNS_IN_DETAIL) {
         text += &details(run);
@@ -423,10 +434,18 @@ fn details(run: &Run) -> String {
     if let Some(max_wait) = row.max_wait_s {
         text += &format!(", maxWait {}", time(Some(max_wait)));
     }
-    if details.worst_models.is_empty() {
-        return format!("{text}: no request waited.\n");
+    let idle = row
+        .sleeps
+        .zip(row.evictions)
+        .map_or(0, |(all, evicted)| all.saturating_sub(evicted));
+    if idle > 0 {
+        text +=
+            &format!("; {idle} sleeps were not for another model: nobody had asked for so long");
     }
-    text += ", the models that wait longest:\n";
+    if details.worst_models.is_empty() {
+        return format!("{text}; no request waited.\n");
+    }
+    text += "; the models that wait longest:\n";
     let mut table = Table::new(["MODEL", "REQUESTS", "MISSES", "MEAN", "P95", "MAX"]);
     for worst in &details.worst_models {
         table.line([

@@ -42,11 +42,10 @@ pub(super) struct Places {
 pub(super) fn tried(rows: &[Row]) -> Vec<Tried> {
     let of = |row: &Row| {
         Some(Tried {
-            policy: format!(
-                "{} with {} places a GPU",
-                row.policy,
-                row.slots / row.gpus?.max(1)
-            ),
+            policy: match row.slots / row.gpus?.max(1) {
+                1 => format!("{} with 1 place a GPU", row.policy),
+                places => format!("{} with {places} places a GPU", row.policy),
+            },
             gpus: row.gpus?,
             enough: row.meets_target?,
             result: format!(

@@ -209,7 +209,7 @@ fn a_sweep_says_how_many_gpus_are_enough() {
     ]);
     assert!(
         text.contains(
-            "lru with 1 places a GPU: 4 GPUs are enough: 2.0 % of the requests have to load"
+            "lru with 1 place a GPU: 4 GPUs are enough: 2.0 % of the requests have to load"
         ),
         "{text}"
     );
