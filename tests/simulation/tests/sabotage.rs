@@ -23,7 +23,7 @@ const KNOWN: &[(&str, u64)] = &[
     ("MarginShort", 273),
     ("FoundAsleepStays", 52),
     ("FreesBeforeTheOracle", 24),
-    ("OldAttemptCounts", 125),
+    ("OldAttemptCounts", 375),
     ("MinRuntimeIgnored", 1),
     ("NewestFirst", 734),
     ("HostRamForgotten", 23),
