@@ -218,8 +218,13 @@ impl World {
             let explained = on_gpu.iter().any(|other| other.surprise);
             let all: Bytes = on_gpu.iter().map(|other| other.holds).sum();
             let held = all.less(self.engines[engine].holds);
+            // … and for the moment at which whoever is awake then goes to sleep.
             let spec = &self.engines[engine].spec;
-            let need = spec.awake + spec.sizes.waking.bytes;
+            let awake = on_gpu.iter().filter(|other| other.runs());
+            let sleeping = awake.map(|other| other.spec.sizes.sleeping.bytes).max();
+            let sizes = &spec.sizes;
+            let peak = sizes.waking.bytes.max(sizes.sleeping.bytes);
+            let need = spec.awake + peak.max(sleeping.unwrap_or_default());
             self.check(explained || held + need <= CAPACITY, |_| {
                 format!(
                     "S4: {need} are woken on GPU {} where others hold {held}",
