@@ -22,7 +22,9 @@ def why_not(stack: Stack, name: str) -> dict:
 
 def evict(stack: Stack, victim: str, other: str, waiter: str) -> dict:
     """Two awake, both idle, the victim for longer; then a request for a third. Returns the choice that made room for it."""
-    stack.sleep_now(waiter)
+    # All begin asleep: one that was awake before would have had its minRuntime, and would go though it was used later.
+    for name in (waiter, victim, other):
+        stack.sleep_now(name)
     for name in (victim, other):
         stack.wake_now(name)
     for name in (victim, other):
