@@ -223,6 +223,13 @@ impl Gate {
         settled
     }
 
+    /// Control has published a shorter estimate of a hold.
+    pub(super) fn shorten(&mut self, model: usize, wait: Millis) {
+        if let Admission::Hold { estimated_wait } = &mut self.rows[model].admission {
+            *estimated_wait = wait.0.min(*estimated_wait);
+        }
+    }
+
     /// What the gate reports of a model.
     pub(super) fn figures(&self, now: Millis, model: usize) -> Figures {
         let row = &self.rows[model];

@@ -120,6 +120,11 @@ impl Meter {
         }
     }
 
+    /// Whether a model is not on its GPUs, and wanted by nobody.
+    pub(super) fn is_asleep(&self, model: usize) -> bool {
+        self.models[model].doing == Doing::Asleep
+    }
+
     /// A request has arrived for the first time.
     pub(super) fn arrived(&mut self, model: usize) {
         self.requests_of[model] += 1;

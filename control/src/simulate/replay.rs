@@ -268,6 +268,7 @@ impl<'a> Replay<'a> {
         if self.requests[request].tries == 0 {
             self.meter.arrived(model);
         }
+        self.look_at_sleeper(now, model);
         let verdict = self.gate.arrive(now, model, request);
         match verdict {
             Verdict::Forward => self.forward(now, request),
@@ -283,6 +284,17 @@ impl<'a> Replay<'a> {
             Verdict::Refuse(refusal, seconds) => self.refuse(now, request, refusal, seconds),
         }
         self.report(now, Some(model));
+    }
+
+    /// In production who sleeps is looked at every second, and its estimate becomes shorter with what passes. Here nobody looks until
+    /// somebody asks.
+    fn look_at_sleeper(&mut self, now: Millis, model: usize) {
+        let id = &self.setting.models[model].spec.id;
+        if self.meter.is_asleep(model)
+            && let Some(why) = self.core.why_not(now, id)
+        {
+            self.gate.shorten(model, why.estimated_wait);
+        }
     }
 
     fn happened(&mut self, now: Millis, happening: Happening) {
