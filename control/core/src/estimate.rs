@@ -157,7 +157,8 @@ impl Core {
         from.since(now) + leaving
     }
 
-    fn drain_takes(&self, state: &ModelState, busy: bool) -> Millis {
+    /// How long a drain takes from now on.
+    pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Millis {
         if busy {
             let drain = state.learned.drain.promised();
             drain.min(state.spec.drain_timeout)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use greenthread_core::{
-    effect::{PublicState, PublishedRow},
+    effect::{Admission, PublicState, PublishedRow},
     ids::{Bytes, Millis},
 };
 
@@ -89,7 +89,7 @@ pub(super) struct Meter {
     pub(super) cut: u64,
     /// What held requests were told to wait, and what they waited.
     pub(super) held: Vec<Told>,
-    /// Retry-After of refused requests, and when their model admitted again.
+    /// Retry-After of refused requests, and when their model held requests, or admitted them, again.
     pub(super) sent_away: Vec<Told>,
 }
 
@@ -167,7 +167,7 @@ impl Meter {
             self.close(now, model);
             self.models[model].doing = doing;
         }
-        if doing == Doing::Awake {
+        if !matches!(row.admission, Admission::Refuse { .. }) {
             for (at, told) in self.models[model].sent_away.drain(..) {
                 let took = now.since(at);
                 self.sent_away.push(Told { told, took });

@@ -76,7 +76,7 @@ pub(super) struct Row {
     held_kept: Option<f64>,
     held_off_p50_s: Option<f64>,
     held_off_p95_s: Option<f64>,
-    /// The same of each refused request: its Retry-After, and when its model answered again.
+    /// The same of each refused request: its Retry-After, and when it would have been held, or admitted.
     retry_kept: Option<f64>,
     retry_off_p50_s: Option<f64>,
     retry_off_p95_s: Option<f64>,
