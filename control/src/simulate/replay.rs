@@ -500,4 +500,6 @@ impl<'a> Replay<'a> {
 }
 
 #[cfg(test)]
+mod sharing;
+#[cfg(test)]
 mod tests;
