@@ -85,7 +85,7 @@ impl Core {
             let gpus = state.spec.gpus.clone();
             self.update_estimate(now, &id);
             if self.is_stopped(&id) {
-                self.give_up_waiting(now, &id, effects);
+                // It waits for an operator or for whoever holds that memory, and nobody else waits for it.
                 continue;
             }
             // S6: one transition per GPU at a time; and nobody overtakes on a GPU.

@@ -125,12 +125,9 @@ impl Core {
             state.operator_sleeps = false;
         }
         self.enter(now, id, Phase::Serving);
-        self.record(
-            now,
-            id,
-            format!("cannot be put to sleep, serving on: {why}"),
-            effects,
-        );
+        let what = format!("cannot be put to sleep, serving on: {why}");
+        self.made_no_room(now, id, &what);
+        self.record(now, id, what, effects);
         if let Cause::Preempt(waiter) = cause {
             let sentence = format!("{id} cannot make room: {why}");
             if let Some(waiting) = self.models.get_mut(&waiter) {

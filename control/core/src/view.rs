@@ -58,6 +58,8 @@ pub struct GpuView {
     pub used: Option<Bytes>,
     /// Bytes that an operator accepted as somebody else's; not part of what models may use.
     pub foreign: Bytes,
+    /// An operator accepted what will be seen there once nothing moves any more.
+    pub accepting: bool,
     /// Why no transition begins on it, if so: ledger and oracle differ by more than the tolerance.
     pub stopped: Option<String>,
 }
@@ -97,6 +99,7 @@ impl Core {
                 reserved: self.reserved_on(GpuId(gpu)),
                 used: audit.used,
                 foreign: audit.foreign,
+                accepting: audit.accepting,
                 stopped: self.stopped(GpuId(gpu)),
             }
         };
