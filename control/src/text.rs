@@ -83,6 +83,7 @@ pub fn model(model: &Model) -> String {
         ),
     );
     line("takes", memory::sizes(&model.sizes));
+    line("wakes in", memory::takes(&model.takes));
     line(
         "paths",
         model

@@ -287,9 +287,13 @@ impl Core {
         let used = audit.used?;
         (audit.differing >= READINGS).then(|| {
             let known = self.known_on(gpu).unwrap_or_default();
+            let accepted = match audit.foreign {
+                Bytes(0) => String::new(),
+                foreign => format!(" and of {foreign} that are not ours"),
+            };
             format!(
-                "the oracle sees {used} in use, the ledger knows of {known} (accepted as not ours: {}): no sleep and no wake begins there until they agree within {}. See who uses it, or accept what the oracle sees (greenthread accept-gpu {})",
-                audit.foreign, self.fleet.tolerance, gpu.0
+                "the oracle sees {used} in use, the ledger knows of {known}{accepted}: no sleep and no wake begins there until they agree within {}. See who uses it, or accept what the oracle sees (greenthread accept-gpu {})",
+                self.fleet.tolerance, gpu.0
             )
         })
     }

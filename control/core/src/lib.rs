@@ -40,7 +40,7 @@ mod tests;
 mod tiers;
 mod view;
 
-pub use view::{GpuView, HostView, ModelView};
+pub use view::{GpuView, HostView, ModelView, Takes};
 
 use agenda::Agenda;
 use choices::Choices;

@@ -2,7 +2,8 @@
 
 use greenthread_core::ids::Bytes;
 
-use crate::overview::{Gpu, Host, Model, Overview, Size, Sizes};
+use super::length;
+use crate::overview::{Expected, Gpu, Host, Model, Overview, Size, Sizes, Takes};
 
 /// One GPU: what models have, what is seen, and, where nothing moves, why; the core's words say what to do as well.
 pub fn gpu(gpu: &Gpu) -> String {
@@ -12,6 +13,7 @@ pub fn gpu(gpu: &Gpu) -> String {
         capacity_bytes,
         used_bytes,
         foreign_bytes,
+        accepting,
         stopped,
         source,
     } = gpu;
@@ -27,6 +29,11 @@ pub fn gpu(gpu: &Gpu) -> String {
         text.push_str(&format!(", {} somebody else's", Bytes(*foreign_bytes)));
     }
     text.push('\n');
+    if *accepting {
+        text.push_str(
+            "  accepted: what is in use there once nothing moves any more; whatever models do not hold then is somebody else's\n",
+        );
+    }
     if let Some(reason) = stopped {
         text.push_str(&format!("  STOPPED: {}.\n", reason.trim_end_matches('.')));
     }
@@ -78,6 +85,28 @@ pub(super) fn sizes(sizes: &Sizes) -> String {
     ];
     let known = more.iter().filter(|(size, _)| size.bytes > 0);
     parts.extend(known.map(|(size, what)| said(size, what)));
+    parts.join(", ")
+}
+
+/// How long a model's wakes take, by where its weights are, and its sleeps.
+pub(super) fn takes(takes: &Takes) -> String {
+    let Takes {
+        ram,
+        disk,
+        stopped,
+        sleep,
+    } = takes;
+    let said = |expected: &Expected, what: &str| {
+        let of = match expected.measured {
+            0 => "not measured since control started".to_owned(),
+            measured => format!("of {measured} measured"),
+        };
+        format!("{} {what} ({of})", length(expected.ms))
+    };
+    let mut parts = vec![said(ram, "from host RAM")];
+    parts.extend(disk.as_ref().map(|disk| said(disk, "from disk")));
+    parts.extend(stopped.as_ref().map(|start| said(start, "by a start")));
+    parts.push(said(sleep, "for a sleep"));
     parts.join(", ")
 }
 
@@ -134,6 +163,37 @@ mod tests {
         let text = gpu(&stopped);
         let expected = "  STOPPED: 30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1).\n";
         assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn what_is_accepted_later_says_so() {
+        let pending = Gpu {
+            accepting: true,
+            ..zero()
+        };
+        let text = gpu(&pending);
+        assert!(text.contains("\n  accepted: what is in use there once nothing moves"), "{text}");
+    }
+
+    #[test]
+    fn wakes_are_told_by_tier_and_what_cannot_be_is_left_out() {
+        let expected = |ms, measured| Expected { ms, measured };
+        let mut all = Takes {
+            ram: expected(642, 4),
+            disk: Some(expected(10_000, 0)),
+            stopped: Some(expected(60_000, 1)),
+            sleep: expected(90, 5),
+        };
+        assert_eq!(
+            takes(&all),
+            "642 ms from host RAM (of 4 measured), 10.0 s from disk (not measured since control started), \
+             1 min 0 s by a start (of 1 measured), 90 ms for a sleep (of 5 measured)"
+        );
+        (all.disk, all.stopped) = (None, None);
+        assert_eq!(
+            takes(&all),
+            "642 ms from host RAM (of 4 measured), 90 ms for a sleep (of 5 measured)"
+        );
     }
 
     #[test]
