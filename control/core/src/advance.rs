@@ -134,6 +134,7 @@ impl Core {
             self.wake_at(refused.filter(|at| *at > now));
             // What others do meanwhile changes what a request would have to wait for.
             self.update_estimate(now, id);
+            self.ends_at_last(now, id, effects);
         }
     }
 
