@@ -235,6 +235,7 @@ impl Core {
         let Some(at) = retry_at else { return };
         if now < at {
             self.wake_at(Some(at));
+            self.update_estimate(now, id);
         } else if state.ending {
         } else if state.boot_ready {
             // Whatever the engine is now, the next wish wakes and verifies it again.

@@ -226,7 +226,7 @@ impl Core {
             Trigger::Operator
         } else if state.spec.pinned {
             Trigger::Pinned
-        } else if self.wanted(now, state) {
+        } else if self.asked_for(now, state) {
             Trigger::Demand {
                 held,
                 inside: 0,

@@ -254,8 +254,7 @@ impl Core {
             }
             (Some(_) | None, _) => {
                 audit.accepting = true;
-                let sentence =
-                    "an operator accepted what the oracle will see there once nothing moves any more";
+                let sentence = "an operator accepted what the oracle will see there once nothing moves any more";
                 self.announce(now, gpu, sentence, effects);
             }
         }
@@ -315,6 +314,8 @@ impl Core {
             .map(|state| state.spec.id.clone())
             .collect();
         for id in there {
+            // Whoever may sleep again does so now, and not at its next look.
+            self.models.touch(&id);
             self.record(now, &id, format!("GPU {}: {what}", gpu.0), effects);
         }
     }

@@ -207,7 +207,10 @@ fn copies_that_stay(
     let Some(last) = staying.last().filter(|_| together > capacity) else {
         return;
     };
-    let names: Vec<&str> = staying.iter().map(|draft| draft.model.name.as_str()).collect();
+    let names: Vec<&str> = staying
+        .iter()
+        .map(|draft| draft.model.name.as_str())
+        .collect();
     let cause = format!(
         "copies that can sleep nowhere but in RAM ({}) take {together} of host {host}, which has {capacity}: when it is full, whoever of \
          them is still awake cannot go to sleep and makes room for nobody. Give hosts[{host}].memory more, let some of them sleep in `disk` \

@@ -419,7 +419,7 @@ fn spec(
 
 /// How long a wake from disk takes by its weights, before one was measured.
 fn first_reload(weights: Bytes) -> Millis {
-    FIRST_GUESS.reload.max(Millis(
-        weights.0.saturating_mul(1_000) / READ_PER_SECOND,
-    ))
+    FIRST_GUESS
+        .reload
+        .max(Millis(weights.0.saturating_mul(1_000) / READ_PER_SECOND))
 }

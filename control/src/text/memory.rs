@@ -172,7 +172,10 @@ mod tests {
             ..zero()
         };
         let text = gpu(&pending);
-        assert!(text.contains("\n  accepted: what is in use there once nothing moves"), "{text}");
+        assert!(
+            text.contains("\n  accepted: what is in use there once nothing moves"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -45,10 +45,7 @@ fn a_victim_that_does_not_go_is_told_where_it_was_chosen() {
     }));
     bench.figures("g1", "c", 0, 1);
     let told = followed(&latest(&bench, "a"));
-    assert_eq!(
-        told,
-        ["a: could not be put to sleep, serving on: not now"]
-    );
+    assert_eq!(told, ["a: could not be put to sleep, serving on: not now"]);
 }
 
 #[test]

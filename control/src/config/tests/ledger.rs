@@ -186,8 +186,14 @@ fn copies_that_can_sleep_nowhere_else_are_added_up() {
 #[test]
 fn a_wake_from_disk_is_guessed_by_the_weights() {
     let guess = |memory: &str| {
-        let text = with("", &format!("  memory: {{awake: 17GiB{memory}}}\n{STARTED}"));
-        read(&text, &[]).expect("valid").models["a"].spec.guess.reload
+        let text = with(
+            "",
+            &format!("  memory: {{awake: 17GiB{memory}}}\n{STARTED}"),
+        );
+        read(&text, &[]).expect("valid").models["a"]
+            .spec
+            .guess
+            .reload
     };
     assert_eq!(guess(""), Millis::seconds(16));
     assert_eq!(guess(", disk: 4GiB"), Millis::seconds(10));
