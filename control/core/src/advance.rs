@@ -132,8 +132,6 @@ impl Core {
         } else {
             let refused = state.last_refused.map(|at| at + crate::REFUSED_IS_DEMAND);
             self.wake_at(refused.filter(|at| *at > now));
-            // What others do meanwhile changes what a request would have to wait for.
-            self.update_estimate(now, id);
             self.ends_at_last(now, id, effects);
         }
     }
@@ -235,7 +233,6 @@ impl Core {
         let Some(at) = retry_at else { return };
         if now < at {
             self.wake_at(Some(at));
-            self.update_estimate(now, id);
         } else if state.ending {
         } else if state.boot_ready {
             // Whatever the engine is now, the next wish wakes and verifies it again.

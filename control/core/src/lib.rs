@@ -233,6 +233,8 @@ impl Core {
                     if let Some(state) = self.models.get_mut(id) {
                         state.observing = Some((attempt, now));
                     }
+                    // What others did meanwhile changes what a request would have to wait for.
+                    self.update_estimate(now, id);
                 }
                 let Some(state) = self.models.get(id) else {
                     return;
