@@ -103,9 +103,12 @@ fn what_is_accepted_while_something_moves_counts_when_it_has_ended() {
     assert!(bench.core.gpus()[0].accepting);
     read(&mut bench, 9);
     assert_eq!(bench.core.gpus()[0].foreign, Bytes(0), "in between");
-    let attempt = |effect: &Effect| match effect {
-        Effect::Wake { attempt, .. } => Some(*attempt),
-        _ => None,
+    let attempt = |effect: &Effect| {
+        if let Effect::Wake { attempt, .. } = effect {
+            Some(*attempt)
+        } else {
+            None
+        }
     };
     let attempt = bench.log.iter().rev().find_map(attempt).expect("a wake");
     let outcome = bench.moved(&id("a"), EngineState::Awake, 600);
