@@ -1,10 +1,11 @@
 """Memory, as an operator sees it: tiers when host RAM is short, GPUs that somebody else uses too, peaks while models move."""
 
 import re
+import signal
 
 import pytest
 
-from harness import GIB, Model, Stack, statuses, wait_until
+from harness import GIB, Model, Stack, send, statuses, wait_until
 from memory import gpu_document, hosts_document, in_ram, on_gpu, stranger
 from operators import explain, greenthread, samples, why_not
 from traffic import Streams, chats
@@ -88,6 +89,24 @@ def test_a_model_that_sleeps_on_disk_never_takes_host_ram(make_stack):
     assert "goes to sleep, its weights only on disk" in greenthread(stack, "explain", "deep").stdout
 
 
+def test_where_weights_are_and_what_wakes_take_outlives_control(make_stack):
+    """Killed while one copy is in RAM and one model on disk: its successor knows both, and how to wake from each."""
+    stack = make_stack([Model("deep", sim=("--wake-from-disk", "1s"), extra="  sleep: {tier: disk}"), Model("other")], top="hosts: [{memory: 17GiB}]")
+    assert tiers(stack) == {"deep": "disk", "other": "ram"}
+    control = stack.control_pid()
+    send(control, signal.SIGKILL)
+    wait_until(lambda: stack.control_pid() not in (None, control), "control runs again", 60)
+    stack.drop_connections()
+    stack.wait_ready()
+    assert tiers(stack) == {"deep": "disk", "other": "ram"}
+    assert hosts_document(stack)[0]["reservedBytes"] == 15 * GIB
+    takes = stack.figures("deep")["takes"]["disk"]
+    assert takes["ms"] >= 1_000 and takes["measured"] == 0, "an earlier life measured it"
+    assert answered(stack, "deep")["takes"]["disk"]["measured"] == 1
+    assert answered(stack, "other")["takes"]["ram"]["measured"] == 1
+    assert [stack.sim(name)["tokens_asleep"] for name in ("deep", "other")] == [0, 0]
+
+
 @pytest.mark.parametrize("tier, level", [("disk", 2), ("stopped", 1)])
 def test_frozen_requests_outlive_every_tier(make_stack, tier, level):
     """On disk the engine keeps them; a model that would be stopped sleeps in RAM for their sake, and is stopped when they have ended."""
@@ -138,6 +157,20 @@ def test_a_gpu_that_somebody_else_uses_stands_still_until_they_leave_and_nobody_
     assert stack.sim("beta")["wakes"] == wakes + 1
     assert gpu_document(stack)["stopped"] is None
     assert "transitions go on" in stack.tail(100)
+
+
+def test_a_gpu_that_stands_still_stops_no_other(make_stack):
+    stack = make_stack([Model("alpha"), Model("beta", gpu=1)], gpus=2)
+    with stranger(stack, gib=5, gpu=1):
+        wait_until(lambda: gpu_document(stack, 1)["stopped"], "GPU 1 is stopped")
+        held = chats(stack, "beta", 1).start()
+        wait_until(lambda: stack.figures("beta")["held"] == 1, "it is held")
+        assert gpu_document(stack, 0)["stopped"] is None
+        answered(stack, "alpha")
+        stack.sleep_now("alpha")
+        assert any("GPU 1" in reason for reason in why_not(stack, "beta")["reasons"])
+        assert not held.done()
+    assert statuses(held.result(60)) == {200: 1}
 
 
 def test_what_an_operator_accepts_goes_on_without_that_memory(make_stack):
