@@ -66,7 +66,10 @@ impl Core {
             "{}; the next try is in {cool_down} at the earliest",
             error.cause
         );
-        let what = format!("did not come: {cause}");
+        let what = format!(
+            "did not come, the next try is in {cool_down} at the earliest: {}",
+            error.cause
+        );
         self.followed(now, self.choices.latest(id), id, &what);
         self.fail(now, id, failure, Some(now + cool_down), &cause, effects);
     }

@@ -88,26 +88,34 @@ pub(super) fn sizes(sizes: &Sizes) -> String {
     parts.join(", ")
 }
 
-/// How long a model's wakes take, by where its weights are, and its sleeps.
-pub(super) fn takes(takes: &Takes) -> String {
-    let Takes {
-        ram,
-        disk,
-        stopped,
-        sleep,
-    } = takes;
-    let said = |expected: &Expected, what: &str| {
-        let of = match expected.measured {
-            0 => "not measured since control started".to_owned(),
-            measured => format!("of {measured} measured"),
-        };
-        format!("{} {what} ({of})", length(expected.ms))
+/// How long a model's wakes take, by where its weights are.
+pub(super) fn wakes(takes: &Takes) -> String {
+    let from = |expected: &Expected, place: &str| {
+        let Expected { ms, measured } = expected;
+        format!("{} {place} ({})", length(*ms), stands_on(*measured))
     };
-    let mut parts = vec![said(ram, "from host RAM")];
-    parts.extend(disk.as_ref().map(|disk| said(disk, "from disk")));
-    parts.extend(stopped.as_ref().map(|start| said(start, "by a start")));
-    parts.push(said(sleep, "for a sleep"));
+    let mut parts = vec![from(&takes.ram, "from host RAM")];
+    parts.extend(takes.disk.as_ref().map(|disk| from(disk, "from disk")));
+    parts.extend(
+        takes
+            .stopped
+            .as_ref()
+            .map(|start| from(start, "by a start")),
+    );
     parts.join(", ")
+}
+
+/// How long its sleeps take.
+pub(super) fn sleeps(takes: &Takes) -> String {
+    let Expected { ms, measured } = takes.sleep;
+    format!("{} ({})", length(ms), stands_on(measured))
+}
+
+fn stands_on(measured: usize) -> String {
+    match measured {
+        0 => "not measured since control started".to_owned(),
+        measured => format!("of {measured} measured"),
+    }
 }
 
 #[cfg(test)]
@@ -188,15 +196,13 @@ mod tests {
             sleep: expected(90, 5),
         };
         assert_eq!(
-            takes(&all),
+            wakes(&all),
             "642 ms from host RAM (of 4 measured), 10.0 s from disk (not measured since control started), \
-             1 min 0 s by a start (of 1 measured), 90 ms for a sleep (of 5 measured)"
+             1 min 0 s by a start (of 1 measured)"
         );
         (all.disk, all.stopped) = (None, None);
-        assert_eq!(
-            takes(&all),
-            "642 ms from host RAM (of 4 measured), 90 ms for a sleep (of 5 measured)"
-        );
+        assert_eq!(wakes(&all), "642 ms from host RAM (of 4 measured)");
+        assert_eq!(sleeps(&all), "90 ms (of 5 measured)");
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn a_wake_that_failed_is_told_where_it_was_chosen() {
     bench.figures("g1", "a", 0, 1);
     assert_eq!(
         followed(&latest(&bench, "a")),
-        ["a: did not come: no luck; the next try is in 10.0 s at the earliest"]
+        ["a: did not come, the next try is in 10.0 s at the earliest: no luck"]
     );
 }
 
