@@ -130,10 +130,10 @@ impl Core {
             self.enter(now, id, Phase::Queued);
             self.wanted_back(now, id, effects);
         } else {
-            let refused = state.last_refused;
-            let until = refused.map(|at| at + crate::REFUSED_IS_DEMAND);
-            self.wake_at(until.filter(|at| *at > now));
+            let refused = state.last_refused.map(|at| at + crate::REFUSED_IS_DEMAND);
+            self.wake_at(refused.filter(|at| *at > now));
             self.update_estimate(now, id);
+            self.ends_at_last(now, id, effects);
         }
     }
 

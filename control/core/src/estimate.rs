@@ -12,7 +12,7 @@ use crate::{
 
 /// An estimate is made anew after this.
 const ESTIMATED_FOR: Millis = Millis(1_000);
-/// Where nothing is known that could ever make room.
+/// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
 
 /// The way of a model from the first wish until it serves.
@@ -41,6 +41,7 @@ impl Core {
                 round_trip
             }
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes(),
+            Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
             Phase::Asleep | Phase::Queued => self.in_line(now, state),
             Phase::Sleeping { .. } => learned.sleep.promised() + self.in_line(now, state),
             // It comes back after those for whom it goes.

@@ -40,7 +40,7 @@ mod tests;
 mod tiers;
 mod view;
 
-pub use view::{GpuView, HostView, ModelView};
+pub use view::{GpuView, HostView, ModelView, Takes};
 
 use agenda::Agenda;
 use choices::Choices;
@@ -233,6 +233,8 @@ impl Core {
                     if let Some(state) = self.models.get_mut(id) {
                         state.observing = Some((attempt, now));
                     }
+                    // What others did meanwhile changes what a request would have to wait for.
+                    self.update_estimate(now, id);
                 }
                 let Some(state) = self.models.get(id) else {
                     return;

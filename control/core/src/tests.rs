@@ -14,6 +14,7 @@ use crate::{
 
 mod barrier;
 mod engines;
+mod explain;
 mod fuzz;
 mod liveness;
 mod races;
