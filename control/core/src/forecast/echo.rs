@@ -7,7 +7,10 @@
 use std::f64::consts::LN_2;
 
 use super::past::{BY_TIME, LONGEST_MILLIS, half_to_the, lengths};
+use crate::ids::Millis;
 
+/// How far ahead rates are told, in milliseconds.
+pub(super) const HORIZONS: [f64; 2] = [150_000.0, 3_600_000.0];
 /// What stays of what was learned with each turn: about 500 are remembered.
 const STAYS: f64 = 0.998;
 /// Half-lives that were lived through before the first turn, for each length.
@@ -24,8 +27,11 @@ pub(super) struct Echo {
     caused: [f64; BY_TIME],
     /// Faded uses × milliseconds in which they could have caused one.
     lived: [f64; BY_TIME],
-    /// Faded uses of all models at the last turn.
+    /// Faded uses of all models, as of `at`.
     there: [f64; BY_TIME],
+    at: Millis,
+    /// Share of its full strength that a use has on average over each horizon, by half-lives.
+    reach: [[f64; BY_TIME]; HORIZONS.len()],
 }
 
 impl Default for Echo {
@@ -42,14 +48,26 @@ impl Default for Echo {
             caused,
             lived,
             there: [0.0; BY_TIME],
+            at: Millis(0),
+            reach: HORIZONS.map(|horizon| halves.map(|half| heard(horizon, half) / horizon)),
         }
     }
 }
 
 impl Echo {
-    /// A model with these faded uses has its turn, so many milliseconds after the last one began.
-    pub(super) fn learn(&mut self, pause: f64, uses: &[f64; BY_TIME]) {
+    /// Time passes until `now`, when some model is used.
+    pub(super) fn pass(&mut self, now: Millis) {
+        let pause = now.since(self.at).0 as f64;
+        self.at = self.at.max(now);
         let halves: [f64; BY_TIME] = lengths(LONGEST_MILLIS);
+        for at in 0..BY_TIME {
+            self.lived[at] += self.there[at] * heard(pause, halves[at]);
+            self.there[at] *= half_to_the(pause / halves[at]);
+        }
+    }
+
+    /// Another model than the last has its turn; these are its uses so far, as faded.
+    pub(super) fn learn(&mut self, uses: &[f64; BY_TIME]) {
         let claims = self.strengths.iter().zip(uses);
         let all: f64 = claims.map(|(strength, uses)| strength * uses).sum();
         for at in 0..BY_TIME {
@@ -58,27 +76,28 @@ impl Echo {
             } else {
                 0.0
             };
-            let lived = self.there[at] * heard(pause, halves[at]);
             self.caused[at] = self.caused[at] * STAYS + due;
-            self.lived[at] = self.lived[at] * STAYS + lived;
+            self.lived[at] *= STAYS;
             // A thousandth of a use: what was never seen is not impossible.
             self.strengths[at] = (self.caused[at] + 1e-3) / (self.lived[at] + 1.0);
         }
     }
 
-    /// These are the faded uses of all models, as the turn begins.
-    pub(super) fn begin(&mut self, there: [f64; BY_TIME]) {
-        self.there = there;
+    /// A use, or the part of one that requests close together are, that echoes from now on.
+    pub(super) fn used(&mut self, uses: f64) {
+        self.there = self.there.map(|there| there + uses);
     }
 
-    /// Uses per millisecond of a model with these faded uses, on average over so many milliseconds from now.
-    pub(super) fn rate(&self, uses: &[f64; BY_TIME], horizon: f64) -> f64 {
-        let halves: [f64; BY_TIME] = lengths(LONGEST_MILLIS);
-        let mut expected = f64::MIN_POSITIVE;
-        for at in 0..BY_TIME {
-            expected += self.strengths[at] * uses[at] * heard(horizon, halves[at]);
+    /// Uses per millisecond of a model with these faded uses, on average over each horizon from now.
+    pub(super) fn rates(&self, uses: &[f64]) -> [f64; HORIZONS.len()] {
+        let mut rates = [f64::MIN_POSITIVE; HORIZONS.len()];
+        for (at, (strength, uses)) in self.strengths.iter().zip(uses).enumerate() {
+            let claim = strength * uses;
+            for (rate, reach) in rates.iter_mut().zip(&self.reach) {
+                *rate += claim * reach[at];
+            }
         }
-        expected / horizon
+        rates
     }
 }
 
@@ -92,38 +111,38 @@ mod tests {
     use super::*;
 
     /// What an echo knows after a thousand pairs of uses, each pair so far apart and an hour after the last.
-    fn after_pairs(apart: f64) -> Echo {
+    fn after_pairs(apart: u64) -> Echo {
         let halves: [f64; BY_TIME] = lengths(LONGEST_MILLIS);
         let mut echo = Echo::default();
         let mut uses = [0.0; BY_TIME];
+        let mut now = Millis(0);
         for turn in 0..2_000 {
-            let pause = if turn % 2 == 0 { 3_600_000.0 } else { apart };
+            let pause = if turn % 2 == 0 { 3_600_000 } else { apart };
+            now = now + Millis(pause);
             for (uses, half) in uses.iter_mut().zip(halves) {
-                *uses *= half_to_the(pause / half);
+                *uses *= half_to_the(pause as f64 / half);
             }
-            echo.learn(pause, &uses);
+            echo.pass(now);
+            echo.learn(&uses);
+            echo.used(1.0);
             uses = uses.map(|uses| uses + 1.0);
-            echo.begin(uses);
         }
         echo
     }
 
     #[test]
-    fn what_comes_in_pairs_is_expected_soon_and_not_later() {
-        let echo = after_pairs(20_000.0);
-        let just_used = [1.0; BY_TIME];
-        let soon = echo.rate(&just_used, 30_000.0);
-        let later = echo.rate(&just_used, 1_800_000.0);
-        // Half of all uses are followed by one within 20 s; one in an hour comes in any case.
-        assert!(soon * 30_000.0 > 0.25, "{}", soon * 30_000.0);
-        assert!(later * 1_800_000.0 < 1.5, "{}", later * 1_800_000.0);
-        assert!(soon > 5.0 * later);
+    fn what_comes_in_pairs_is_expected_soon_and_not_for_long() {
+        let [soon, later] = after_pairs(20_000).rates(&[1.0; BY_TIME]);
+        // Half of all uses are followed by one within 20 s; another comes within the hour in any case.
+        assert!(soon * HORIZONS[0] > 0.25, "{}", soon * HORIZONS[0]);
+        assert!(later * HORIZONS[1] < 2.0, "{}", later * HORIZONS[1]);
+        assert!(soon > 3.0 * later, "{soon} {later}");
     }
 
     #[test]
     fn what_was_never_used_has_next_to_no_echo() {
-        let echo = Echo::default();
-        let rate = echo.rate(&[0.0; BY_TIME], 60_000.0);
-        assert!(rate > 0.0 && rate < 1e-12, "{rate}");
+        for rate in Echo::default().rates(&[0.0; BY_TIME]) {
+            assert!(rate > 0.0 && rate < 1e-12, "{rate}");
+        }
     }
 }

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use crate::ids::{Millis, ModelId};
 use duels::Duels;
 use echo::Echo;
-use past::{BY_TIME, Claims, Past};
+use past::{Claims, Past};
 use trust::{Contender, Trust};
 
 /// Models that are remembered; what more there are stay unknown.
@@ -95,14 +95,18 @@ impl Forecast {
             return;
         };
         let is_turn = self.recent.first() != Some(&seat);
+        self.echo.pass(now);
         if is_turn {
             self.trust.learn(&self.contenders, seat, &mut self.pasts);
             self.duels.used(seat);
-            self.learn_echo(seat, now);
+            if let Some(past) = self.pasts.get(seat) {
+                self.echo.learn(&past.uses(now));
+            }
             self.pass_turn(seat, now);
         }
         if let Some(past) = self.pasts.get_mut(seat) {
-            past.used(now, requests, self.turn);
+            let uses = past.used(now, requests, self.turn);
+            self.echo.used(uses);
         }
         if is_turn {
             self.call_contenders();
@@ -196,13 +200,6 @@ impl Forecast {
         Some(seat)
     }
 
-    fn learn_echo(&mut self, seat: usize, now: Millis) {
-        if let Some(past) = self.pasts.get(seat) {
-            let pause = now.since(self.turned).0 as f64;
-            self.echo.learn(pause, &past.uses(now));
-        }
-    }
-
     fn pass_turn(&mut self, seat: usize, now: Millis) {
         let pause = (now.since(self.turned).0 as f64).clamp(1.0, PAUSE_MOST);
         self.pace = match self.turn {
@@ -222,14 +219,6 @@ impl Forecast {
         self.lasting = past::lasting(HORIZON * self.pace, HORIZON);
         self.totals = past::NO_CLAIMS;
         self.contenders.clear();
-        let mut there = [0.0; BY_TIME];
-        for past in self.recent.iter().filter_map(|seat| self.pasts.get(*seat)) {
-            let uses = past.uses(self.turned);
-            for (there, uses) in there.iter_mut().zip(uses) {
-                *there += uses;
-            }
-        }
-        self.echo.begin(there);
         for seat in self.recent.iter().skip(1) {
             let Some(past) = self.pasts.get(*seat) else {
                 continue;

@@ -2,7 +2,7 @@
 
 use std::f64::consts::LN_2;
 
-use super::echo::Echo;
+use super::echo::{self, Echo};
 use crate::ids::Millis;
 
 /// Witnesses that count requests, and as many that count uses, by half-lives of time.
@@ -11,10 +11,8 @@ pub(super) const BY_TIME: usize = 8;
 const BY_TURNS: usize = 6;
 /// One witness only knows how many turns ago the last use was.
 const RECENCY: usize = 2 * BY_TIME + BY_TURNS;
-/// How far ahead, in milliseconds, those look that know how uses echo.
-const ECHOES: [f64; 2] = [150_000.0, 3_600_000.0];
 /// All of them: first requests, then uses, then turns, then recency, then echoes.
-pub(super) const WITNESSES: usize = RECENCY + 1 + ECHOES.len();
+pub(super) const WITNESSES: usize = RECENCY + 1 + echo::HORIZONS.len();
 
 /// The longest half-life of time: 3.8 days. Each shorter one is a quarter of the next, down to 20 s.
 pub(super) const LONGEST_MILLIS: f64 = 20_000.0 * 16_384.0;
@@ -64,8 +62,8 @@ impl Past {
         self.turn
     }
 
-    /// Requests came in at once, in this turn.
-    pub(super) fn used(&mut self, now: Millis, requests: u64, turn: u64) {
+    /// Requests came in at once, in this turn. Returns which part of a use they are of their own.
+    pub(super) fn used(&mut self, now: Millis, requests: u64, turn: u64) -> f64 {
         let age = now.since(self.last).0 as f64;
         let use_of_its_own = match self.turn {
             0 => 1.0,
@@ -83,6 +81,7 @@ impl Past {
         }
         self.turn = turn;
         self.last = self.last.max(now);
+        use_of_its_own
     }
 
     /// Uses by half-lives of time, as faded at `now`.
@@ -104,11 +103,8 @@ impl Past {
             claims[at] = self.counts[at] * fades[at];
         }
         claims[RECENCY] = 1.0 / turns_ago.max(1) as f64;
-        let mut uses = [0.0; BY_TIME];
-        uses.copy_from_slice(&claims[BY_TIME..2 * BY_TIME]);
-        for (claim, horizon) in claims[RECENCY + 1..].iter_mut().zip(ECHOES) {
-            *claim = echo.rate(&uses, horizon);
-        }
+        let rates = echo.rates(&claims[BY_TIME..2 * BY_TIME]);
+        claims[RECENCY + 1..].copy_from_slice(&rates);
         let records = self.kept.iter().zip(&self.promised);
         for (claim, (kept, promised)) in claims.iter_mut().zip(records) {
             *claim *= (kept + PROMISES_TO_HEED) / (promised + PROMISES_TO_HEED);
