@@ -48,8 +48,9 @@ impl Core {
             }
             Phase::Removed { until } => {
                 if now >= until {
-                    self.models.remove(id);
-                    self.gates.forget_model(id);
+                    if let Some(slot) = self.models.remove(id) {
+                        self.gates.forget_model(slot);
+                    }
                     self.choices.forget(id);
                     self.forecast.forget(id);
                     effects.push(Effect::Dropped(id.clone()));
@@ -142,7 +143,7 @@ impl Core {
             // Nobody waits any more: the demand is withdrawn before anything was done for it.
             self.enter(now, id, Phase::Asleep);
             self.record(now, id, "nobody waits for it any more", effects);
-        } else if state.last_refused.is_some() && self.gates.held(id) == 0 {
+        } else if state.last_refused.is_some() && self.held(id) == 0 {
             self.wake_at(
                 state
                     .last_refused
@@ -196,8 +197,7 @@ impl Core {
     fn idle_since(&mut self, now: Millis, id: &ModelId) -> Option<Millis> {
         let state = self.models.get(id)?;
         let timeout = state.spec.idle_timeout?;
-        let quiet =
-            self.gates.any_alive() && self.gates.in_flight(id) == 0 && !self.wanted(now, state);
+        let quiet = self.gates.any_alive() && self.in_flight(id) == 0 && !self.wanted(now, state);
         if !quiet || !self.open {
             return None;
         }

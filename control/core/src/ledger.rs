@@ -49,7 +49,7 @@ impl Core {
 
     /// Every model that is placed on a GPU.
     pub(crate) fn models_on(&self, gpu: GpuId) -> impl Iterator<Item = &ModelState> {
-        let place = self.places.gpu(gpu).map(|place| place.models.values());
+        let place = self.places.gpu(gpu).map(|place| &place.models);
         place
             .into_iter()
             .flatten()
@@ -181,7 +181,7 @@ impl Core {
             gpus: state.spec.gpus.clone(),
             frees: state.spec.awake.less(state.spec.asleep),
             pinned: state.spec.pinned && !state.disabled,
-            busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,
+            busy: self.in_flight(id) > 0 || self.held(id) > 0,
             last_used: state.last_used.map_or(served, |used| used.max(served)),
             not_before: sabotage!(
                 MinRuntimeIgnored,

@@ -137,7 +137,7 @@ impl Core {
         if let Some((gate, sequence)) = heartbeat_for
             && let Some(stream) = self.gates.served(&gate)
         {
-            let elsewhere = self.gates.elsewhere(now, &gate, false);
+            let elsewhere = self.elsewhere(&gate, false);
             let heartbeat = Effect::Heartbeat {
                 gate,
                 stream,
@@ -169,7 +169,10 @@ impl Core {
     fn expire_gates(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let expired = self.gates.expire(now, self.fence(), self.forget());
         if expired.any {
-            expired.models.iter().for_each(|id| self.models.touch(id));
+            expired
+                .models
+                .iter()
+                .for_each(|slot| self.models.touch(*slot));
             self.touch_draining();
         }
         let close = |(gate, stream)| Effect::CloseStream { gate, stream };
@@ -179,7 +182,7 @@ impl Core {
     /// Who drains waits for gates: something changed about one.
     fn touch_draining(&mut self) {
         let draining = self.places.draining().iter();
-        draining.for_each(|id| self.models.touch(id));
+        draining.for_each(|slot| self.models.touch(*slot));
     }
 
     /// Snapshots are not sent before: what was seen within `command` of getting the lock may still be changed by a predecessor's call.
@@ -263,7 +266,7 @@ impl Core {
         let refused = state.last_refused.is_some_and(|at| {
             now.since(at) < REFUSED_IS_DEMAND && fulfilled.is_none_or(|fulfilled| at > fulfilled)
         });
-        let asked = self.gates.held(&state.spec.id) > 0 || state.inside > 0;
+        let asked = self.held(&state.spec.id) > 0 || state.inside > 0;
         let always = state.spec.pinned && !state.operator_sleeps;
         asked || refused || state.operator_wants || always
     }

@@ -188,7 +188,7 @@ impl Core {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
                 state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep));
                 state.copy = seen.tier.unwrap_or(Tier::Ram);
-                let inside = seen.count.unwrap_or(0).max(self.gates.in_flight(id));
+                let inside = seen.count.unwrap_or(0).max(self.in_flight(id));
                 self.note_inside(now, id, inside);
                 self.enter(now, id, Phase::Asleep);
                 self.record(

@@ -416,7 +416,7 @@ impl Core {
         cause: &Cause,
         mode: SleepMode,
     ) -> Option<u64> {
-        let inside = self.gates.in_flight(id);
+        let inside = self.in_flight(id);
         let state = self.models.get_mut(id)?;
         state.futile = None;
         let made_room = match cause {

@@ -172,15 +172,42 @@ impl ModelState {
         PublishedRow {
             model: self.spec.id.clone(),
             epoch: self.epoch,
-            admission: self
-                .phase
-                .admission(self.estimate, self.disabled, self.stuck),
+            admission: self.admission(),
             state: self.phase.public(),
             boot_ready: self.boot_ready,
             barriered: matches!(self.phase, Phase::Draining { .. }),
             error_class: self.phase.error_class(),
             removed: matches!(self.phase, Phase::Removed { .. }),
         }
+    }
+
+    /// Whether gates were told all of the row as it stands.
+    pub(crate) fn is_published(&self) -> bool {
+        let row = |published: &PublishedRow| {
+            let PublishedRow {
+                model: _,
+                epoch,
+                admission,
+                state,
+                boot_ready,
+                barriered,
+                error_class,
+                removed,
+            } = published;
+            *epoch == self.epoch
+                && *admission == self.admission()
+                && *state == self.phase.public()
+                && *boot_ready == self.boot_ready
+                && *barriered == matches!(self.phase, Phase::Draining { .. })
+                && *error_class == self.phase.error_class()
+                && *removed == matches!(self.phase, Phase::Removed { .. })
+        };
+        self.published.as_ref().is_some_and(row)
+    }
+
+    fn admission(&self) -> Admission {
+        self.phase
+            .admission(self.estimate, self.disabled, self.stuck)
     }
 
     /// Whether publishing `row` over what was published needs a new epoch: the kind of admission changed.

@@ -84,7 +84,7 @@ impl Core {
             return false;
         };
         let flows = state.spec.on_lease_end == OnLeaseEnd::Flow;
-        let waiting = self.gates.waiting(now, id, epoch, self.flow_silence());
+        let waiting = self.waiting(now, id, epoch, self.flow_silence());
         let seen = state.spec.caps.counts || !waiting.fenced_in_flight;
         let since = self.term_since + self.flow_silence();
         let over = seen && (!flows || now >= since && waiting.all_acknowledged);
