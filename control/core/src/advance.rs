@@ -143,7 +143,7 @@ impl Core {
             // Nobody waits any more: the demand is withdrawn before anything was done for it.
             self.enter(now, id, Phase::Asleep);
             self.record(now, id, "nobody waits for it any more", effects);
-        } else if state.last_refused.is_some() && self.held(id) == 0 {
+        } else if state.last_refused.is_some() && self.gates.held(state.slot) == 0 {
             self.wake_at(
                 state
                     .last_refused
@@ -197,7 +197,9 @@ impl Core {
     fn idle_since(&mut self, now: Millis, id: &ModelId) -> Option<Millis> {
         let state = self.models.get(id)?;
         let timeout = state.spec.idle_timeout?;
-        let quiet = self.gates.any_alive() && self.in_flight(id) == 0 && !self.wanted(now, state);
+        let quiet = self.gates.any_alive()
+            && self.gates.in_flight(state.slot) == 0
+            && !self.wanted(now, state);
         if !quiet || !self.open {
             return None;
         }

@@ -167,7 +167,7 @@ impl Core {
             Cause::Idle => {
                 let refused = state.last_refused.is_some_and(|at| at >= state.since);
                 // A request that a gate admitted just before the barrier came was first.
-                let asked = self.held(id) > 0 || self.in_flight(id) > 0;
+                let asked = self.gates.held(state.slot) > 0 || self.gates.in_flight(state.slot) > 0;
                 (refused || asked || state.operator_wants)
                     .then(|| "it is asked for again".to_owned())
             }

@@ -43,7 +43,9 @@ impl Core {
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes(),
             Phase::Asleep | Phase::Queued => self.in_line(now, state),
             Phase::Sleeping { .. } => learned.sleep.promised() + self.in_line(now, state),
-            Phase::Draining { .. } => round_trip + self.drain_takes(state, self.in_flight(id) > 0),
+            Phase::Draining { .. } => {
+                round_trip + self.drain_takes(state, self.gates.in_flight(state.slot) > 0)
+            }
             Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
             Phase::Serving | Phase::Removed { .. } => Millis(0),
         }
@@ -121,7 +123,7 @@ impl Core {
         if missing.is_empty() {
             let leaving = self.neighbours(id).filter(|other| other.leaves_soon(now));
             return leaving
-                .map(|other| self.drain_takes(other, self.in_flight(&other.spec.id) > 0))
+                .map(|other| self.drain_takes(other, self.gates.in_flight(other.slot) > 0))
                 .max()
                 .unwrap_or_default();
         }
@@ -143,7 +145,7 @@ impl Core {
         };
         let victims = victims.iter().filter_map(|id| self.models.get(id));
         let leave = |victim: &ModelState| {
-            let busy = self.in_flight(&victim.spec.id) > 0;
+            let busy = self.gates.in_flight(victim.slot) > 0;
             self.drain_takes(victim, busy) + victim.learned.sleep.promised()
         };
         let leaving = victims.map(leave).fold(Millis(0), |sum, takes| sum + takes);

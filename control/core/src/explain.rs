@@ -85,7 +85,7 @@ impl Core {
             }
             Phase::Queued => format!(
                 "it is wanted ({} held) and has waited for room for {for_}",
-                counted(self.held(&state.spec.id))
+                counted(self.gates.held(state.slot))
             ),
             Phase::Waking { .. } => format!(
                 "it is on its way: waking for {for_}, which takes about {}",
@@ -95,7 +95,7 @@ impl Core {
             Phase::Draining { cause, .. } => format!(
                 "it is going to sleep ({}): {} still in flight",
                 words(cause),
-                counted(self.in_flight(&state.spec.id))
+                counted(self.gates.in_flight(state.slot))
             ),
             Phase::Sleeping { cause, .. } => {
                 format!(

@@ -340,21 +340,17 @@ impl Core {
                 refused,
                 asked,
             } = self.gates.take_news(gate, *slot);
-            let newer =
-                |state: &&ModelState| used > state.last_used || refused > state.last_refused;
+            let newer = |state: &ModelState| used > state.last_used || refused > state.last_refused;
             let known = self.models.at(*slot);
-            let Some(id) = known
-                .filter(|state| asked > 0 || newer(state))
-                .map(|state| state.spec.id.clone())
-            else {
+            if !known.is_some_and(|state| asked > 0 || newer(state)) {
                 continue;
-            };
-            if let Some(state) = self.models.get_mut(&id) {
+            }
+            if let Some(state) = self.models.at_mut(*slot) {
                 // A gate that does not count has seen one request at least when a use is news.
-                let uses = u64::from(newer(&&*state));
+                let uses = u64::from(newer(state));
                 let at = used.max(refused).unwrap_or(now);
                 state.demand.arrived(at, asked.max(uses));
-                self.forecast.arrived(&id, at, asked.max(uses));
+                self.forecast.arrived(&state.spec.id, at, asked.max(uses));
                 state.last_used = state.last_used.max(used);
                 state.last_refused = state.last_refused.max(refused);
             }

@@ -58,10 +58,12 @@ impl Core {
 
     /// The other models that share a GPU with this one.
     pub(crate) fn neighbours(&self, id: &ModelId) -> impl Iterator<Item = &ModelState> {
-        let gpus = self.models.get(id).map(|state| state.spec.gpus.as_slice());
+        let known = self.models.get(id);
+        let gpus = known.map(|state| state.spec.gpus.as_slice());
+        let slot = known.map(|state| state.slot);
         let around = self.places.on(gpus.unwrap_or_default()).into_iter();
-        let states = around.filter_map(|slot| self.models.at(slot));
-        states.filter(move |other| other.spec.id != *id)
+        let others = around.filter(move |other| Some(*other) != slot);
+        others.filter_map(|slot| self.models.at(slot))
     }
 
     /// What a model needs on each of its GPUs to wake, and what is there.
@@ -80,7 +82,7 @@ impl Core {
             let free = capacity.less(reserved);
             let leaving = self
                 .models_on(*gpu)
-                .filter(|other| other.leaves_soon(now) && other.spec.id != *id);
+                .filter(|other| other.leaves_soon(now) && other.slot != state.slot);
             let coming: Bytes = leaving.map(ModelState::will_free).sum();
             GpuNeed {
                 gpu: *gpu,
@@ -142,7 +144,7 @@ impl Core {
     pub(crate) fn never_fits(&self, id: &ModelId) -> Option<String> {
         let state = self.models.get(id)?;
         state.spec.gpus.iter().find_map(|gpu| {
-            let others = self.models_on(*gpu).filter(|other| other.spec.id != *id);
+            let others = self.models_on(*gpu).filter(|other| other.slot != state.slot);
             let kept: Bytes = others.map(ModelState::keeps_for_ever).sum();
             let most = self.capacity(*gpu).less(kept);
             // Room for the sleep of a pinned neighbour, should an operator ask for it, is never given away.
@@ -181,7 +183,7 @@ impl Core {
             gpus: state.spec.gpus.clone(),
             frees: state.spec.awake.less(state.spec.asleep),
             pinned: state.spec.pinned && !state.disabled,
-            busy: self.in_flight(id) > 0 || self.held(id) > 0,
+            busy: self.gates.in_flight(state.slot) > 0 || self.gates.held(state.slot) > 0,
             last_used: state.last_used.map_or(served, |used| used.max(served)),
             not_before: sabotage!(
                 MinRuntimeIgnored,

@@ -266,7 +266,7 @@ impl Core {
         let refused = state.last_refused.is_some_and(|at| {
             now.since(at) < REFUSED_IS_DEMAND && fulfilled.is_none_or(|fulfilled| at > fulfilled)
         });
-        let asked = self.held(&state.spec.id) > 0 || state.inside > 0;
+        let asked = self.gates.held(state.slot) > 0 || state.inside > 0;
         let always = state.spec.pinned && !state.operator_sleeps;
         asked || refused || state.operator_wants || always
     }

@@ -14,7 +14,7 @@ use crate::{ids::ModelId, state::ModelState};
 const STRANGERS_MOST: usize = 1_024;
 
 /// Where a model is kept, as long as it is: much faster than its id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot(usize);
 
 impl Slot {
@@ -73,18 +73,22 @@ impl Models {
     }
 
     pub(crate) fn get_mut(&mut self, id: &ModelId) -> Option<&mut ModelState> {
-        let slot = self.slot(id)?;
+        self.at_mut(self.slot(id)?)
+    }
+
+    pub(crate) fn at_mut(&mut self, slot: Slot) -> Option<&mut ModelState> {
         let state = self.slots.get_mut(slot.0)?.as_mut()?.state.as_mut()?;
         self.touched.insert(slot);
         Some(state)
     }
 
     /// A model that is new, or takes the place of one with the same id.
-    pub(crate) fn insert(&mut self, state: ModelState) {
+    pub(crate) fn insert(&mut self, mut state: ModelState) {
         let id = state.spec.id.clone();
         let slot = self.slot(&id).unwrap_or_else(|| self.take_slot(&id));
         self.strangers.retain(|stranger| *stranger != slot);
         self.touched.insert(slot);
+        state.slot = slot;
         if let Some(Some(kept)) = self.slots.get_mut(slot.0) {
             kept.state = Some(state);
         }

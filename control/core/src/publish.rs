@@ -13,16 +13,11 @@ impl Core {
     pub(crate) fn publish(&mut self, effects: &mut Vec<Effect>) {
         self.refresh();
         for slot in self.places.take_unpublished() {
-            let news = |state: &&ModelState| !state.is_published();
-            let Some(id) = self
-                .models
-                .at(slot)
-                .filter(news)
-                .map(|state| state.spec.id.clone())
-            else {
+            let news = |state: &ModelState| !state.is_published();
+            if !self.models.at(slot).is_some_and(news) {
                 continue;
-            };
-            let Some(state) = self.models.get_mut(&id) else {
+            }
+            let Some(state) = self.models.at_mut(slot) else {
                 continue;
             };
             let mut row = state.row();

@@ -7,6 +7,7 @@ use crate::{
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
     learned::Learned,
     model::ModelSpec,
+    models::Slot,
     phase::{Boot, Phase, Tier},
 };
 
@@ -24,6 +25,8 @@ pub(crate) enum Resident {
 /// One model.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelState {
+    /// Where it is kept; set when it is.
+    pub(crate) slot: Slot,
     pub(crate) spec: ModelSpec,
     pub(crate) phase: Phase,
     pub(crate) since: Millis,
@@ -101,6 +104,7 @@ impl ModelState {
     /// A model of which nothing is known yet.
     pub(crate) fn new(spec: ModelSpec, now: Millis) -> Self {
         Self {
+            slot: Slot::default(),
             learned: Learned::guessed(&spec.guess),
             demand: Demand::default(),
             declared: (spec.awake, spec.asleep),
