@@ -122,7 +122,7 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if state.ending {
+        if state.ending.is_some() {
             return;
         }
         if state.removing && state.inside == 0 {
@@ -208,6 +208,12 @@ impl Core {
             .max(state.served_at)
             .unwrap_or(state.since)
             .max(state.spare_until);
+        // Whoever was told to come back must not meet the next barrier.
+        let back_by = state.back_by;
+        if now < back_by {
+            self.wake_at(Some(back_by));
+            return None;
+        }
         if now.since(since) >= timeout && now >= since {
             return Some(now.since(since));
         }
@@ -233,7 +239,7 @@ impl Core {
         let Some(at) = retry_at else { return };
         if now < at {
             self.wake_at(Some(at));
-        } else if state.ending {
+        } else if state.ending.is_some() {
         } else if state.boot_ready {
             // Whatever the engine is now, the next wish wakes and verifies it again.
             self.enter(now, id, Phase::Asleep);

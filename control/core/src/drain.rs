@@ -160,7 +160,7 @@ impl Core {
     fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
         let state = self.models.get(id)?;
         // What sleeps, or is being ended, cannot serve again as it is.
-        if state.resident != Resident::Awake || state.ending {
+        if state.resident != Resident::Awake || state.ending.is_some() {
             return None;
         }
         match cause {
@@ -375,14 +375,18 @@ impl Core {
                 "drained and removed; its path answers 404 from now on",
                 effects,
             );
+            let attempt = self.next_attempt();
             if let Some(state) = self.models.get_mut(id) {
                 // An attached engine goes on without us; one of ours holds its memory until it has ended.
                 if !state.spec.caps.restartable {
                     state.resident = Resident::Stopped;
                 }
-                state.ending = state.resident != Resident::Stopped;
+                state.ending = (state.resident != Resident::Stopped).then_some(attempt);
             }
-            effects.push(Effect::Removed(id.clone()));
+            effects.push(Effect::Removed {
+                model: id.clone(),
+                attempt,
+            });
             return;
         }
         self.go_to_sleep(now, id, cause, SleepMode::Keep, true, effects);

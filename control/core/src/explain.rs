@@ -61,7 +61,7 @@ impl Core {
                 reasons.push(format!("transitions on GPU {} are stopped: {why}", gpu.0));
             }
         }
-        if state.ending {
+        if state.ending.is_some() {
             reasons.push("its engine's process is being ended; that comes first".into());
         }
         reasons.push(self.reason_of_phase(now, state));

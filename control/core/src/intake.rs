@@ -12,6 +12,9 @@ use crate::{
     state::ModelState,
 };
 
+/// Who was told when to come back may be so late.
+const COMES_BACK_WITHIN: Millis = Millis(2_000);
+
 impl Core {
     /// What an event means. Returns the gate that is owed a heartbeat, with the sequence number to echo.
     pub(crate) fn take(
@@ -63,7 +66,17 @@ impl Core {
                 let outcome = self.outcome_per_gpu(&model, outcome);
                 self.slept(now, &model, attempt, outcome, effects);
             }
-            Event::EngineGone { model, cause } => self.engine_gone(now, &model, &cause, effects),
+            Event::EngineGone {
+                model,
+                attempt,
+                cause,
+            } => {
+                // The end of a former life, or of a process that was ended before, says nothing of the one that runs now.
+                let ending = self.models.get(&model).and_then(|state| state.ending);
+                if attempt.is_none() || attempt == ending {
+                    self.engine_gone(now, &model, &cause, effects);
+                }
+            }
             Event::GpuRead { gpu, used } => self.gpu_read(now, gpu, used, effects),
             Event::GpuAccepted(gpu) => self.gpu_accepted(now, gpu, effects),
             Event::ModelSet(spec) => self.set_model(now, *spec),
@@ -253,8 +266,8 @@ impl Core {
             Some(left) => {
                 // What is left of its former life holds its memory until it has ended.
                 let mut state = ModelState::new(spec, now);
-                if left.ending {
-                    (state.resident, state.ending) = (left.resident, true);
+                if left.ending.is_some() {
+                    (state.resident, state.ending) = (left.resident, left.ending);
                     (state.copy, state.host_kept) = (left.copy, left.host_kept);
                     state.phase = Phase::Booting(Boot::Waiting);
                 }
@@ -351,6 +364,10 @@ impl Core {
                 let at = used.max(refused).unwrap_or(now);
                 state.demand.arrived(at, asked.max(uses));
                 self.forecast.arrived(&state.spec.id, at, asked.max(uses));
+                if let Some(at) = refused.filter(|_| refused > state.last_refused) {
+                    let told = Millis::seconds(u64::from(state.told));
+                    state.back_by = state.back_by.max(at + told + COMES_BACK_WITHIN);
+                }
                 state.last_used = state.last_used.max(used);
                 state.last_refused = state.last_refused.max(refused);
             }

@@ -7,14 +7,20 @@ use crate::{
     Core,
     decision::GpuNeed,
     effect::Effect,
+    event::{EngineState, Observation},
     ids::{Bytes, GpuId, Millis, ModelId},
+    looks::LONGEST_WAKE,
+    outcomes::allowed_after_sleep,
     phase::{Boot, Phase},
     policy::{Need, Resident as Candidate},
-    state::{ModelState, Resident},
+    state::{ModelState, Resident, Unsettled},
 };
 
 /// Readings in a row that must differ before transitions stop: one may be between two moments of the same action.
 const READINGS: u32 = 3;
+
+/// What an engine takes or gives back the oracle shows within this.
+const SHOWS_WITHIN: Millis = Millis(2_000);
 
 /// What the oracle says of one GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -316,21 +322,46 @@ impl ModelState {
             | Phase::Draining { .. }
             | Phase::Failed { .. }
             | Phase::Removed { .. } => match self.resident {
-                Resident::Awake => self.spec.awake + self.unsettled.0,
+                Resident::Awake => {
+                    let above = self.unsettled.map(|unsettled| unsettled.above);
+                    self.spec.awake + above.unwrap_or_default()
+                }
                 Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
                 Resident::Stopped => Bytes(0),
             },
         }
     }
 
-    /// Nobody knows how what it was told ended: what was reserved for that stays so until it was looked at.
-    pub(crate) fn unsettle(&mut self) {
-        self.unsettled = (self.reserved().less(self.spec.awake), self.host_reserved());
+    /// Nobody knows how what it was told ended: what was reserved for that stays so until it is seen how.
+    pub(crate) fn unsettle(&mut self, now: Millis) {
+        self.unsettled = Some(Unsettled {
+            above: self.reserved().less(self.spec.awake),
+            host: self.host_reserved(),
+            since: now,
+        });
+    }
+
+    /// Whether a look tells how what it was told ended. One that looks asleep may have accepted a wake, or may still accept one until
+    /// `command` has passed: its memory is free when the oracle shows it after that, and without an oracle when no wake takes longer.
+    pub(crate) fn is_settled_by(&self, now: Millis, seen: &Observation, command: Millis) -> bool {
+        let Some(Unsettled { since, .. }) = self.unsettled else {
+            return true;
+        };
+        match seen.state {
+            EngineState::Silent => false,
+            EngineState::Awake | EngineState::Gone | EngineState::Broken => true,
+            EngineState::Asleep => {
+                let residual = allowed_after_sleep(self.spec.awake, self.spec.asleep);
+                let shown = seen.memory.gpu.is_some_and(|bytes| bytes <= residual);
+                let from = since + command;
+                now >= from + if shown { SHOWS_WITHIN } else { LONGEST_WAKE }
+            }
+        }
     }
 
     /// It was seen, or is gone.
     pub(crate) fn settle(&mut self) {
-        self.unsettled = (Bytes(0), Bytes(0));
+        self.unsettled = None;
     }
 
     /// Bytes per GPU that it holds when nothing is under way; `None` while something is, or nobody knows.
@@ -347,7 +378,8 @@ impl ModelState {
             | Phase::Sleeping { .. }
             | Phase::Removed { .. } => false,
         };
-        if self.phase.in_transition() || self.ending || unknown {
+        let open = self.unsettled.is_some() || self.ending.is_some();
+        if self.phase.in_transition() || open || unknown {
             return None;
         }
         Some(self.reserved())
@@ -355,7 +387,7 @@ impl ModelState {
 
     /// Bytes per GPU that become free when what is under way has ended.
     fn will_free(&self) -> Bytes {
-        let stays = if self.ending {
+        let stays = if self.ending.is_some() {
             Bytes(0)
         } else {
             self.spec.asleep

@@ -475,7 +475,7 @@ impl Core {
 }
 
 /// What may be held after a sleep: the residual and a tenth of what should have been freed.
-fn allowed_after_sleep(awake: Bytes, asleep: Bytes) -> Bytes {
+pub(crate) fn allowed_after_sleep(awake: Bytes, asleep: Bytes) -> Bytes {
     asleep + Bytes(awake.less(asleep).0 / 10)
 }
 

@@ -292,7 +292,7 @@ impl Core {
             resident: state.resident,
             wanted: self.wanted(self.now, state),
             busy: self.gates.in_flight(slot) > 0 || self.gates.held(slot) > 0,
-            ending: state.ending,
+            ending: state.ending.is_some(),
             removing: state.removing,
             disabled: state.disabled,
             displaced: state.displaced,

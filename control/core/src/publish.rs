@@ -2,7 +2,7 @@
 
 use crate::{
     Core,
-    effect::Effect,
+    effect::{Admission, Effect},
     ids::{Epoch, GateId, ModelId},
     phase::Phase,
     state::ModelState,
@@ -31,6 +31,9 @@ impl Core {
                 if let Phase::Draining { epoch, .. } = &mut state.phase {
                     *epoch = state.epoch;
                 }
+            }
+            if let Admission::Refuse { retry_after, .. } = row.admission {
+                state.told = retry_after;
             }
             state.published = Some(row.clone());
             if self.open {

@@ -110,7 +110,7 @@ impl Core {
             state.spec.popular
                 && state.displaced
                 && matches!(state.phase, Phase::Asleep)
-                && !(state.disabled || state.removing || state.ending)
+                && !(state.disabled || state.removing || state.ending.is_some())
                 && state.spec.gpus.iter().all(nobody_waits)
                 && self
                     .needs(now, &state.spec.id)
@@ -396,7 +396,7 @@ impl ModelState {
             | Phase::Failed { .. }
             | Phase::Removed { .. } => false,
         };
-        drains || self.ending
+        drains || self.ending.is_some()
     }
 }
 

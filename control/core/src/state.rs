@@ -22,6 +22,17 @@ pub(crate) enum Resident {
     Awake,
 }
 
+/// What an action may hold of which nobody knows how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    /// Per GPU, above `awake`.
+    pub(crate) above: Bytes,
+    /// Host RAM per GPU.
+    pub(crate) host: Bytes,
+    /// When it was given up.
+    pub(crate) since: Millis,
+}
+
 /// One model.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelState {
@@ -62,6 +73,10 @@ pub(crate) struct ModelState {
     pub(crate) restarts: Vec<Millis>,
     pub(crate) learned: Learned,
     pub(crate) demand: Demand,
+    /// Seconds of Retry-After that were told last to those who were refused.
+    pub(crate) told: u32,
+    /// Whoever was refused comes back by then, if they do as they were told.
+    pub(crate) back_by: Millis,
     /// It may not be a victim before (a drain of it was cancelled, or frozen requests must finish).
     pub(crate) spare_until: Millis,
     /// How often its drain for the same waiter ran out; each doubles the next.
@@ -70,10 +85,10 @@ pub(crate) struct ModelState {
     pub(crate) estimate: Millis,
     /// Awake and asleep bytes as they were last declared.
     pub(crate) declared: (Bytes, Bytes),
-    /// Its process is being ended; what is seen of it meanwhile does not count.
-    pub(crate) ending: bool,
-    /// What an action of which nobody knows how it ended may still hold: per GPU above `awake`, and host RAM.
-    pub(crate) unsettled: (Bytes, Bytes),
+    /// Its process is being ended, by this attempt; what is seen of it meanwhile does not count.
+    pub(crate) ending: Option<Attempt>,
+    /// What an action of which nobody knows how it ended may still hold.
+    pub(crate) unsettled: Option<Unsettled>,
     /// A sleep left more memory behind than expected; one repeat was tried.
     pub(crate) memory_repeat: bool,
     /// The count of the last look.
@@ -132,11 +147,13 @@ impl ModelState {
             last_error: None,
             failures: 0,
             restarts: Vec::new(),
+            told: 0,
+            back_by: Millis(0),
             spare_until: Millis(0),
             futile: None,
             estimate: Millis(0),
-            ending: false,
-            unsettled: (Bytes(0), Bytes(0)),
+            ending: None,
+            unsettled: None,
             memory_repeat: false,
             #[cfg(feature = "sabotage")]
             cached_count: None,

@@ -108,8 +108,6 @@ impl World {
             Event::EngineGone { model, .. } => {
                 if let Some(engine) = self.rows.get(model) {
                     self.controls[life].under_way.remove(engine);
-                    // A word about the end of its former life may come late to an attached engine that is back.
-                    self.engines[*engine].strange |= self.engines[*engine].process != Process::Gone;
                 }
             }
             Event::ModelSet(spec) => {

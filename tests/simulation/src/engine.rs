@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use greenthread_core::{
     event::EngineState,
-    ids::Bytes,
+    ids::{Attempt, Bytes},
     model::{ModelSpec, OnDrainTimeout, SleepMode},
     phase::Tier,
 };
@@ -98,6 +98,8 @@ pub struct Engine {
     pub may_cut: bool,
     /// When its process was started last.
     pub started_at: u64,
+    /// Life of control that ends its process, and the attempt by which it does.
+    pub(crate) ended_by: Option<(usize, Attempt)>,
 }
 
 impl Engine {
@@ -146,6 +148,7 @@ impl Engine {
             stray: false,
             may_cut: false,
             started_at: 0,
+            ended_by: None,
         }
     }
 

@@ -298,7 +298,7 @@ impl World {
             | Effect::Kill { .. }
             | Effect::Heartbeat { .. }
             | Effect::CloseStream { .. }
-            | Effect::Removed(_)
+            | Effect::Removed { .. }
             | Effect::Dropped(_)
             | Effect::Record(_)
             | Effect::RaiseTerm { .. }
