@@ -73,7 +73,8 @@ impl Core {
             } => {
                 // The end of a former life, or of a process that was ended before, says nothing of the one that runs now.
                 let ending = self.models.get(&model).and_then(|state| state.ending);
-                if attempt.is_none() || attempt == ending {
+                let counts = attempt.is_none() || attempt == ending;
+                if sabotage!(OldEndCounts, true, counts) {
                     self.engine_gone(now, &model, &cause, effects);
                 }
             }

@@ -354,7 +354,8 @@ impl ModelState {
                 let residual = allowed_after_sleep(self.spec.awake, self.spec.asleep);
                 let shown = seen.memory.gpu.is_some_and(|bytes| bytes <= residual);
                 let from = since + command;
-                now >= from + if shown { SHOWS_WITHIN } else { LONGEST_WAKE }
+                let waited = now >= from + if shown { SHOWS_WITHIN } else { LONGEST_WAKE };
+                sabotage!(LostWakeForgotten, true, waited)
             }
         }
     }

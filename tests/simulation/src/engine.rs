@@ -302,6 +302,12 @@ impl World {
         self.note(|_| format!("{id} begins {command:?}, {cheats:?}, {takes} ms"));
         self.agenda
             .push(self.now + takes, Item::CommandEnds { engine, generation });
+        if command.order != Order::Start && self.strikes(Fault::OutcomeLost, 12) {
+            // The call is lost, and the engine goes on with it.
+            let after = self.random.below(takes);
+            let outcome = unknown("the connection broke");
+            self.ends(command.life, engine, command.attempt, after, outcome);
+        }
     }
 
     /// The engine has done what it was told, or not.
