@@ -159,8 +159,9 @@ impl Core {
     /// Why a running drain should be taken back, if it should.
     fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
         let state = self.models.get(id)?;
-        // What sleeps, or is being ended, cannot serve again as it is.
-        if state.resident != Resident::Awake || state.ending.is_some() {
+        // What sleeps, is being ended, or was not open cannot serve again as it is.
+        let open = state.served_before && state.resident == Resident::Awake;
+        if !open || state.ending.is_some() {
             return None;
         }
         match cause {

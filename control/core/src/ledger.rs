@@ -7,7 +7,7 @@ use crate::{
     Core,
     decision::GpuNeed,
     effect::Effect,
-    event::{EngineState, Observation},
+    event::{EngineState, Memory, Observation},
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::LONGEST_WAKE,
     outcomes::allowed_after_sleep,
@@ -358,6 +358,18 @@ impl ModelState {
                 sabotage!(LostWakeForgotten, true, waited)
             }
         }
+    }
+
+    /// It was seen asleep. Until it is seen how its last action ended it counts as awake.
+    pub(crate) fn seen_asleep(&mut self, memory: Memory) {
+        if self.unsettled.is_some() {
+            return;
+        }
+        let left = match self.resident {
+            Resident::Asleep(left) => left,
+            Resident::Awake | Resident::Stopped => self.spec.asleep,
+        };
+        self.resident = Resident::Asleep(memory.gpu.unwrap_or(left));
     }
 
     /// It was seen, or is gone.

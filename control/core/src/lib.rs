@@ -296,6 +296,9 @@ impl Core {
             state.boot_ready = true;
             state.operator_sleeps &= state.spec.pinned;
         }
+        if matches!(phase, Phase::Draining { .. }) {
+            state.served_before = matches!(state.phase, Phase::Serving);
+        }
         state.phase = phase;
         state.since = now;
         (state.estimate, state.estimated_at) = (estimate, now);

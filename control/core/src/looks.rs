@@ -186,7 +186,7 @@ impl Core {
             EngineState::Asleep if sabotage!(FoundAsleepStays, true, false) => {}
             EngineState::Asleep => {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
-                state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep));
+                state.seen_asleep(seen.memory);
                 state.copy = seen.tier.unwrap_or(Tier::Ram);
                 let inside = seen.count.unwrap_or(0).max(self.in_flight(id));
                 self.note_inside(now, id, inside);
@@ -216,14 +216,7 @@ impl Core {
         };
         match seen.state {
             EngineState::Asleep => {
-                // Until it is seen how its last action ended it counts as awake.
-                if state.unsettled.is_none() {
-                    let left = match state.resident {
-                        Resident::Asleep(left) => left,
-                        Resident::Awake | Resident::Stopped => state.spec.asleep,
-                    };
-                    state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(left));
-                }
+                state.seen_asleep(seen.memory);
                 state.copy = seen.tier.unwrap_or(state.copy);
                 // S7: what is inside a sleeping engine is demand.
                 let inside = seen.count.unwrap_or(state.inside);
@@ -280,10 +273,7 @@ impl Core {
         };
         match seen.state {
             EngineState::Awake => state.resident = Resident::Awake,
-            EngineState::Asleep if state.unsettled.is_none() => {
-                state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep))
-            }
-            EngineState::Asleep => {}
+            EngineState::Asleep => state.seen_asleep(seen.memory),
             EngineState::Gone => state.resident = Resident::Stopped,
             EngineState::Broken | EngineState::Silent => return,
         }

@@ -41,6 +41,8 @@ pub(crate) struct ModelState {
     pub(crate) spec: ModelSpec,
     pub(crate) phase: Phase,
     pub(crate) since: Millis,
+    /// It served when it began to drain.
+    pub(crate) served_before: bool,
     pub(crate) resident: Resident,
     pub(crate) published: Option<PublishedRow>,
     pub(crate) epoch: Epoch,
@@ -125,6 +127,7 @@ impl ModelState {
             declared: (spec.awake, spec.asleep),
             phase: Phase::Booting(Boot::Observing { asked: None }),
             since: now,
+            served_before: false,
             resident: Resident::Stopped,
             published: None,
             epoch: Epoch::default(),

@@ -60,6 +60,27 @@ fn without_an_oracle_a_lost_wake_holds_its_memory_for_as_long_as_a_wake_may_take
 }
 
 #[test]
+fn a_lost_wake_holds_its_memory_while_its_model_is_removed() {
+    let mut bench = lost_wake();
+    bench.obedient = false;
+    bench.event(Event::ModelRemoved(id("a")));
+    assert_eq!(bench.phase("a"), "Draining");
+    bench.run(1_900);
+    assert_eq!(reserved(&bench), Bytes(18 * GIB), "{}", bench.sentences());
+}
+
+#[test]
+fn a_removal_that_is_taken_back_opens_only_what_was_open() {
+    let mut bench = lost_wake();
+    bench.obedient = false;
+    bench.event(Event::ModelRemoved(id("a")));
+    assert_eq!(bench.phase("a"), "Draining");
+    let effects = bench.event(Event::ModelSet(Box::new(attached("a"))));
+    assert_eq!(bench.phase("a"), "Asleep", "nobody knows what it does");
+    assert_eq!(names(&effects), Vec::<String>::new());
+}
+
+#[test]
 fn a_lost_wake_that_is_seen_awake_holds_what_it_holds() {
     let mut bench = lost_wake();
     bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Awake;
