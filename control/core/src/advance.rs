@@ -48,8 +48,9 @@ impl Core {
             }
             Phase::Removed { until } => {
                 if now >= until {
-                    self.models.remove(id);
-                    self.gates.forget_model(id);
+                    if let Some(slot) = self.models.remove(id) {
+                        self.gates.forget_model(slot);
+                    }
                     self.choices.forget(id);
                     self.forecast.forget(id);
                     effects.push(Effect::Dropped(id.clone()));
@@ -121,7 +122,7 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if state.ending {
+        if state.ending.is_some() {
             return;
         }
         if state.removing && state.inside == 0 {
@@ -145,7 +146,7 @@ impl Core {
             // Nobody waits any more: the demand is withdrawn before anything was done for it.
             self.enter(now, id, Phase::Asleep);
             self.record(now, id, "nobody waits for it any more", effects);
-        } else if state.last_refused.is_some() && self.gates.held(id) == 0 {
+        } else if state.last_refused.is_some() && self.gates.held(state.slot) == 0 {
             self.wake_at(
                 state
                     .last_refused
@@ -199,8 +200,9 @@ impl Core {
     fn idle_since(&mut self, now: Millis, id: &ModelId) -> Option<Millis> {
         let state = self.models.get(id)?;
         let timeout = state.spec.idle_timeout?;
-        let quiet =
-            self.gates.any_alive() && self.gates.in_flight(id) == 0 && !self.wanted(now, state);
+        let quiet = self.gates.any_alive()
+            && self.gates.in_flight(state.slot) == 0
+            && !self.wanted(now, state);
         if !quiet || !self.open {
             return None;
         }
@@ -209,6 +211,12 @@ impl Core {
             .max(state.served_at)
             .unwrap_or(state.since)
             .max(state.spare_until);
+        // Whoever was told to come back must not meet the next barrier.
+        let back_by = state.back_by;
+        if now < back_by {
+            self.wake_at(Some(back_by));
+            return None;
+        }
         if now.since(since) >= timeout && now >= since {
             return Some(now.since(since));
         }
@@ -234,7 +242,7 @@ impl Core {
         let Some(at) = retry_at else { return };
         if now < at {
             self.wake_at(Some(at));
-        } else if state.ending {
+        } else if state.ending.is_some() {
         } else if state.boot_ready {
             // Whatever the engine is now, the next wish wakes and verifies it again.
             self.enter(now, id, Phase::Asleep);

@@ -15,6 +15,7 @@ use crate::{
 mod barrier;
 mod engines;
 mod explain;
+mod found;
 mod fuzz;
 mod liveness;
 mod races;
@@ -94,6 +95,8 @@ struct Bench {
     obedient: bool,
     /// Engines answer at once.
     answering: bool,
+    /// Somebody measures memory.
+    measured: bool,
     log: Vec<Effect>,
 }
 
@@ -117,6 +120,7 @@ impl Bench {
             gates: BTreeMap::new(),
             obedient: true,
             answering: true,
+            measured: true,
             log: Vec::new(),
         };
         for spec in models {
@@ -185,7 +189,11 @@ impl Bench {
                 let observation = Observation {
                     state: engine.state,
                     count: Some(engine.count),
-                    memory: Memory::on_gpus(engine.memory),
+                    memory: if self.measured {
+                        Memory::on_gpus(engine.memory)
+                    } else {
+                        Memory::default()
+                    },
                     tier: None,
                 };
                 vec![Event::Observed {
@@ -224,10 +232,11 @@ impl Bench {
                     outcome,
                 }]
             }
-            Effect::Kill { model, .. } if self.answering => {
+            Effect::Kill { model, attempt, .. } if self.answering => {
                 self.engines.get_mut(model).expect("known").state = EngineState::Gone;
                 vec![Event::EngineGone {
                     model: model.clone(),
+                    attempt: Some(*attempt),
                     cause: "ended".into(),
                 }]
             }
@@ -240,7 +249,7 @@ impl Bench {
             | Effect::Wake { .. }
             | Effect::Sleep { .. }
             | Effect::Kill { .. }
-            | Effect::Removed(_)
+            | Effect::Removed { .. }
             | Effect::Dropped(_)
             | Effect::Record(_)
             | Effect::RaiseTerm { .. }
@@ -359,6 +368,17 @@ impl Bench {
         self.report(gate)
     }
 
+    /// The attempt by which a model was removed last.
+    fn removed_by(&self) -> Option<Attempt> {
+        self.log.iter().rev().find_map(|effect| {
+            if let Effect::Removed { attempt, .. } = effect {
+                Some(*attempt)
+            } else {
+                None
+            }
+        })
+    }
+
     fn phase(&self, model: &str) -> &'static str {
         self.core
             .view()
@@ -396,7 +416,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
         Effect::Wake { model, .. } => Some(format!("wake {model}")),
         Effect::Sleep { model, mode, .. } => Some(format!("sleep {model} {mode:?}")),
         Effect::Kill { model, .. } => Some(format!("kill {model}")),
-        Effect::Removed(model) => Some(format!("removed {model}")),
+        Effect::Removed { model, .. } => Some(format!("removed {model}")),
         Effect::Dropped(model) => Some(format!("dropped {model}")),
         Effect::CloseStream { gate, .. } => Some(format!("close {gate}")),
         Effect::RaiseTerm { at_least } => Some(format!("raise {at_least}")),

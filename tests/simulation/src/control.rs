@@ -180,7 +180,7 @@ impl World {
                 self.step(life, Event::ModelSet(Box::new(spec)));
             } else if self.engines[row].spec.caps.restartable {
                 // What the fleet does not name any more is ended.
-                self.end_process(row);
+                self.end_process(row, None);
             }
         }
     }
@@ -404,8 +404,8 @@ impl World {
                 mode,
                 tier,
             } => self.action(life, &model, Order::Sleep(mode, tier), attempt),
-            Effect::Kill { model, cause: _ } => self.kill(life, &model),
-            Effect::Removed(model) => self.remove_engine(&model),
+            Effect::Kill { model, attempt, .. } => self.kill(life, &model, attempt),
+            Effect::Removed { model, attempt } => self.remove_engine(life, &model, attempt),
             Effect::Dropped(model) => {
                 self.controls[life].published.remove(&model);
             }

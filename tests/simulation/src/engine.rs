@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use greenthread_core::{
     event::EngineState,
-    ids::Bytes,
+    ids::{Attempt, Bytes},
     model::{ModelSpec, OnDrainTimeout, SleepMode},
     phase::Tier,
 };
@@ -98,6 +98,8 @@ pub struct Engine {
     pub may_cut: bool,
     /// When its process was started last.
     pub started_at: u64,
+    /// Life of control that ends its process, and the attempt by which it does.
+    pub(crate) ended_by: Option<(usize, Attempt)>,
 }
 
 impl Engine {
@@ -146,6 +148,7 @@ impl Engine {
             stray: false,
             may_cut: false,
             started_at: 0,
+            ended_by: None,
         }
     }
 
@@ -299,6 +302,12 @@ impl World {
         self.note(|_| format!("{id} begins {command:?}, {cheats:?}, {takes} ms"));
         self.agenda
             .push(self.now + takes, Item::CommandEnds { engine, generation });
+        if command.order != Order::Start && self.strikes(Fault::OutcomeLost, 12) {
+            // The call is lost, and the engine goes on with it.
+            let after = self.random.below(takes);
+            let outcome = unknown("the connection broke");
+            self.ends(command.life, engine, command.attempt, after, outcome);
+        }
     }
 
     /// The engine has done what it was told, or not.

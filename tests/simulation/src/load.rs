@@ -1,8 +1,8 @@
 //! What is done to the world by chance: requests, and faults.
 
 use greenthread_core::{
-    event::{ActionError, EngineState, Event, Memory, Operator, Outcome},
-    ids::{GateId, Millis, ModelId, StreamId},
+    event::{ActionError, EngineState, Event, Memory, Observation, Operator, Outcome},
+    ids::{Attempt, Millis, ModelId},
     model::SleepMode,
     phase::Tier,
 };
@@ -175,14 +175,22 @@ impl World {
         } else {
             other_result(event)
         };
-        // Whatever time alone brings about is done before: a word of a gate that nobody knows lets every model have its turn.
-        for _ in 0..2 {
-            let nobody = Event::Bye {
-                gate: GateId("nobody".to_owned()),
-                stream: StreamId(0),
-                sequence: 0,
+        // Whatever time alone brings about is done before: a look that nobody asked for, which saw nothing, gives its model a turn.
+        let Some(model) = about(&event).cloned() else {
+            return false;
+        };
+        for _ in 0..8 {
+            let nothing = Event::Observed {
+                model: model.clone(),
+                attempt: Attempt(u64::MAX),
+                observation: Observation {
+                    state: EngineState::Silent,
+                    count: None,
+                    memory: Memory::default(),
+                    tier: None,
+                },
             };
-            self.step(life, nobody);
+            self.step(life, nothing);
         }
         if self.violation.is_some() || self.controls[life].deposed {
             return false;
@@ -481,6 +489,17 @@ impl World {
         self.set_model(new);
         self.tell_controls(0, &Event::ModelRemoved(gone));
         true
+    }
+}
+
+/// The model of which an outcome tells.
+fn about(event: &Event) -> Option<&ModelId> {
+    match event {
+        Event::Observed { model, .. }
+        | Event::Started { model, .. }
+        | Event::Woke { model, .. }
+        | Event::Slept { model, .. } => Some(model),
+        _ => None,
     }
 }
 

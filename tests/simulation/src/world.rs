@@ -227,15 +227,16 @@ impl World {
     /// Tells every control that runs.
     pub(crate) fn tell_controls(&mut self, delay: u64, event: &Event) {
         for life in 0..self.controls.len() {
-            if self.controls[life].alive {
-                self.agenda.push(
-                    self.now + delay,
-                    Item::ToCore {
-                        life,
-                        event: Box::new(event.clone()),
-                    },
-                );
-            }
+            self.tell_control(life, delay, event.clone());
+        }
+    }
+
+    /// Tells one control, if it runs.
+    pub(crate) fn tell_control(&mut self, life: usize, delay: u64, event: Event) {
+        if self.controls[life].alive {
+            let event = Box::new(event);
+            self.agenda
+                .push(self.now + delay, Item::ToCore { life, event });
         }
     }
 

@@ -37,13 +37,14 @@ impl World {
         }
     }
 
-    /// Somebody ends the process; it takes a moment.
-    pub(crate) fn end_process(&mut self, engine: usize) {
+    /// Somebody ends the process; it takes a moment. `by`: the life of control that does, and its attempt.
+    pub(crate) fn end_process(&mut self, engine: usize, by: Option<(usize, Attempt)>) {
         let generation = self.engines[engine].process_generation;
         let after = self.random.within(1, LONGEST_END);
         if self.engines[engine].process == Process::Gone {
-            return self.tell_gone(engine, "it was gone already");
+            return self.tell_gone(engine, by, "it was gone already");
         }
+        self.engines[engine].ended_by = by;
         self.agenda
             .push(self.now + after, Item::ProcessEnds { engine, generation });
     }
@@ -82,7 +83,8 @@ impl World {
             self.ends(command.life, engine, command.attempt, after, outcome);
         }
         if self.engines[engine].spec.caps.restartable {
-            self.tell_gone(engine, "it died");
+            let by = self.engines[engine].ended_by.take();
+            self.tell_gone(engine, by, "it died");
         } else if self.engines[engine].present {
             let after = 2_000 + self.random.below(5_000);
             self.agenda
