@@ -277,6 +277,10 @@ impl Core {
             EngineState::Gone => state.resident = Resident::Stopped,
             EngineState::Broken | EngineState::Silent => return,
         }
+        if seen.state == EngineState::Asleep {
+            let inside = seen.count.unwrap_or(state.inside);
+            self.note_inside(now, id, inside);
+        }
         // A failed wake cools down whatever the engine says; an engine that was away is taken back when it answers.
         match (failure, seen.state) {
             (Failure::Engine, EngineState::Awake) => {

@@ -90,6 +90,26 @@ fn a_lost_wake_that_is_seen_awake_holds_what_it_holds() {
 }
 
 #[test]
+fn a_removed_model_whose_frozen_requests_cannot_be_woken_is_left_alone() {
+    let mut large = attached("a");
+    large.awake = Bytes(30 * GIB);
+    let mut pinned = spec("b");
+    pinned.pinned = true;
+    let mut bench = started(&[large, pinned]);
+    assert_eq!(bench.phase("a"), "Asleep");
+    bench.engines.get_mut(&id("a")).expect("known").count = 2;
+    bench.run(2_000);
+    assert_eq!(bench.phase("a"), "Failed", "never fits");
+    bench.event(Event::ModelRemoved(id("a")));
+    assert_eq!(names(&bench.run(20_000)), Vec::<String>::new());
+    bench.engines.get_mut(&id("a")).expect("known").count = 0;
+    assert_eq!(
+        names(&bench.run(2_000)),
+        ["a refuse Draining", "removed a", "a refuse Disabled"]
+    );
+}
+
+#[test]
 fn who_was_told_to_come_back_does_not_meet_the_next_idle_drain() {
     let mut restless = spec("a");
     restless.idle_timeout = Some(Millis(500));
