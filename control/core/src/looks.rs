@@ -63,6 +63,7 @@ impl Core {
         if state.is_settled_by(now, seen, self.fleet.times.command) {
             state.settle();
         }
+        state.seen_in_host(seen);
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1
         } else {
@@ -96,6 +97,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
+        state.seen_in_host(seen);
         let restartable = state.spec.caps.restartable;
         match seen.state {
             EngineState::Silent if now.since(self.leader_since) < LONGEST_WAKE => {

@@ -341,11 +341,13 @@ impl World {
 
     /// It is awake from here on; frozen requests go on.
     pub(crate) fn fall_awake(&mut self, engine: usize) {
-        let now = self.now;
+        let (now, keeps_host) = (self.now, self.plan.keeps_host);
         let known = &mut self.engines[engine];
         known.work(now);
         known.asleep = false;
-        known.host = Bytes(0);
+        if !keeps_host {
+            known.host = Bytes(0);
+        }
         known.hold(now, known.spec.awake);
         (known.stray, known.may_cut) = (false, false);
         self.totals.wakes += 1;
@@ -362,7 +364,7 @@ impl World {
         keeps: bool,
     ) {
         let now = self.now;
-        let measured = self.plan.measured;
+        let (measured, keeps_host) = (self.plan.measured, self.plan.keeps_host);
         let known = &mut self.engines[engine];
         known.work(now);
         let stray = stray || (known.asleep && known.stray);
@@ -370,7 +372,8 @@ impl World {
         if !known.asleep {
             // One that sleeps already sleeps no deeper.
             known.copy = tier;
-            known.host = known.copy_in_ram();
+            let kept = if keeps_host { known.host } else { Bytes(0) };
+            known.host = known.copy_in_ram().max(kept);
         }
         known.asleep = true;
         let left = if keeps {

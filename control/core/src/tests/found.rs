@@ -200,3 +200,43 @@ fn the_end_of_a_former_life_ends_nothing_of_the_next() {
     assert_eq!(bench.event(late), vec![]);
     assert_eq!(bench.phase("a"), "Serving");
 }
+
+#[test]
+fn host_ram_that_an_engine_keeps_while_it_is_awake_is_seen_by_a_new_control() {
+    let mut bench = Bench::new(&[spec("a")], EngineState::Awake);
+    bench.core = Core::new(
+        FleetSpec {
+            gpus: vec![Bytes(40 * GIB)],
+            hosts: vec![Bytes(64 * GIB)],
+            times: times(),
+            term: 8,
+            ..FleetSpec::default()
+        },
+        Millis(0),
+    );
+    bench.answering = false;
+    bench.event(Event::ModelSet(Box::new(spec("a"))));
+    let look = |bench: &mut Bench, host: u64| {
+        let (model, attempt) = looks(&bench.log).pop().expect("looked at");
+        let memory = Memory {
+            gpu: Some(Bytes(17 * GIB)),
+            peak: None,
+            host: Some(Bytes(host * GIB)),
+        };
+        bench.event(Event::Observed {
+            model,
+            attempt,
+            observation: Observation {
+                state: EngineState::Awake,
+                count: Some(0),
+                memory,
+                tier: None,
+            },
+        });
+        bench.core.hosts()[0].reserved
+    };
+    bench.run(2_100);
+    assert_eq!(look(&mut bench, 12), Bytes(12 * GIB), "at the first look");
+    bench.run(1_100);
+    assert_eq!(look(&mut bench, 14), Bytes(14 * GIB), "and at every other");
+}
