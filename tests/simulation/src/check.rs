@@ -539,7 +539,7 @@ impl World {
                     .get(*node)
                     .is_some_and(|host| host.reserved > host.capacity)
             };
-            let takes = known.spec.sizes.host.bytes > Bytes(0) && !known.asleep;
+            let takes = known.spec.sizes.host.bytes > known.host && !known.asleep;
             let full = nodes.filter(beyond).count() > 0;
             self.check(!takes || !full, |world| {
                 format!(

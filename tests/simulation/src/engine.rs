@@ -296,7 +296,7 @@ impl World {
         if matches!(command.order, Order::Wake(_)) && known.asleep && !refuses {
             // The memory comes first.
             known.hold(self.now, known.spec.awake + known.spec.sizes.waking.bytes);
-            let leads = self.controls[command.life].alive && !self.controls[command.life].deposed;
+            let leads = self.is_latest(command.life);
             self.engines[engine].surprise |= !leads;
         }
         self.note(|_| format!("{id} begins {command:?}, {cheats:?}, {takes} ms"));
@@ -330,13 +330,18 @@ impl World {
             (_, Order::Wake(_) | Order::Start) => self.fall_awake(engine),
             (lie, Order::Sleep(mode, tier)) => {
                 let keeps = lie == Some(Lie::KeepsMemory);
-                let stray =
-                    !self.controls[command.life].alive || self.controls[command.life].deposed;
+                let stray = !self.is_latest(command.life);
                 self.fall_asleep(engine, (mode, tier), stray, keeps);
             }
         }
         self.verify(engine, &command, took);
         self.next_command(engine);
+    }
+
+    /// Whether this life of control leads, as far as it knows, and no later one has begun: it stands still, perhaps.
+    fn is_latest(&self, life: usize) -> bool {
+        let control = &self.controls[life];
+        control.alive && !control.deposed && life + 1 == self.controls.len()
     }
 
     /// It is awake from here on; frozen requests go on.
