@@ -220,8 +220,13 @@ impl Core {
             EngineState::Asleep => {
                 state.seen_asleep(seen.memory);
                 state.copy = seen.tier.unwrap_or(state.copy);
-                // S7: what is inside a sleeping engine is demand.
-                let inside = seen.count.unwrap_or(state.inside);
+                // S7: what is inside a sleeping engine is demand. Of one without a count only gates know, and it keeps what it has.
+                let (slot, caps) = (state.slot, state.spec.caps);
+                let inside = match seen.count {
+                    Some(count) => count,
+                    None if caps.lossless && !caps.counts => self.gates.in_flight(slot),
+                    None => state.inside,
+                };
                 self.note_inside(now, id, inside);
             }
             EngineState::Awake => {

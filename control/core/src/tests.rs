@@ -95,6 +95,8 @@ struct Bench {
     answering: bool,
     /// Somebody measures memory.
     measured: bool,
+    /// Engines count their requests.
+    counted: bool,
     log: Vec<Effect>,
 }
 
@@ -119,6 +121,7 @@ impl Bench {
             obedient: true,
             answering: true,
             measured: true,
+            counted: true,
             log: Vec::new(),
         };
         for spec in models {
@@ -193,7 +196,7 @@ impl Bench {
                 let engine = &self.engines[model];
                 let observation = Observation {
                     state: engine.state,
-                    count: Some(engine.count),
+                    count: self.counted.then_some(engine.count),
                     memory: if self.measured {
                         Memory::on_gpus(engine.memory)
                     } else {

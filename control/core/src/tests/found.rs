@@ -240,3 +240,19 @@ fn host_ram_that_an_engine_keeps_while_it_is_awake_is_seen_by_a_new_control() {
     bench.run(1_100);
     assert_eq!(look(&mut bench, 14), Bytes(14 * GIB), "and at every other");
 }
+
+#[test]
+fn requests_inside_a_sleeping_engine_without_a_count_are_demand() {
+    let mut uncounted = attached("a");
+    uncounted.caps.counts = false;
+    let mut bench = Bench::new(&[uncounted], EngineState::Asleep);
+    bench.counted = false;
+    bench.run(3_000);
+    assert_eq!(bench.phase("a"), "Asleep");
+    // An earlier control, or somebody else, put it to sleep with requests in it: only gates know of them.
+    bench.hello("g1", 1);
+    let effects = bench.figures("g1", "a", 2, 0);
+    let more = bench.run(2_000);
+    let all = [names(&effects), names(&more)].concat();
+    assert!(all.contains(&"wake a".to_owned()), "{all:?}");
+}
