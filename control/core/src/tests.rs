@@ -125,24 +125,27 @@ impl Bench {
             log: Vec::new(),
         };
         for spec in models {
-            let memory = if state == EngineState::Asleep {
-                spec.asleep
-            } else {
-                Bytes(0)
-            };
-            bench.engines.insert(
-                spec.id.clone(),
-                Engine {
-                    state,
-                    count: 0,
-                    memory,
-                    wake: None,
-                    sleep: None,
-                },
-            );
-            bench.event(Event::ModelSet(Box::new(spec.clone())));
+            bench.add(spec, state);
         }
         bench
+    }
+
+    /// A model more, and its engine.
+    fn add(&mut self, spec: &ModelSpec, state: EngineState) {
+        let memory = if state == EngineState::Asleep {
+            spec.asleep
+        } else {
+            Bytes(0)
+        };
+        let engine = Engine {
+            state,
+            count: 0,
+            memory,
+            wake: None,
+            sleep: None,
+        };
+        self.engines.insert(spec.id.clone(), engine);
+        self.event(Event::ModelSet(Box::new(spec.clone())));
     }
 
     /// Engines asleep, one gate, past the successor's wait.

@@ -80,6 +80,8 @@ pub struct Engine {
     cheats: Option<Lie>,
     generation: u64,
     process_generation: u64,
+    /// Its server says that it is dead.
+    pub broken: bool,
     /// It does not answer before.
     pub hangs_until: u64,
     /// Its next command takes so much longer, in ms.
@@ -139,6 +141,7 @@ impl Engine {
             cheats: None,
             generation: 0,
             process_generation: 0,
+            broken: false,
             hangs_until: 0,
             slower: 0,
             lie: None,
@@ -169,7 +172,7 @@ impl Engine {
 
     /// Whether it computes.
     pub fn runs(&self) -> bool {
-        self.process == Process::Up && !self.asleep
+        self.process == Process::Up && !self.asleep && !self.broken
     }
 
     /// Whether a command is being carried out, or waits.
@@ -212,6 +215,7 @@ impl World {
         match engine.process {
             Process::Gone | Process::Starting => EngineState::Gone,
             Process::Up if engine.hangs_until > self.now => EngineState::Silent,
+            Process::Up if engine.broken => EngineState::Broken,
             Process::Up if engine.asleep => EngineState::Asleep,
             Process::Up => EngineState::Awake,
         }
@@ -263,6 +267,11 @@ impl World {
         if self.now - command.sent > self.plan.times.command.0 {
             let outcome = unknown("it was not accepted in time");
             self.ends(command.life, engine, command.attempt, 0, outcome);
+            return self.next_command(engine);
+        }
+        if self.engines[engine].broken {
+            let outcome = failed("it is dead", EngineState::Broken);
+            self.ends(command.life, engine, command.attempt, 1, outcome);
             return self.next_command(engine);
         }
         self.begin_command(engine, command);
@@ -470,7 +479,7 @@ impl World {
         if known.abandoned && known.stage == Stage::Over(Outcome::GatewayDied) {
             return;
         }
-        if self.engines[engine].process != Process::Up {
+        if self.engines[engine].process != Process::Up || self.engines[engine].broken {
             self.requests[request as usize].stage = self.back(request);
             return self.agenda.push(self.now, Item::Failed { request });
         }

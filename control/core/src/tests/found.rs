@@ -17,6 +17,20 @@ fn attached(name: &str) -> ModelSpec {
     attached
 }
 
+/// A bench without models, whose sleeping copies may take 64 GiB of host RAM.
+fn with_host_ram() -> Bench {
+    let mut bench = Bench::new(&[], EngineState::Asleep);
+    let fleet = FleetSpec {
+        gpus: vec![Bytes(40 * GIB)],
+        hosts: vec![Bytes(64 * GIB)],
+        times: times(),
+        term: 8,
+        ..FleetSpec::default()
+    };
+    bench.core = Core::new(fleet, Millis(0));
+    bench
+}
+
 fn reserved(bench: &Bench) -> Bytes {
     bench.core.ledger()[0].0
 }
@@ -203,19 +217,9 @@ fn the_end_of_a_former_life_ends_nothing_of_the_next() {
 
 #[test]
 fn host_ram_that_an_engine_keeps_while_it_is_awake_is_seen_by_a_new_control() {
-    let mut bench = Bench::new(&[spec("a")], EngineState::Awake);
-    bench.core = Core::new(
-        FleetSpec {
-            gpus: vec![Bytes(40 * GIB)],
-            hosts: vec![Bytes(64 * GIB)],
-            times: times(),
-            term: 8,
-            ..FleetSpec::default()
-        },
-        Millis(0),
-    );
+    let mut bench = with_host_ram();
     bench.answering = false;
-    bench.event(Event::ModelSet(Box::new(spec("a"))));
+    bench.add(&spec("a"), EngineState::Awake);
     let look = |bench: &mut Bench, host: u64| {
         let (model, attempt) = looks(&bench.log).pop().expect("looked at");
         let memory = Memory {
@@ -255,4 +259,19 @@ fn requests_inside_a_sleeping_engine_without_a_count_are_demand() {
     let more = bench.run(2_000);
     let all = [names(&effects), names(&more)].concat();
     assert!(all.contains(&"wake a".to_owned()), "{all:?}");
+}
+
+#[test]
+fn a_broken_engine_holds_its_copy_for_as_long_as_it_is_broken() {
+    let mut copied = attached("a");
+    copied.sizes.host.bytes = Bytes(8 * GIB);
+    let mut bench = with_host_ram();
+    bench.measured = false;
+    bench.add(&copied, EngineState::Asleep);
+    bench.run(3_000);
+    assert_eq!(bench.core.hosts()[0].reserved, Bytes(8 * GIB));
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Broken;
+    bench.run(5_000);
+    assert_eq!(bench.phase("a"), "Failed");
+    assert_eq!(bench.core.hosts()[0].reserved, Bytes(8 * GIB));
 }
