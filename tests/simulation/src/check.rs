@@ -565,9 +565,8 @@ impl World {
             };
             let rows: Vec<usize> = (0..self.engines.len()).collect();
             let held: Bytes = rows.iter().filter(counts).map(there).sum();
-            let explained = (rows.iter()).any(|engine| {
-                self.engines[*engine].host_surprise && there(engine) > Bytes(0)
-            });
+            let explained = (rows.iter())
+                .any(|engine| self.engines[*engine].host_surprise && there(engine) > Bytes(0));
             fits &= held <= host.reserved;
             self.check(explained || held <= host.reserved, |_| {
                 format!(

@@ -143,6 +143,11 @@ impl World {
             Item::ToControl { stream } => self.read_by_control(stream),
             Item::ControlTick { life, at } => self.control_timer(life, at),
             Item::ToCore { life, event } => self.deliver_to_core(life, event),
+            Item::WouldReturn {
+                gate,
+                name,
+                told_at,
+            } => self.would_return(gate, &name, told_at),
             Item::Operate { engine, verb } => self.operate(engine, verb),
             Item::TermTaken { life, term } => self.term_taken(life, term),
             Item::Renew { life } => self.renew(life),
