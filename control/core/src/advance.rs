@@ -44,7 +44,7 @@ impl Core {
                 // Neighbours and declarations change: what never fitted may fit now.
                 let fits = failure == Failure::NeverFits && self.never_fits(id).is_none();
                 let retry_at = if fits { Some(now) } else { retry_at };
-                self.advance_failed(now, id, retry_at, effects);
+                self.advance_failed(now, id, failure, retry_at, effects);
             }
             Phase::Removed { until } => {
                 if now >= until {
@@ -229,13 +229,16 @@ impl Core {
         &mut self,
         now: Millis,
         id: &ModelId,
+        failure: Failure,
         retry_at: Option<Millis>,
         effects: &mut Vec<Effect>,
     ) {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if state.removing {
+        // Nobody can wake it now for the requests that are frozen in it: it stays until they are gone, or there is room.
+        let keeps = failure == Failure::NeverFits && state.inside > 0;
+        if state.removing && !keeps {
             self.begin_removal(now, id, effects);
             return;
         }

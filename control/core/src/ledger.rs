@@ -385,8 +385,8 @@ impl ModelState {
             return true;
         };
         match seen.state {
-            EngineState::Silent => false,
-            EngineState::Awake | EngineState::Gone | EngineState::Broken => true,
+            EngineState::Silent | EngineState::Broken => false,
+            EngineState::Awake | EngineState::Gone => true,
             EngineState::Asleep => {
                 let residual = allowed_after_sleep(self.spec.awake, self.spec.asleep);
                 let shown = seen.memory.gpu.is_some_and(|bytes| bytes <= residual);

@@ -63,6 +63,7 @@ impl Core {
         if state.is_settled_by(now, seen, self.fleet.times.command) {
             state.settle();
         }
+        state.seen_in_host(seen);
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1
         } else {
@@ -96,6 +97,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
+        state.seen_in_host(seen);
         let restartable = state.spec.caps.restartable;
         match seen.state {
             EngineState::Silent if now.since(self.leader_since) < LONGEST_WAKE => {
@@ -218,8 +220,13 @@ impl Core {
             EngineState::Asleep => {
                 state.seen_asleep(seen.memory);
                 state.copy = seen.tier.unwrap_or(state.copy);
-                // S7: what is inside a sleeping engine is demand.
-                let inside = seen.count.unwrap_or(state.inside);
+                // S7: what is inside a sleeping engine is demand. Of one without a count only gates know, and it keeps what it has.
+                let (slot, caps) = (state.slot, state.spec.caps);
+                let inside = match seen.count {
+                    Some(count) => count,
+                    None if caps.lossless && !caps.counts => self.gates.in_flight(slot),
+                    None => state.inside,
+                };
                 self.note_inside(now, id, inside);
             }
             EngineState::Awake => {
@@ -276,6 +283,10 @@ impl Core {
             EngineState::Asleep => state.seen_asleep(seen.memory),
             EngineState::Gone => state.resident = Resident::Stopped,
             EngineState::Broken | EngineState::Silent => return,
+        }
+        if seen.state == EngineState::Asleep {
+            let inside = seen.count.unwrap_or(state.inside);
+            self.note_inside(now, id, inside);
         }
         // A failed wake cools down whatever the engine says; an engine that was away is taken back when it answers.
         match (failure, seen.state) {

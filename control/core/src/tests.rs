@@ -97,6 +97,8 @@ struct Bench {
     answering: bool,
     /// Somebody measures memory.
     measured: bool,
+    /// Engines count their requests.
+    counted: bool,
     log: Vec<Effect>,
 }
 
@@ -121,27 +123,31 @@ impl Bench {
             obedient: true,
             answering: true,
             measured: true,
+            counted: true,
             log: Vec::new(),
         };
         for spec in models {
-            let memory = if state == EngineState::Asleep {
-                spec.asleep
-            } else {
-                Bytes(0)
-            };
-            bench.engines.insert(
-                spec.id.clone(),
-                Engine {
-                    state,
-                    count: 0,
-                    memory,
-                    wake: None,
-                    sleep: None,
-                },
-            );
-            bench.event(Event::ModelSet(Box::new(spec.clone())));
+            bench.add(spec, state);
         }
         bench
+    }
+
+    /// A model more, and its engine.
+    fn add(&mut self, spec: &ModelSpec, state: EngineState) {
+        let memory = if state == EngineState::Asleep {
+            spec.asleep
+        } else {
+            Bytes(0)
+        };
+        let engine = Engine {
+            state,
+            count: 0,
+            memory,
+            wake: None,
+            sleep: None,
+        };
+        self.engines.insert(spec.id.clone(), engine);
+        self.event(Event::ModelSet(Box::new(spec.clone())));
     }
 
     /// Engines asleep, one gate, past the successor's wait.
@@ -188,7 +194,7 @@ impl Bench {
                 let engine = &self.engines[model];
                 let observation = Observation {
                     state: engine.state,
-                    count: Some(engine.count),
+                    count: self.counted.then_some(engine.count),
                     memory: if self.measured {
                         Memory::on_gpus(engine.memory)
                     } else {

@@ -7,6 +7,7 @@ use crate::{
     Core,
     decision::{Taken, Trigger},
     effect::Effect,
+    event::{EngineState, Observation},
     failures::COOL_DOWN,
     ids::{Bytes, Millis, ModelId},
     model::OnLeaseEnd,
@@ -293,6 +294,13 @@ impl Core {
 }
 
 impl ModelState {
+    /// A look at the engine shows what its processes hold of host RAM.
+    pub(crate) fn seen_in_host(&mut self, seen: &Observation) {
+        if matches!(seen.state, EngineState::Awake | EngineState::Asleep) {
+            self.host_kept = seen.memory.host.unwrap_or(self.host_kept);
+        }
+    }
+
     /// Bytes of host RAM, for each of its GPUs, that its copy takes now. One that was in RAM once may keep its room there while it is
     /// awake (vLLM keeps the pinned blocks for its next sleep).
     pub(crate) fn host_reserved(&self) -> Bytes {

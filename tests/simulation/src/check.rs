@@ -539,7 +539,7 @@ impl World {
                     .get(*node)
                     .is_some_and(|host| host.reserved > host.capacity)
             };
-            let takes = known.spec.sizes.host.bytes > Bytes(0) && !known.asleep;
+            let takes = known.spec.sizes.host.bytes > known.host && !known.asleep;
             let full = nodes.filter(beyond).count() > 0;
             self.check(!takes || !full, |world| {
                 format!(
@@ -565,7 +565,8 @@ impl World {
             };
             let rows: Vec<usize> = (0..self.engines.len()).collect();
             let held: Bytes = rows.iter().filter(counts).map(there).sum();
-            let explained = self.engines.iter().any(|engine| engine.host_surprise);
+            let explained = (rows.iter())
+                .any(|engine| self.engines[*engine].host_surprise && there(engine) > Bytes(0));
             fits &= held <= host.reserved;
             self.check(explained || held <= host.reserved, |_| {
                 format!(

@@ -326,7 +326,8 @@ impl World {
             self.perform(life, effect);
         }
         self.send_rows(life);
-        if changed {
+        // What was seen asleep is known from here on, though nothing had to be done.
+        if changed || self.controls[life].seen_asleep.is_some() {
             self.check_core(life);
         }
         let control = &mut self.controls[life];

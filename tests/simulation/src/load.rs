@@ -83,6 +83,7 @@ impl World {
             | Fault::OldRowSpeaks
             | Fault::EarlyHeartbeat => self.stream_fault(fault),
             Fault::EngineCrash
+            | Fault::EngineBreaks
             | Fault::EngineHang
             | Fault::EngineRefuses
             | Fault::LiesAsleep
@@ -95,6 +96,11 @@ impl World {
             | Fault::ModelRemoved
             | Fault::ModelReplaced => self.operator_fault(fault),
             Fault::ForeignMemory => self.foreign_comes(),
+            Fault::StaleReadings => {
+                let length = self.random.pick(&[1_500, 4_000, 12_000]);
+                self.readings_until = self.now + self.random.below(length);
+                self.plan.measured
+            }
             // These strike where their moment comes.
             Fault::Succession
             | Fault::SlowForward
@@ -387,6 +393,9 @@ impl World {
                 let generation = known.generation_of_process();
                 self.process_ends(engine, generation);
             }
+            Fault::EngineBreaks if rare && known.process == Process::Up && !known.broken => {
+                self.breaks(engine);
+            }
             Fault::EngineHang => {
                 let length = self.random.pick(&[300, 3_000, 12_000]);
                 known.hangs_until = self.now + self.random.below(length);
@@ -399,7 +408,9 @@ impl World {
                 known.host_surprise = true;
                 self.fall_asleep(engine, (SleepMode::Keep, Tier::Ram), true, false);
             }
-            Fault::StrangerWakes if known.process == Process::Up && known.asleep => {
+            Fault::StrangerWakes
+                if known.process == Process::Up && known.asleep && !known.broken =>
+            {
                 if known.is_busy() {
                     return false;
                 }

@@ -17,6 +17,20 @@ fn attached(name: &str) -> ModelSpec {
     attached
 }
 
+/// A bench without models, whose sleeping copies may take 64 GiB of host RAM.
+fn with_host_ram() -> Bench {
+    let mut bench = Bench::new(&[], EngineState::Asleep);
+    let fleet = FleetSpec {
+        gpus: vec![Bytes(40 * GIB)],
+        hosts: vec![Bytes(64 * GIB)],
+        times: times(),
+        term: 8,
+        ..FleetSpec::default()
+    };
+    bench.core = Core::new(fleet, Millis(0));
+    bench
+}
+
 fn reserved(bench: &Bench) -> Bytes {
     bench.core.ledger()[0].0
 }
@@ -87,6 +101,26 @@ fn a_lost_wake_that_is_seen_awake_holds_what_it_holds() {
     bench.run(15_000);
     assert_eq!(bench.phase("a"), "Serving");
     assert_eq!(reserved(&bench), Bytes(18 * GIB));
+}
+
+#[test]
+fn a_removed_model_whose_frozen_requests_cannot_be_woken_is_left_alone() {
+    let mut large = attached("a");
+    large.awake = Bytes(30 * GIB);
+    let mut pinned = spec("b");
+    pinned.pinned = true;
+    let mut bench = started(&[large, pinned]);
+    assert_eq!(bench.phase("a"), "Asleep");
+    bench.engines.get_mut(&id("a")).expect("known").count = 2;
+    bench.run(2_000);
+    assert_eq!(bench.phase("a"), "Failed", "never fits");
+    bench.event(Event::ModelRemoved(id("a")));
+    assert_eq!(names(&bench.run(20_000)), Vec::<String>::new());
+    bench.engines.get_mut(&id("a")).expect("known").count = 0;
+    assert_eq!(
+        names(&bench.run(2_000)),
+        ["a refuse Draining", "removed a", "a refuse Disabled"]
+    );
 }
 
 #[test]
@@ -179,4 +213,65 @@ fn the_end_of_a_former_life_ends_nothing_of_the_next() {
     };
     assert_eq!(bench.event(late), vec![]);
     assert_eq!(bench.phase("a"), "Serving");
+}
+
+#[test]
+fn host_ram_that_an_engine_keeps_while_it_is_awake_is_seen_by_a_new_control() {
+    let mut bench = with_host_ram();
+    bench.answering = false;
+    bench.add(&spec("a"), EngineState::Awake);
+    let look = |bench: &mut Bench, host: u64| {
+        let (model, attempt) = looks(&bench.log).pop().expect("looked at");
+        let memory = Memory {
+            gpu: Some(Bytes(17 * GIB)),
+            peak: None,
+            host: Some(Bytes(host * GIB)),
+        };
+        bench.event(Event::Observed {
+            model,
+            attempt,
+            observation: Observation {
+                state: EngineState::Awake,
+                count: Some(0),
+                memory,
+                tier: None,
+            },
+        });
+        bench.core.hosts()[0].reserved
+    };
+    bench.run(2_100);
+    assert_eq!(look(&mut bench, 12), Bytes(12 * GIB), "at the first look");
+    bench.run(1_100);
+    assert_eq!(look(&mut bench, 14), Bytes(14 * GIB), "and at every other");
+}
+
+#[test]
+fn requests_inside_a_sleeping_engine_without_a_count_are_demand() {
+    let mut uncounted = attached("a");
+    uncounted.caps.counts = false;
+    let mut bench = Bench::new(&[uncounted], EngineState::Asleep);
+    bench.counted = false;
+    bench.run(3_000);
+    assert_eq!(bench.phase("a"), "Asleep");
+    // An earlier control, or somebody else, put it to sleep with requests in it: only gates know of them.
+    bench.hello("g1", 1);
+    let effects = bench.figures("g1", "a", 2, 0);
+    let more = bench.run(2_000);
+    let all = [names(&effects), names(&more)].concat();
+    assert!(all.contains(&"wake a".to_owned()), "{all:?}");
+}
+
+#[test]
+fn a_broken_engine_holds_its_copy_for_as_long_as_it_is_broken() {
+    let mut copied = attached("a");
+    copied.sizes.host.bytes = Bytes(8 * GIB);
+    let mut bench = with_host_ram();
+    bench.measured = false;
+    bench.add(&copied, EngineState::Asleep);
+    bench.run(3_000);
+    assert_eq!(bench.core.hosts()[0].reserved, Bytes(8 * GIB));
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Broken;
+    bench.run(5_000);
+    assert_eq!(bench.phase("a"), "Failed");
+    assert_eq!(bench.core.hosts()[0].reserved, Bytes(8 * GIB));
 }
