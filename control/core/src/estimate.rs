@@ -54,9 +54,7 @@ impl Core {
         }
     }
 
-    /// Publishes a better estimate to those who come now, where it has become another one. Of a model that sleeps only a shorter one:
-    /// what was under way when it fell asleep has passed. Its neighbours come and go, and not every change is worth a message to all
-    /// gates.
+    /// Publishes a better estimate to those who come now, where it has become another one.
     pub(crate) fn update_estimate(&mut self, now: Millis, id: &ModelId) {
         let Some(state) = self.models.get(id) else {
             return;
@@ -67,8 +65,7 @@ impl Core {
         let new = self.estimate(now, id, &state.phase);
         let old = state.estimate;
         let change = new.since(old) + old.since(new);
-        let counts = new < old || !matches!(state.phase, Phase::Asleep);
-        let notable = counts && change.0 > 500 && change.0 > old.0 / 4;
+        let notable = change.0 > 500 && change.0 > old.0 / 4;
         if let Some(state) = self.models.get_mut(id) {
             state.estimated_at = now;
             if notable {
