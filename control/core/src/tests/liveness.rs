@@ -161,7 +161,11 @@ fn a_model_that_waits_to_be_measured_can_be_removed() {
 
 #[test]
 fn who_waits_until_somebody_may_sleep_is_told_so() {
-    let mut bench = Bench::new(&[spec("a"), spec("b"), spec("c")], EngineState::Awake);
+    let free = |name| ModelSpec {
+        min_runtime: Millis(0),
+        ..spec(name)
+    };
+    let mut bench = Bench::new(&[free("a"), free("b"), free("c")], EngineState::Awake);
     bench.engines.get_mut(&id("c")).expect("known").state = EngineState::Asleep;
     bench.run(3_000);
     bench.hello("g1", 1);
