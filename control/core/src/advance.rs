@@ -132,7 +132,6 @@ impl Core {
         } else {
             let refused = state.last_refused.map(|at| at + crate::REFUSED_IS_DEMAND);
             self.wake_at(refused.filter(|at| *at > now));
-            self.update_estimate(now, id);
             self.ends_at_last(now, id, effects);
         }
     }
