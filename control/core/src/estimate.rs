@@ -152,7 +152,8 @@ impl Core {
             self.drain_takes(victim, busy) + victim.learned.sleep.promised()
         };
         let leaving = victims.map(leave).fold(Millis(0), |sum, takes| sum + takes);
-        from.since(now) + leaving
+        // Soon after a start of control nobody may be put to sleep yet.
+        from.max(self.sleeps_from()).since(now) + leaving
     }
 
     /// How long a drain takes from now on.
