@@ -46,7 +46,7 @@ impl Core {
             Phase::Sleeping { .. } => learned.sleep.promised() + self.in_line(now, state),
             // It comes back after those for whom it goes.
             Phase::Draining { .. } => {
-                let drain = self.drain_takes(state, self.gates.in_flight(id) > 0);
+                let drain = self.drain_takes(state, self.gates.in_flight(state.slot) > 0);
                 drain + learned.sleep.promised() + self.in_line(now, state)
             }
             Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
@@ -126,7 +126,7 @@ impl Core {
         if missing.is_empty() {
             let leaving = self.neighbours(id).filter(|other| other.leaves_soon(now));
             return leaving
-                .map(|other| self.drain_takes(other, self.gates.in_flight(&other.spec.id) > 0))
+                .map(|other| self.drain_takes(other, self.gates.in_flight(other.slot) > 0))
                 .max()
                 .unwrap_or_default();
         }
@@ -148,11 +148,12 @@ impl Core {
         };
         let victims = victims.iter().filter_map(|id| self.models.get(id));
         let leave = |victim: &ModelState| {
-            let busy = self.gates.in_flight(&victim.spec.id) > 0;
+            let busy = self.gates.in_flight(victim.slot) > 0;
             self.drain_takes(victim, busy) + victim.learned.sleep.promised()
         };
         let leaving = victims.map(leave).fold(Millis(0), |sum, takes| sum + takes);
-        from.since(now) + leaving
+        // Soon after a start of control nobody may be put to sleep yet.
+        from.max(self.sleeps_from()).since(now) + leaving
     }
 
     /// How long a drain takes from now on.
