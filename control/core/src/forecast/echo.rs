@@ -60,9 +60,10 @@ impl Echo {
         let pause = now.since(self.at).0 as f64;
         self.at = self.at.max(now);
         let halves: [f64; BY_TIME] = lengths(LONGEST_MILLIS);
-        for at in 0..BY_TIME {
-            self.lived[at] += self.there[at] * heard(pause, halves[at]);
-            self.there[at] *= half_to_the(pause / halves[at]);
+        let counts = self.lived.iter_mut().zip(&mut self.there);
+        for ((lived, there), half) in counts.zip(halves) {
+            *lived += *there * heard(pause, half);
+            *there *= half_to_the(pause / half);
         }
     }
 
@@ -70,16 +71,18 @@ impl Echo {
     pub(super) fn learn(&mut self, uses: &[f64; BY_TIME]) {
         let claims = self.strengths.iter().zip(uses);
         let all: f64 = claims.map(|(strength, uses)| strength * uses).sum();
-        for at in 0..BY_TIME {
+        let counts = self.caused.iter_mut().zip(&mut self.lived);
+        let strengths = self.strengths.iter_mut().zip(uses);
+        for ((caused, lived), (strength, uses)) in counts.zip(strengths) {
             let due = if all > 0.0 {
-                self.strengths[at] * uses[at] / all
+                *strength * uses / all
             } else {
                 0.0
             };
-            self.caused[at] = self.caused[at] * STAYS + due;
-            self.lived[at] *= STAYS;
+            *caused = *caused * STAYS + due;
+            *lived *= STAYS;
             // A thousandth of a use: what was never seen is not impossible.
-            self.strengths[at] = (self.caused[at] + 1e-3) / (self.lived[at] + 1.0);
+            *strength = (*caused + 1e-3) / (*lived + 1.0);
         }
     }
 
