@@ -14,6 +14,7 @@ use std::{
 use crate::{
     BEGINNING, TICK,
     fingerprint::fingerprint,
+    memo::Memo,
     row::Row,
     settle,
     world::{Action, Step, World},
@@ -90,8 +91,8 @@ impl fmt::Display for Found {
 }
 
 /// Fingerprints are hashes already.
-#[derive(Default)]
-struct Direct(u64);
+#[derive(Debug, Default)]
+pub(crate) struct Direct(u64);
 
 impl Hasher for Direct {
     fn finish(&self) -> u64 {
@@ -129,6 +130,7 @@ struct Search<'a> {
     pending: Vec<(u128, u128, u32, Action)>,
     /// So many are looked at together.
     pending_most: usize,
+    memo: Memo,
     found: Found,
 }
 
@@ -142,6 +144,7 @@ pub fn explore(row: &Row) -> Found {
         successors: HashMap::default(),
         pending: Vec::new(),
         pending_most: 0,
+        memo: Memo::default(),
         found: Found {
             name: row.name,
             states: 0,
@@ -169,7 +172,7 @@ pub fn explore(row: &Row) -> Found {
 
 /// A world in which both gates serve, and from which everything in the budget may happen.
 fn start(row: &Row) -> Result<World, String> {
-    let world = settle::run(&World::new(row), row, WARM_UP)?;
+    let world = settle::run(&World::new(row), row, &Memo::default(), WARM_UP)?;
     Ok(World {
         left: row.budget,
         ..world
@@ -224,7 +227,7 @@ impl Search<'_> {
         let own = fingerprint(world);
         let mut follows = HashSet::new();
         for action in world.actions(self.row) {
-            let mut step = Step::new(self.row, false);
+            let mut step = Step::new(self.row, &self.memo, false);
             let after = world.after(action, &mut step);
             self.found.transitions += 1;
             if let Some(rule) = step.broken {
@@ -252,7 +255,7 @@ impl Search<'_> {
         }
         if world.now == end && own % CONTINUED == 1 && self.row.sabotage.is_none() {
             self.found.continued += 1;
-            if let Err(rule) = settle::settles(world, self.row) {
+            if let Err(rule) = settle::settles(world, self.row, &self.memo) {
                 self.found.broken = Some(self.counterexample(rule, node, None));
             }
         }
@@ -278,7 +281,7 @@ impl Search<'_> {
         if print % self.row.audited != 0 || self.row.sabotage.is_some() {
             return;
         }
-        let after = |action| fingerprint(&world.after(action, &mut Step::new(self.row, false)));
+        let after = |action| fingerprint(&world.after(action, &mut Step::new(self.row, &self.memo, false)));
         let follows: HashSet<u128> = world.actions(self.row).into_iter().map(after).collect();
         self.pending.push((print, combined(&follows), parent, action));
         if self.pending.len() > self.pending_most {
@@ -328,7 +331,7 @@ impl Search<'_> {
         };
         let began = world.now;
         for action in way {
-            let mut step = Step::new(self.row, true);
+            let mut step = Step::new(self.row, &self.memo, true);
             world = world.after(action, &mut step);
             let ticks = (world.now - began) / TICK.0;
             let notes = step.notes.unwrap_or_default();

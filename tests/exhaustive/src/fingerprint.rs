@@ -52,7 +52,7 @@ impl Parts {
 pub(crate) fn fingerprint(world: &World) -> u128 {
     let mut parts = Parts::default();
     for (index, gate) in world.gates.iter().enumerate() {
-        parts.part(if gate.is == Life::Gone { &[] } else { &gate.tokens });
+        parts.part(if gate.is == Life::Gone { &[] } else { &gate.gate.tokens });
         parts.plain(gate.is as u64);
         parts.plain(u64::from(gate.ready));
         parts.moment(gate.lease_until.max(world.now));
@@ -66,7 +66,7 @@ pub(crate) fn fingerprint(world: &World) -> u128 {
     }
     for control in &world.controls {
         let gone = control.is == Life::Gone;
-        parts.part(if gone { &[] } else { &control.tokens });
+        parts.part(if gone { &[] } else { &control.core.tokens });
         parts.plain(control.is as u64);
         parts.plain(control.term);
         parts.plain(control.met.unwrap_or(0));
@@ -211,7 +211,7 @@ fn is_old(token: Token, now: u64) -> Option<u64> {
 
 /// Two multiplications per word; not against an adversary, only against chance.
 #[derive(Debug)]
-struct Hash(u128);
+pub(crate) struct Hash(u128);
 
 impl Default for Hash {
     fn default() -> Self {
@@ -220,12 +220,27 @@ impl Default for Hash {
 }
 
 impl Hash {
-    fn add(&mut self, word: u64) {
+    /// The hash of bytes.
+    pub(crate) fn of(bytes: &[u8]) -> u128 {
+        let mut hash = Self::default();
+        hash.add_bytes(bytes);
+        hash.end()
+    }
+
+    pub(crate) fn add_bytes(&mut self, bytes: &[u8]) {
+        for eight in bytes.chunks(8) {
+            let word = eight.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte));
+            self.add(word);
+        }
+        self.add(bytes.len() as u64);
+    }
+
+    pub(crate) fn add(&mut self, word: u64) {
         let mixed = (self.0 ^ u128::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         self.0 = mixed ^ (mixed >> 67);
     }
 
-    fn end(mut self) -> u128 {
+    pub(crate) fn end(mut self) -> u128 {
         self.add(0);
         self.add(1);
         self.0

@@ -6,6 +6,7 @@
 
 pub mod checker;
 mod fingerprint;
+mod memo;
 mod rendering;
 pub mod row;
 mod safety;

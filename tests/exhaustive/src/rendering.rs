@@ -5,10 +5,7 @@
 //! attempts and epochs, which [`crate::fingerprint`] compares by order or by age. [`rule`] lists what is left out; the checker's audit
 //! (see [`crate::checker`]) looks for states that were taken for one and go on differently.
 
-use std::{
-    fmt::{Debug, Write},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use crate::BEGINNING;
 
@@ -87,14 +84,14 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
     match (structure, field) {
         // Settings, which never change; figures for people; what is counted only to be distinct; what is summed up from the rest.
         (b"Core", b"fleet" | b"counter" | b"attempts" | b"now" | b"turn_at" | b"places")
-        | (b"Core", b"audits" | b"choices" | b"tally")
+        | (b"Core", b"audits" | b"choices" | b"tally" | b"forecast")
         | (b"ModelState", b"spec" | b"declared" | b"settings" | b"last_error" | b"host_awake")
         | (b"ModelState", b"learned" | b"demand" | b"estimate" | b"wait" | b"making_room")
         | (b"ModelState", b"evicted" | b"regretted" | b"failures")
         | (b"Agenda", b"by_turn")
         | (b"Gates", b"live" | b"fenced" | b"sums")
         | (b"Gate", b"table_version" | b"config" | b"id" | b"created" | b"sharing" | b"elsewhere")
-        | (b"Gate", b"turn")
+        | (b"Gate", b"turn" | b"elsewhere_at")
         | (b"Seen", b"asked" | b"news")
         | (b"Hold", b"estimated_wait" | b"estimated_wait_ms" | b"bytes" | b"tickets")
         | (b"Refuse", b"retry_after" | b"retry_after_s")
@@ -139,11 +136,8 @@ pub(crate) struct Scope {
     pub(crate) idles: bool,
 }
 
-/// The tokens of a value.
-pub(crate) fn tokens(value: &impl Debug, scope: Scope) -> Arc<[Token]> {
-    let mut text = String::with_capacity(8_192);
-    // Writing to a string does not fail.
-    let _ = write!(text, "{value:?}");
+/// The tokens of a value's `Debug` text.
+pub(crate) fn tokens(text: &str, scope: Scope) -> Arc<[Token]> {
     let mut reader = Reader {
         text: text.as_bytes(),
         at: 0,

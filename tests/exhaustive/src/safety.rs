@@ -41,7 +41,7 @@ impl World {
             return;
         }
         for (index, gate) in self.present_gates() {
-            if gate.would_forward(self.now) {
+            if gate.would_forward(self.now, step.memo) {
                 let what = if self.engine.asleep { "sleeps" } else { "is told to sleep" };
                 step.breaks(|| format!("g{index} would forward to an engine that {what}"));
             }

@@ -1,6 +1,7 @@
 //! What becomes of a state when nothing goes wrong any more: everything is delivered at once, whoever stopped goes on, the clock runs.
 
 use crate::{
+    memo::Memo,
     row::{Budget, Row},
     world::{Action, Step, World},
 };
@@ -46,7 +47,7 @@ pub(crate) fn next(world: &World, row: &Row) -> Option<Action> {
 }
 
 /// Lets the world run on for so many ticks. Returns it, or what was broken meanwhile.
-pub(crate) fn run(world: &World, row: &Row, ticks: u64) -> Result<World, String> {
+pub(crate) fn run(world: &World, row: &Row, memo: &Memo, ticks: u64) -> Result<World, String> {
     let mut world = World {
         left: Budget::default(),
         ..world.clone()
@@ -60,7 +61,7 @@ pub(crate) fn run(world: &World, row: &Row, ticks: u64) -> Result<World, String>
         if actions > MOST_ACTIONS {
             return Err(format!("it goes round in circles: {action:?}"));
         }
-        let mut step = Step::new(row, false);
+        let mut step = Step::new(row, memo, false);
         world = world.after(action, &mut step);
         if let Some(broken) = step.broken {
             return Err(broken);
@@ -70,8 +71,8 @@ pub(crate) fn run(world: &World, row: &Row, ticks: u64) -> Result<World, String>
 }
 
 /// Rule 9, S7 and the liveness of the drain: once faults stop, nobody is held for ever, and nobody waits in an engine that sleeps.
-pub(crate) fn settles(world: &World, row: &Row) -> Result<(), String> {
-    let end = run(world, row, SETTLES_WITHIN)?;
+pub(crate) fn settles(world: &World, row: &Row, memo: &Memo) -> Result<(), String> {
+    let end = run(world, row, memo, SETTLES_WITHIN)?;
     match end.requests.iter().position(Option::is_some) {
         Some(slot) => {
             let place = end.requests[slot].map(|request| request.place);

@@ -13,12 +13,13 @@ use greenthread_core::ids::Millis;
 
 use crate::{
     BEGINNING, TICK,
+    memo::Memo,
     row::{Budget, Row, Sabotage},
 };
 
 pub(crate) use control::ControlSide;
 pub(crate) use engine::{Answer, Call, CallKind, Stage};
-pub(crate) use gate::{GateSide, Request, Told, Where};
+pub(crate) use gate::{GateEffect, GateSide, Request, Told, Where};
 pub(crate) use link::{Down, Link, Up};
 
 /// Gates, by index.
@@ -99,6 +100,7 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Step<'a> {
     pub(crate) row: &'a Row,
+    pub(crate) memo: &'a Memo,
     /// Sentences for a trace, when one is wanted.
     pub(crate) notes: Option<Vec<String>>,
     /// The first rule that was broken.
@@ -106,9 +108,10 @@ pub(crate) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    pub(crate) fn new(row: &'a Row, notes: bool) -> Self {
+    pub(crate) fn new(row: &'a Row, memo: &'a Memo, notes: bool) -> Self {
         Self {
             row,
+            memo,
             notes: notes.then(Vec::new),
             broken: None,
         }
@@ -142,7 +145,7 @@ impl World {
             vacant_since: None,
             term: 0,
         };
-        world.succeed(&mut Step::new(row, false));
+        world.succeed(&mut Step::new(row, &Memo::default(), false));
         world
     }
 

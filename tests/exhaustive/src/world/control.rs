@@ -15,7 +15,8 @@ use greenthread_proto::gate::{
 use super::{Answer, Call, CallKind, Down, GATES, Life, Stage, Step, World};
 use crate::{
     TICK,
-    rendering::{Scope, Token, tokens},
+    memo::{CoreAfter, Known, key},
+    rendering::{Scope, tokens},
     row::{Row, Sabotage},
     shell,
 };
@@ -32,8 +33,7 @@ pub(crate) struct Heard {
 /// One control.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlSide {
-    pub(crate) core: Arc<Core>,
-    pub(crate) tokens: Arc<[Token]>,
+    pub(crate) core: Known<Core>,
     pub(crate) is: Life,
     pub(crate) term: u64,
     /// When it got leadership, or a new term.
@@ -51,21 +51,20 @@ pub(crate) struct ControlSide {
     pub(crate) streams: u64,
 }
 
-impl ControlSide {
-    fn render(&mut self, index: usize, row: &Row) {
-        let scope = Scope {
-            control: index as u64,
-            idles: row.idle.is_some(),
-            ..Scope::default()
-        };
-        self.tokens = tokens(&*self.core, scope);
+fn scope(index: usize, row: &Row) -> Scope {
+    Scope {
+        control: index as u64,
+        idles: row.idle.is_some(),
+        ..Scope::default()
     }
 }
 
 /// What one step publishes, until something else is sent.
-#[derive(Default)]
 struct Batch {
     rows: Vec<gate::Row>,
+    /// Which step it is, and how many messages it has sent.
+    step: u128,
+    sent: u128,
 }
 
 impl World {
@@ -88,8 +87,7 @@ impl World {
             since -= row.fence().0;
         }
         self.controls.push(ControlSide {
-            core: Arc::new(Core::new(fleet, Millis(since))),
-            tokens: Arc::from([]),
+            core: Known::new(Core::new(fleet, Millis(since)), scope(index, row)),
             is: Life::Running,
             term: self.term,
             since: self.now,
@@ -107,25 +105,35 @@ impl World {
     /// One step of a core, and its effects in their order.
     pub(super) fn control_step(&mut self, index: usize, event: Event, step: &mut Step<'_>) {
         let now = self.moment();
-        let mut effects = Vec::new();
-        Arc::make_mut(&mut self.controls[index].core).step(now, event, &mut effects);
-        let mut batch = Batch::default();
-        for effect in effects {
+        let before = &self.controls[index].core;
+        let key = key(&[before.id, index as u128, now.0.into()], &event);
+        let after = step.memo.cores.get(key, || {
+            let (mut core, mut effects) = (Core::clone(&before.value), Vec::new());
+            core.step(now, event, &mut effects);
+            let core = Known::new(core, scope(index, step.row));
+            Arc::new(CoreAfter { core, effects })
+        });
+        self.controls[index].core = after.core.clone();
+        let mut batch = Batch {
+            rows: Vec::new(),
+            step: key,
+            sent: 0,
+        };
+        for effect in &after.effects {
             self.perform(index, effect, &mut batch, step);
         }
         self.send_rows(index, &mut batch, step);
-        self.controls[index].render(index, step.row);
     }
 
-    fn perform(&mut self, index: usize, effect: Effect, batch: &mut Batch, step: &mut Step<'_>) {
+    fn perform(&mut self, index: usize, effect: &Effect, batch: &mut Batch, step: &mut Step<'_>) {
         match effect {
             Effect::Publish(row) => {
-                self.check_published(index, &row, step);
-                batch.rows.push(shell::rendered(&row, step.row.on_lease_end));
+                self.check_published(index, row, step);
+                batch.rows.push(shell::rendered(row, step.row.on_lease_end));
             }
             Effect::SendSnapshot { stream, rows, .. } => {
                 self.send_rows(index, batch, step);
-                self.send_snapshot(index, stream, &rows, step);
+                self.send_snapshot(index, *stream, rows, batch, step);
             }
             Effect::Heartbeat {
                 gate,
@@ -134,12 +142,12 @@ impl World {
                 ..
             } => {
                 self.send_rows(index, batch, step);
-                self.send_heartbeat(index, &gate, stream, echoed, step);
+                self.send_heartbeat(index, gate, *stream, *echoed, batch, step);
             }
             Effect::CloseStream { gate, stream } => {
                 self.send_rows(index, batch, step);
                 step.note(|| format!("control {index} closes the stream of {gate}"));
-                if let Some(link) = self.link_of(index, stream) {
+                if let Some(link) = self.link_of(index, *stream) {
                     link.control_open = false;
                 }
             }
@@ -158,7 +166,7 @@ impl World {
             Effect::RaiseTerm { at_least } => {
                 step.note(|| format!("control {index} meets term {at_least}"));
                 let met = &mut self.controls[index].met;
-                *met = Some(met.unwrap_or(0).max(at_least));
+                *met = Some(met.unwrap_or(0).max(*at_least));
             }
             Effect::Record(decision) => {
                 step.note(|| format!("control {index}: {}", decision.sentence));
@@ -172,6 +180,7 @@ impl World {
         index: usize,
         stream: StreamId,
         rows: &[PublishedRow],
+        batch: &mut Batch,
         step: &mut Step<'_>,
     ) {
         for row in rows {
@@ -196,7 +205,7 @@ impl World {
                 max_flow_ms: times.max_flow.0,
             }),
         });
-        self.send(index, stream, snapshot, 0, step);
+        self.send(index, stream, snapshot, 0, batch, step);
     }
 
     fn send_heartbeat(
@@ -205,6 +214,7 @@ impl World {
         gate: &GateId,
         stream: StreamId,
         echoed: u64,
+        batch: &mut Batch,
         step: &mut Step<'_>,
     ) {
         let of_gate = (0..GATES).find(|at| shell::gate_id(*at) == *gate);
@@ -221,7 +231,7 @@ impl World {
             elsewhere: Vec::new(),
             elsewhere_stays: true,
         });
-        self.send(index, stream, heartbeat, renews, step);
+        self.send(index, stream, heartbeat, renews, batch, step);
     }
 
     /// Rows that were published one after the other go out as one delta, before anything else is sent.
@@ -250,12 +260,21 @@ impl World {
                 version: link.version,
                 rows: rows.clone(),
             });
-            self.send(index, stream, delta, 0, step);
+            self.send(index, stream, delta, 0, batch, step);
         }
     }
 
-    fn send(&mut self, index: usize, stream: StreamId, body: Body, renews: u64, step: &mut Step<'_>) {
+    fn send(
+        &mut self,
+        index: usize,
+        stream: StreamId,
+        body: Body,
+        renews: u64,
+        batch: &mut Batch,
+        step: &mut Step<'_>,
+    ) {
         self.check_leads(index, step);
+        batch.sent += 1;
         let term = self.controls[index].term;
         let Some(link) = self.link_of(index, stream) else {
             return;
@@ -264,18 +283,24 @@ impl World {
             return;
         }
         let is_heartbeat = matches!(body, Body::Heartbeat(_));
-        let message = ControlMessage {
-            term,
-            body: Some(body),
-        };
         let scope = Scope {
             gate: link.gate as u64,
             ..Scope::default()
         };
-        let down = Arc::new(Down {
-            tokens: tokens(&message, scope),
-            message,
-            renews,
+        let version = link.version;
+        let sent = [batch.step, batch.sent, link.gate as u128, version.into(), renews.into()];
+        let id = key(&sent, &term);
+        let down = step.memo.downs.get(id, || {
+            let message = ControlMessage {
+                term,
+                body: Some(body),
+            };
+            Arc::new(Down {
+                tokens: tokens(&format!("{message:?}"), scope),
+                message,
+                renews,
+                id,
+            })
         });
         let overtakes = step.row.is_sabotaged(Sabotage::HeartbeatOvertakes) && is_heartbeat;
         let is_delta = |down: &&Arc<Down>| matches!(down.message.body, Some(Body::Delta(_)));
@@ -374,7 +399,7 @@ impl World {
             step.note(|| format!("control {index} leads no longer and stops"));
             self.control_step(index, Event::Deposed, step);
             self.end_control(index);
-        } else if control.core.next_deadline().is_some_and(|at| at.0 <= self.now) {
+        } else if control.core.value.next_deadline().is_some_and(|at| at.0 <= self.now) {
             self.control_step(index, Event::Tick, step);
         }
     }
