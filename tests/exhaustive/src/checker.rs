@@ -22,8 +22,6 @@ use crate::{
 
 /// Ticks before anything may go wrong: the first control has waited, the gates have their lease.
 const WARM_UP: u64 = 12;
-/// One in so many states of the last tick is let run on, to see whether everybody is served in the end.
-const CONTINUED: u128 = 16;
 
 /// A way to a broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +129,8 @@ struct Search<'a> {
     /// So many are looked at together.
     pending_most: usize,
     memo: Memo,
+    /// States from which everything comes to its end.
+    settled: HashSet<u128>,
     found: Found,
 }
 
@@ -145,6 +145,7 @@ pub fn explore(row: &Row) -> Found {
         pending: Vec::new(),
         pending_most: 0,
         memo: Memo::default(),
+        settled: HashSet::new(),
         found: Found {
             name: row.name,
             states: 0,
@@ -172,7 +173,7 @@ pub fn explore(row: &Row) -> Found {
 
 /// A world in which both gates serve, and from which everything in the budget may happen.
 fn start(row: &Row) -> Result<World, String> {
-    let world = settle::run(&World::new(row), row, &Memo::default(), WARM_UP)?;
+    let world = settle::run(&World::new(row), row, &Memo::default(), WARM_UP, |_| false)?;
     Ok(World {
         left: row.budget,
         ..world
@@ -253,9 +254,9 @@ impl Search<'_> {
         if own % self.row.audited == 0 {
             self.successors.insert(own, combined(&follows));
         }
-        if world.now == end && own % CONTINUED == 1 && self.row.sabotage.is_none() {
+        if world.now == end && self.row.sabotage.is_none() {
             self.found.continued += 1;
-            if let Err(rule) = settle::settles(world, self.row, &self.memo) {
+            if let Err(rule) = settle::settles(world, self.row, &self.memo, &mut self.settled) {
                 self.found.broken = Some(self.counterexample(rule, node, None));
             }
         }

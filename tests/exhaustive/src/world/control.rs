@@ -15,6 +15,7 @@ use greenthread_proto::gate::{
 use super::{Answer, Call, CallKind, Down, GATES, Life, Stage, Step, World};
 use crate::{
     TICK,
+    fingerprint::Hash,
     memo::{CoreAfter, Known, key},
     rendering::{Scope, tokens},
     row::{Row, Sabotage},
@@ -289,17 +290,17 @@ impl World {
         };
         let version = link.version;
         let sent = [batch.step, batch.sent, link.gate as u128, version.into(), renews.into()];
-        let id = key(&sent, &term);
-        let down = step.memo.downs.get(id, || {
+        let down = step.memo.downs.get(key(&sent, &term), || {
             let message = ControlMessage {
                 term,
                 body: Some(body),
             };
+            let text = format!("{message:?}");
             Arc::new(Down {
-                tokens: tokens(&format!("{message:?}"), scope),
+                tokens: tokens(&text, scope),
+                id: Hash::of(text.as_bytes()),
                 message,
                 renews,
-                id,
             })
         });
         let overtakes = step.row.is_sabotaged(Sabotage::HeartbeatOvertakes) && is_heartbeat;

@@ -25,7 +25,7 @@ pub(crate) struct Down {
     pub(crate) message: ControlMessage,
     /// When the message was sent that this one echoes; 0 for others.
     pub(crate) renews: u64,
-    /// A hash of what it follows from.
+    /// A hash of the message.
     pub(crate) id: u128,
     pub(crate) tokens: Arc<[Token]>,
 }
