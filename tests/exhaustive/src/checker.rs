@@ -59,6 +59,12 @@ pub struct Found {
     pub broken: Option<Counterexample>,
 }
 
+impl Found {
+    /// What stands above the columns of its text.
+    pub const HEADINGS: &str =
+        "row                                          clock  depth   states  transitions  run on  audited  seconds  exhausted";
+}
+
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -74,11 +80,10 @@ impl fmt::Display for Found {
             broken,
         } = self;
         let exhausted = if *exhausted { "yes" } else { "no" };
+        let seconds = took.as_secs_f64();
         write!(
             f,
-            "{name}: {states} states, {transitions} transitions, depth {depth}, clock {clock} ticks, exhausted {exhausted}, \
-             {continued} run on to their end, {audited} audited, {:.1} s",
-            took.as_secs_f64()
+            "{name:<44} {clock:>5} {depth:>6} {states:>8} {transitions:>12} {continued:>7} {audited:>8} {seconds:>8.1}  {exhausted}"
         )?;
         if let Some(broken) = broken {
             let Counterexample { rule, steps, trace } = broken;

@@ -9,6 +9,7 @@ mod fingerprint;
 mod memo;
 mod rendering;
 pub mod row;
+pub mod rows;
 mod safety;
 mod settle;
 mod shell;
