@@ -113,6 +113,9 @@ impl Hasher for Direct {
     }
 }
 
+/// Many fingerprints.
+pub(crate) type Prints = HashSet<u128, BuildHasherDefault<Direct>>;
+
 type Visited = HashMap<u128, u32, BuildHasherDefault<Direct>>;
 
 /// How a state was reached.
@@ -135,7 +138,7 @@ struct Search<'a> {
     pending_most: usize,
     memo: Memo,
     /// States from which everything comes to its end.
-    settled: HashSet<u128>,
+    settled: Prints,
     found: Found,
 }
 
@@ -150,7 +153,7 @@ pub fn explore(row: &Row) -> Found {
         pending: Vec::new(),
         pending_most: 0,
         memo: Memo::default(),
-        settled: HashSet::new(),
+        settled: Prints::default(),
         found: Found {
             name: row.name,
             states: 0,
@@ -231,7 +234,8 @@ impl Search<'_> {
         later: &mut Vec<(u32, World)>,
     ) {
         let own = fingerprint(world);
-        let mut follows = HashSet::new();
+        let mut follows = Prints::default();
+        let is_audited = own % self.row.audited == 0;
         for action in world.actions(self.row) {
             let mut step = Step::new(self.row, &self.memo, false);
             let after = world.after(action, &mut step);
@@ -241,7 +245,9 @@ impl Search<'_> {
                 return;
             }
             let print = fingerprint(&after);
-            follows.insert(print);
+            if is_audited {
+                follows.insert(print);
+            }
             if after.now > end {
                 continue;
             }
@@ -256,7 +262,7 @@ impl Search<'_> {
                 next.push((number, after));
             }
         }
-        if own % self.row.audited == 0 {
+        if is_audited {
             self.successors.insert(own, combined(&follows));
         }
         if world.now == end && self.row.sabotage.is_none() {
@@ -288,7 +294,7 @@ impl Search<'_> {
             return;
         }
         let after = |action| fingerprint(&world.after(action, &mut Step::new(self.row, &self.memo, false)));
-        let follows: HashSet<u128> = world.actions(self.row).into_iter().map(after).collect();
+        let follows: Prints = world.actions(self.row).into_iter().map(after).collect();
         self.pending.push((print, combined(&follows), parent, action));
         if self.pending.len() > self.pending_most {
             self.audit_pending();
@@ -353,7 +359,7 @@ impl Search<'_> {
 }
 
 /// One number for a set of fingerprints.
-fn combined(prints: &HashSet<u128>) -> u128 {
+fn combined(prints: &Prints) -> u128 {
     prints.iter().fold(0, |sum, print| sum.wrapping_add(*print))
 }
 

@@ -4,6 +4,8 @@
 //! attempts and epochs by their order among those that anybody still has. Code that compares such numbers, adds one to the largest, and
 //! adds whole ticks to moments cannot tell the difference; the audit of [`crate::checker`] looks whether that is so.
 
+use std::fmt::{self, Write};
+
 use greenthread_core::ids::{Epoch, StreamId};
 
 use crate::{
@@ -209,6 +211,19 @@ fn is_old(token: Token, now: u64) -> Option<u64> {
     (kind == Kind::Moment && value + HORIZON * TICK.0 < now).then_some(value)
 }
 
+impl Write for Hash {
+    /// The hash depends on where the text was cut, which is the same for the same value.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let (words, rest) = text.as_bytes().as_chunks();
+        for word in words {
+            self.add(u64::from_le_bytes(*word));
+        }
+        let last = rest.iter().fold(rest.len() as u64, |word, byte| (word << 8) | u64::from(*byte));
+        self.add(last);
+        Ok(())
+    }
+}
+
 /// Two multiplications per word; not against an adversary, only against chance.
 #[derive(Debug)]
 pub(crate) struct Hash(u128);
@@ -220,19 +235,12 @@ impl Default for Hash {
 }
 
 impl Hash {
-    /// The hash of bytes.
-    pub(crate) fn of(bytes: &[u8]) -> u128 {
+    /// The hash of a text.
+    pub(crate) fn of(text: &str) -> u128 {
         let mut hash = Self::default();
-        hash.add_bytes(bytes);
+        // A hash takes everything.
+        let _ = hash.write_str(text);
         hash.end()
-    }
-
-    pub(crate) fn add_bytes(&mut self, bytes: &[u8]) {
-        for eight in bytes.chunks(8) {
-            let word = eight.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte));
-            self.add(word);
-        }
-        self.add(bytes.len() as u64);
     }
 
     pub(crate) fn add(&mut self, word: u64) {

@@ -22,6 +22,11 @@ use crate::{
 /// Most results of a kind that are kept; then all of them are forgotten.
 const MOST: usize = 30_000;
 
+thread_local! {
+    /// Where texts are written: they are long, and there are many.
+    static TEXT: RefCell<String> = RefCell::default();
+}
+
 /// A core or a gate, with what is known of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Known<T> {
@@ -33,13 +38,16 @@ pub(crate) struct Known<T> {
 
 impl<T: Debug> Known<T> {
     pub(crate) fn new(value: T, scope: Scope) -> Self {
-        let mut text = String::with_capacity(8_192);
-        // Writing to a string does not fail.
-        let _ = write!(text, "{value:?}");
+        let (id, tokens) = TEXT.with_borrow_mut(|text| {
+            text.clear();
+            // Writing to a string does not fail.
+            let _ = write!(text, "{value:?}");
+            (Hash::of(text), tokens(text, scope))
+        });
         Self {
             value: Arc::new(value),
-            id: Hash::of(text.as_bytes()),
-            tokens: tokens(&text, scope),
+            id,
+            tokens,
         }
     }
 }
@@ -100,13 +108,12 @@ impl<T: Clone> Results<T> {
 
 /// A hash of values, for a key.
 pub(crate) fn key(numbers: &[u128], text: &impl Debug) -> u128 {
-    let mut words = String::with_capacity(256);
-    let _ = write!(words, "{text:?}");
     let mut hash = Hash::default();
     for number in numbers {
         hash.add(*number as u64);
         hash.add((*number >> 64) as u64);
     }
-    hash.add_bytes(words.as_bytes());
+    // A hash takes everything.
+    let _ = write!(hash, "{text:?}");
     hash.end()
 }

@@ -1,8 +1,7 @@
 //! What becomes of a state when nothing goes wrong any more: everything is delivered at once, whoever stopped goes on, the clock runs.
 
-use std::collections::HashSet;
-
 use crate::{
+    checker::Prints,
     fingerprint::fingerprint,
     memo::Memo,
     row::{Budget, Row},
@@ -49,7 +48,7 @@ pub(crate) fn next(world: &World, row: &Row) -> Option<Action> {
     wanted.min_by_key(|(order, _)| *order).map(|(_, action)| action)
 }
 
-/// Lets the world run on for so many ticks, or until `enough`, asked before each. Returns it, or what was broken meanwhile.
+/// Lets the world run on for so many ticks, or until `enough`, asked before each action. Returns it, or what was broken meanwhile.
 pub(crate) fn run(
     world: &World,
     row: &Row,
@@ -66,7 +65,7 @@ pub(crate) fn run(
         let Some(action) = next(&world, row) else {
             return Err("nothing can happen any more, not even time".to_owned());
         };
-        if action == Action::Tick && enough(&world) {
+        if enough(&world) {
             return Ok(world);
         }
         actions = if action == Action::Tick { 0 } else { actions + 1 };
@@ -88,7 +87,7 @@ pub(crate) fn settles(
     world: &World,
     row: &Row,
     memo: &Memo,
-    settled: &mut HashSet<u128>,
+    settled: &mut Prints,
 ) -> Result<(), String> {
     let mut met = Vec::new();
     let mut known = false;

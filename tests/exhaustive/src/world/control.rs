@@ -298,7 +298,7 @@ impl World {
             let text = format!("{message:?}");
             Arc::new(Down {
                 tokens: tokens(&text, scope),
-                id: Hash::of(text.as_bytes()),
+                id: Hash::of(&text),
                 message,
                 renews,
             })
