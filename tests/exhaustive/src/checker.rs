@@ -222,6 +222,7 @@ impl Search<'_> {
             }
             level = next;
         }
+        self.memo.clear();
         Some(later)
     }
 

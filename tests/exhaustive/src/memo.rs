@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Most results of a kind that are kept; then all of them are forgotten.
-const MOST: usize = 30_000;
+const MOST: usize = 60_000;
 
 thread_local! {
     /// Where texts are written: they are long, and there are many.
@@ -73,11 +73,24 @@ type Kept<T> = RefCell<HashMap<u128, T, BuildHasherDefault<Direct>>>;
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
     pub(crate) cores: Results<Arc<CoreAfter>>,
+    /// Cores by their own hash: many ways lead to the same.
+    pub(crate) same: Results<Known<Core>>,
     pub(crate) gates: Results<Arc<GateAfter>>,
     /// Messages of control.
     pub(crate) downs: Results<Arc<Down>>,
     /// Whether a gate would forward a request.
     pub(crate) forwards: Results<bool>,
+}
+
+impl Memo {
+    /// Forgets everything: time has passed, and nothing happens twice at the same moment.
+    pub(crate) fn clear(&self) {
+        self.cores.0.borrow_mut().clear();
+        self.same.0.borrow_mut().clear();
+        self.gates.0.borrow_mut().clear();
+        self.downs.0.borrow_mut().clear();
+        self.forwards.0.borrow_mut().clear();
+    }
 }
 
 /// Results of one kind.
