@@ -107,8 +107,8 @@ impl World {
     pub(super) fn control_step(&mut self, index: usize, event: Event, step: &mut Step<'_>) {
         let now = self.moment();
         let before = &self.controls[index].core;
-        let key = key(&[before.id, index as u128, now.0.into()], &event);
-        let after = step.memo.cores.get(key, || {
+        let met = key(&[before.id, index as u128, now.0.into()], &event);
+        let after = step.memo.cores.get(met, || {
             let (mut core, mut effects) = (Core::clone(&before.value), Vec::new());
             core.step(now, event, &mut effects);
             let core = Known::new(core, scope(index, step.row));
@@ -118,7 +118,7 @@ impl World {
         self.controls[index].core = after.core.clone();
         let mut batch = Batch {
             rows: Vec::new(),
-            step: key,
+            step: met,
             sent: 0,
         };
         for effect in &after.effects {
