@@ -12,7 +12,7 @@ use crate::{
 
 /// An estimate is made anew after this.
 const ESTIMATED_FOR: Millis = Millis(1_000);
-/// Where nothing is known that could ever make room.
+/// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
 
 /// The way of a model from the first wish until it serves.
@@ -41,17 +41,22 @@ impl Core {
                 round_trip
             }
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes(),
+            Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
             Phase::Asleep | Phase::Queued => self.in_line(now, state),
             Phase::Sleeping { .. } => learned.sleep.promised() + self.in_line(now, state),
+            // It comes back after those for whom it goes.
             Phase::Draining { .. } => {
-                round_trip + self.drain_takes(state, self.gates.in_flight(id) > 0)
+                let drain = self.drain_takes(state, self.gates.in_flight(id) > 0);
+                drain + learned.sleep.promised() + self.in_line(now, state)
             }
             Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
             Phase::Serving | Phase::Removed { .. } => Millis(0),
         }
     }
 
-    /// Publishes a better estimate to those who come now, where it has become another one.
+    /// Publishes a better estimate to those who come now, where it has become another one. Of a model that sleeps only a shorter one:
+    /// what was under way when it fell asleep has passed. Its neighbours come and go, and not every change is worth a message to all
+    /// gates.
     pub(crate) fn update_estimate(&mut self, now: Millis, id: &ModelId) {
         let Some(state) = self.models.get(id) else {
             return;
@@ -62,7 +67,8 @@ impl Core {
         let new = self.estimate(now, id, &state.phase);
         let old = state.estimate;
         let change = new.since(old) + old.since(new);
-        let notable = change.0 > 500 && change.0 > old.0 / 4;
+        let counts = new < old || !matches!(state.phase, Phase::Asleep);
+        let notable = counts && change.0 > 500 && change.0 > old.0 / 4;
         if let Some(state) = self.models.get_mut(id) {
             state.estimated_at = now;
             if notable {
@@ -152,7 +158,8 @@ impl Core {
         from.since(now) + leaving
     }
 
-    fn drain_takes(&self, state: &ModelState, busy: bool) -> Millis {
+    /// How long a drain takes from now on.
+    pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Millis {
         if busy {
             let drain = state.learned.drain.promised();
             drain.min(state.spec.drain_timeout)

@@ -405,7 +405,8 @@ impl Gates {
         self.sums.get(model).map_or(0, |sum| sum.in_flight)
     }
 
-    /// Requests that a gate has counted since this was last taken.
+    /// Requests that wanted the model, as a gate counted them since this was last taken; of a gate that does not count, one for each
+    /// report of a use or a refusal.
     pub(crate) fn take_news(&mut self, id: &GateId, model: &ModelId) -> u64 {
         let gate = self.gates.get_mut(id);
         let seen = gate.and_then(|gate| gate.figures.get_mut(model));
@@ -532,12 +533,18 @@ impl Seen {
             last_refused_age,
             asked,
         } = figures;
-        self.news += asked.saturating_sub(self.asked).min(FIGURE_MOST);
-        self.asked = self.asked.max(*asked);
+        let moments = (self.last_used, self.last_refused);
         let held = sabotage!(DemandIsKept, self.held.max(*held), *held);
         (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), held.min(FIGURE_MOST));
         let at = |age: &u64| now.since(Millis(*age));
         self.last_used = self.last_used.max(last_used_age.as_ref().map(at));
         self.last_refused = self.last_refused.max(last_refused_age.as_ref().map(at));
+        // The end of a request is a use and no further wish: moments only tell of wishes where the gate counts none.
+        let wished = u64::from(moments != (self.last_used, self.last_refused));
+        self.news += match (*asked).max(self.asked) {
+            0 => wished,
+            counted => counted.saturating_sub(self.asked).min(FIGURE_MOST),
+        };
+        self.asked = self.asked.max(*asked);
     }
 }

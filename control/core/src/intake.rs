@@ -322,11 +322,11 @@ impl Core {
                 continue;
             }
             if let Some(state) = self.models.get_mut(id) {
-                // A gate that does not count has seen one request at least when a use is news.
-                let uses = u64::from(used > state.last_used || refused > state.last_refused);
-                let at = used.max(refused).unwrap_or(now);
-                state.demand.arrived(at, asked.max(uses));
-                self.forecast.arrived(id, at, asked.max(uses));
+                if asked > 0 {
+                    let at = used.max(refused).unwrap_or(now);
+                    state.demand.arrived(at, asked);
+                    self.forecast.arrived(id, at, asked);
+                }
                 state.last_used = state.last_used.max(used);
                 state.last_refused = state.last_refused.max(refused);
             }

@@ -65,6 +65,8 @@ pub(crate) struct ModelState {
     pub(crate) futile: Option<(ModelId, u32)>,
     /// The wait that was last published.
     pub(crate) estimate: Millis,
+    /// How long its drain takes, by what was learned when it began: who comes back then is held.
+    pub(crate) drain_takes: Millis,
     /// Awake and asleep bytes as they were last declared.
     pub(crate) declared: (Bytes, Bytes),
     /// Its process is being ended; what is seen of it meanwhile does not count.
@@ -131,6 +133,7 @@ impl ModelState {
             spare_until: Millis(0),
             futile: None,
             estimate: Millis(0),
+            drain_takes: Millis(0),
             ending: false,
             unsettled: (Bytes(0), Bytes(0)),
             memory_repeat: false,
@@ -172,9 +175,12 @@ impl ModelState {
         PublishedRow {
             model: self.spec.id.clone(),
             epoch: self.epoch,
-            admission: self
-                .phase
-                .admission(self.estimate, self.disabled, self.stuck),
+            admission: self.phase.admission(
+                self.estimate,
+                self.drain_takes,
+                self.disabled,
+                self.stuck,
+            ),
             state: self.phase.public(),
             boot_ready: self.boot_ready,
             barriered: matches!(self.phase, Phase::Draining { .. }),

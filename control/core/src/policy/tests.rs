@@ -193,3 +193,28 @@ fn many_small_ones_are_found_without_looking_at_every_set() {
         assert_eq!(victims.len(), 8, "{}", policy.name);
     }
 }
+
+#[test]
+fn neither_the_order_of_devices_nor_that_of_residents_decides() {
+    let on = |name: &str, gpus: [usize; 2]| Resident {
+        gpus: gpus.map(GpuId).to_vec(),
+        ..resident(name, 10, false, 5)
+    };
+    // All are worth the same: the name alone may decide.
+    let forwards = [on("b", [0, 1]), on("a", [1, 2]), on("c", [2, 0])];
+    let mut backwards = [on("c", [0, 2]), on("a", [2, 1]), on("b", [1, 0])];
+    for gpus in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+        let need = Need {
+            missing: gpus.map(|gpu| (GpuId(gpu), Bytes(10))).to_vec(),
+            busy_from: Millis(0),
+            urgent: false,
+        };
+        for policy in Policy::ALL {
+            let chosen = choose(policy, &need, &forwards, Millis(9));
+            let expected = ["a", "b"].map(|name| ModelId(name.into())).to_vec();
+            assert_eq!(chosen, Choice::Victims(expected), "{}", policy.name);
+            assert_eq!(choose(policy, &need, &backwards, Millis(9)), chosen);
+        }
+        backwards.rotate_left(1);
+    }
+}

@@ -2,15 +2,6 @@
 
 use super::*;
 
-/// A bench past its start, with one gate.
-fn started(models: &[ModelSpec]) -> Bench {
-    let mut bench = Bench::new(models, EngineState::Asleep);
-    bench.run(3_000);
-    bench.hello("g1", 1);
-    bench.run(10_000);
-    bench
-}
-
 fn sized(name: &str, gib: u64) -> ModelSpec {
     ModelSpec {
         awake: Bytes(gib * GIB),
