@@ -266,7 +266,7 @@ impl Search<'_> {
         if is_audited {
             self.successors.insert(own, combined(&follows));
         }
-        if world.now == end && self.row.sabotage.is_none() {
+        if world.now == end {
             self.found.continued += 1;
             if let Err(rule) = settle::settles(world, self.row, &self.memo, &mut self.settled) {
                 self.found.broken = Some(self.counterexample(rule, node, None));
@@ -291,7 +291,7 @@ impl Search<'_> {
 
     /// A state that is taken for one that is known: does the same follow from both?
     fn audit(&mut self, print: u128, world: &World, parent: u32, action: Action) {
-        if print % self.row.audited != 0 || self.row.sabotage.is_some() {
+        if print % self.row.audited != 0 {
             return;
         }
         let after = |action| fingerprint(&world.after(action, &mut Step::new(self.row, &self.memo, false)));

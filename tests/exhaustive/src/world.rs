@@ -9,6 +9,8 @@ mod faults;
 mod gate;
 mod link;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use greenthread_core::ids::Millis;
 
 use crate::{
@@ -203,8 +205,18 @@ impl World {
         }
     }
 
-    /// The state after an action, with what it broke.
+    /// The state after an action, with what it broke; a panic breaks a rule as well.
     pub(crate) fn after(&self, action: Action, step: &mut Step<'_>) -> Self {
+        let act = AssertUnwindSafe(|| self.carried_out(action, step));
+        catch_unwind(act).unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+            step.breaks(|| format!("it panics: {}", said.unwrap_or_default()));
+            self.clone()
+        })
+    }
+
+    fn carried_out(&self, action: Action, step: &mut Step<'_>) -> Self {
         let mut world = self.clone();
         world.act(action, step);
         self.read_at_once(&mut world, step);
