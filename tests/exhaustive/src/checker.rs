@@ -61,8 +61,7 @@ pub struct Found {
 
 impl Found {
     /// What stands above the columns of its text.
-    pub const HEADINGS: &str =
-        "row                                          clock  depth   states  transitions  run on  audited  seconds  exhausted";
+    pub const HEADINGS: &str = "row                                          clock  depth   states  transitions  run on  audited  seconds  exhausted";
 }
 
 impl fmt::Display for Found {
@@ -169,11 +168,13 @@ pub fn explore(row: &Row) -> Found {
     };
     match start(row) {
         Ok(world) => search.layers(world),
-        Err(rule) => search.found.broken = Some(Counterexample {
-            rule,
-            steps: 0,
-            trace: "  before anything could go wrong".to_owned(),
-        }),
+        Err(rule) => {
+            search.found.broken = Some(Counterexample {
+                rule,
+                steps: 0,
+                trace: "  before anything could go wrong".to_owned(),
+            })
+        }
     }
     search.found.took = began.elapsed();
     search.found
@@ -294,9 +295,11 @@ impl Search<'_> {
         if print % self.row.audited != 0 {
             return;
         }
-        let after = |action| fingerprint(&world.after(action, &mut Step::new(self.row, &self.memo, false)));
+        let after =
+            |action| fingerprint(&world.after(action, &mut Step::new(self.row, &self.memo, false)));
         let follows: Prints = world.actions(self.row).into_iter().map(after).collect();
-        self.pending.push((print, combined(&follows), parent, action));
+        self.pending
+            .push((print, combined(&follows), parent, action));
         if self.pending.len() > self.pending_most {
             self.audit_pending();
         }

@@ -42,11 +42,13 @@ impl Parts {
     }
 
     fn epoch(&mut self, epoch: Epoch) {
-        self.tokens.push(Kind::Counter.token(epoch.term, epoch.counter));
+        self.tokens
+            .push(Kind::Counter.token(epoch.term, epoch.counter));
     }
 
     fn stream(&mut self, control: usize, stream: StreamId) {
-        self.tokens.push(Kind::Stream.token(control as u64, stream.0));
+        self.tokens
+            .push(Kind::Stream.token(control as u64, stream.0));
     }
 }
 
@@ -54,7 +56,11 @@ impl Parts {
 pub(crate) fn fingerprint(world: &World) -> u128 {
     let mut parts = Parts::default();
     for (index, gate) in world.gates.iter().enumerate() {
-        parts.part(if gate.is == Life::Gone { &[] } else { &gate.gate.tokens });
+        parts.part(if gate.is == Life::Gone {
+            &[]
+        } else {
+            &gate.gate.tokens
+        });
         parts.plain(gate.is as u64);
         parts.plain(u64::from(gate.ready));
         parts.moment(gate.lease_until.max(world.now));
@@ -117,7 +123,9 @@ fn rest(world: &World, parts: &mut Parts) {
     }
     parts.plain(8);
     for request in &world.requests {
-        parts.plain(hashed(&request.map(|request| (request.gate, std::mem::discriminant(&request.place)))));
+        parts.plain(hashed(&request.map(|request| {
+            (request.gate, std::mem::discriminant(&request.place))
+        })));
         if let Some(request) = request {
             parts.moment(request.left_by.unwrap_or(0));
             if let crate::world::Where::OnItsWay { by } = request.place {
@@ -218,7 +226,9 @@ impl Write for Hash {
         for word in words {
             self.add(u64::from_le_bytes(*word));
         }
-        let last = rest.iter().fold(rest.len() as u64, |word, byte| (word << 8) | u64::from(*byte));
+        let last = rest.iter().fold(rest.len() as u64, |word, byte| {
+            (word << 8) | u64::from(*byte)
+        });
         self.add(last);
         Ok(())
     }
@@ -244,7 +254,8 @@ impl Hash {
     }
 
     pub(crate) fn add(&mut self, word: u64) {
-        let mixed = (self.0 ^ u128::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        let mixed =
+            (self.0 ^ u128::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         self.0 = mixed ^ (mixed >> 67);
     }
 

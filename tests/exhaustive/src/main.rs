@@ -41,7 +41,10 @@ fn main() -> ExitCode {
                 while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let one = explore(row);
                     println!("{one}");
-                    found.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+                    found
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(one);
                 }
             });
         }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Most results of a kind that are kept; then all of them are forgotten.
-const MOST: usize = 60_000;
+const MOST: usize = 50_000;
 
 thread_local! {
     /// Where texts are written: they are long, and there are many.

@@ -90,7 +90,10 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         | (b"ModelState", b"evicted" | b"regretted" | b"failures")
         | (b"Agenda", b"by_turn")
         | (b"Gates", b"live" | b"fenced" | b"sums")
-        | (b"Gate", b"table_version" | b"config" | b"id" | b"created" | b"sharing" | b"elsewhere")
+        | (
+            b"Gate",
+            b"table_version" | b"config" | b"id" | b"created" | b"sharing" | b"elsewhere",
+        )
         | (b"Gate", b"turn" | b"elsewhere_at")
         | (b"Seen", b"asked" | b"news")
         | (b"Hold", b"estimated_wait" | b"estimated_wait_ms" | b"bytes" | b"tickets")
@@ -99,7 +102,10 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         | (b"Table", b"prefixes" | b"version" | b"times" | b"start_changed")
         | (b"Link", b"jitter" | b"streams")
         | (b"Open", b"stream")
-        | (b"Row", b"model" | b"prefixes" | b"cluster" | b"flow" | b"on_lease_end" | b"documents")
+        | (
+            b"Row",
+            b"model" | b"prefixes" | b"cluster" | b"flow" | b"on_lease_end" | b"documents",
+        )
         | (b"Row", b"hold_budget" | b"hold_budget_ms" | b"hold_limit" | b"control_paths")
         | (b"Row", b"expose" | b"status_head" | b"status_tail" | b"models_document")
         | (b"Row", b"health_document" | b"health_status")
@@ -284,7 +290,9 @@ impl<'a> Reader<'a> {
         let value = number(digits);
         match (structure, field) {
             (b"Millis", _) if value >= BEGINNING / 2 => self.put(Kind::Moment.token(0, value)),
-            (b"Attempt", _) if value > 0 => self.put(Kind::Attempt.token(self.scope.control, value)),
+            (b"Attempt", _) if value > 0 => {
+                self.put(Kind::Attempt.token(self.scope.control, value))
+            }
             (b"StreamId", _) => self.put(Kind::Stream.token(self.scope.control, value)),
             (b"Epoch", b"term") => {
                 self.term = value;
@@ -317,7 +325,8 @@ impl<'a> Reader<'a> {
         if std::mem::take(&mut self.plain) {
             // The upper bits are kept; folding brings the lower ones in.
             let hash = self.hash ^ self.hash.rotate_left(32);
-            self.out.push(Kind::Text.token(0, hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            self.out
+                .push(Kind::Text.token(0, hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
             self.hash = SEED;
         }
     }
@@ -334,7 +343,8 @@ impl<'a> Reader<'a> {
 
     fn word(&mut self) -> &'a [u8] {
         let rest = &self.text[self.at..];
-        let ends = |byte: &u8| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+        let ends =
+            |byte: &u8| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
         let length = rest.iter().position(ends).unwrap_or(rest.len()).max(1);
         self.at += length;
         &rest[..length]

@@ -8,38 +8,57 @@ use crate::{
     ticks,
 };
 
-/// One request and one wish that the model sleeps: the least in which a drain can go wrong.
-const ONE: Budget = Budget {
-    requests: 1,
-    sleeps: 1,
-    ..NONE
+/// Something that may happen once; what may happen twice is named twice.
+#[derive(Clone, Copy, Debug)]
+enum May {
+    Request,
+    Leave,
+    Sleep,
+    Wake,
+    Delay,
+    Break,
+    LoseCall,
+    CrashGate,
+    FreezeGate,
+    CrashControl,
+    FreezeControl,
+    Depose,
+    Jump,
+}
+use May::{
+    Break, CrashControl, CrashGate, Delay, Depose, FreezeControl, FreezeGate, Jump, Leave,
+    LoseCall, Request, Sleep, Wake,
 };
 
-/// A drain that meets no request. Whether a gate would forward one is checked in every state all the same.
-const BARE: Budget = Budget {
-    sleeps: 1,
-    ..NONE
-};
-
-const NONE: Budget = Budget {
-    requests: 0,
-    leaves: 0,
-    sleeps: 0,
-    wakes: 0,
-    delays: 0,
-    breaks: 0,
-    lost_calls: 0,
-    gate_crashes: 0,
-    gate_freezes: 0,
-    control_crashes: 0,
-    control_freezes: 0,
-    depositions: 0,
-    jumps: 0,
-};
+/// A row without requests checks in every state all the same whether a gate would forward one.
+fn row(name: &'static str, clock: u64, may: &[May]) -> Row {
+    let mut budget = Budget::default();
+    for may in may {
+        *match may {
+            Request => &mut budget.requests,
+            Leave => &mut budget.leaves,
+            Sleep => &mut budget.sleeps,
+            Wake => &mut budget.wakes,
+            Delay => &mut budget.delays,
+            Break => &mut budget.breaks,
+            LoseCall => &mut budget.lost_calls,
+            CrashGate => &mut budget.gate_crashes,
+            FreezeGate => &mut budget.gate_freezes,
+            CrashControl => &mut budget.control_crashes,
+            FreezeControl => &mut budget.control_freezes,
+            Depose => &mut budget.depositions,
+            Jump => &mut budget.jumps,
+        } += 1;
+    }
+    Row::new(name, clock, budget)
+}
 
 /// An engine that loses what is inside when it falls asleep.
 fn lossy(row: Row) -> Row {
-    Row { lossless: false, ..row }
+    Row {
+        lossless: false,
+        ..row
+    }
 }
 
 /// Rows that gates go on admitting for two ticks after their lease; engines are looked at every two ticks, for what they keep.
@@ -72,62 +91,189 @@ fn freezes(row: Row) -> Row {
 
 /// The smallest one, for a build that is not optimised.
 pub fn tiny() -> Row {
-    Row::new("tiny: one request, one drain", 2, ONE)
+    row("one request, one drain", 2, &[Request, Sleep])
 }
 
 /// About a minute on two cores.
 pub fn short() -> Vec<Row> {
-    let row = Row::new;
+    [controls(), messages(), gates(), others()].concat()
+}
+
+/// The rows of [`short`] that can go on for another tick, and threes of faults: several minutes, several gigabytes.
+pub fn long() -> Vec<Row> {
+    let longer = short().into_iter().map(|row| Row {
+        clock: row.clock + 1,
+        most_states: 12_000_000,
+        ..row
+    });
+    let threes = [
+        row(
+            "control crashes, a stream breaks, a message is late",
+            3,
+            &[Sleep, Delay, Break, CrashControl],
+        ),
+        row(
+            "a gate freezes, a message is late, a call is lost",
+            3,
+            &[Sleep, Delay, LoseCall, FreezeGate],
+        ),
+    ];
+    longer.chain(threes).collect()
+}
+
+/// Controls of different terms.
+fn controls() -> Vec<Row> {
     vec![
-        // Controls of different terms.
-        row("control crashes", 4, Budget { control_crashes: 1, ..ONE }),
-        row("control crashes, a call is late", 6, Budget { control_crashes: 1, lost_calls: 1, ..BARE }),
-        row("control crashes, a stream breaks", 4, Budget { control_crashes: 1, breaks: 1, ..BARE }),
-        row("control crashes, a message is late", 4, Budget { control_crashes: 1, delays: 1, ..BARE }),
-        row("control crashes, two drains", 7, Budget { control_crashes: 1, sleeps: 2, ..NONE }),
-        lossy(row("control crashes, the engine loses", 4, Budget { control_crashes: 1, ..ONE })),
-        flow(row("control crashes, rows flow", 4, Budget { control_crashes: 1, ..ONE })),
-        row("control freezes", 4, Budget { control_freezes: 1, ..ONE }),
-        row("control freezes, a message is late", 4, Budget { control_freezes: 1, delays: 1, ..BARE }),
-        row("control freezes, two drains", 8, Budget { control_freezes: 1, sleeps: 2, ..NONE }),
-        row("control freezes, a call is lost", 7, Budget { control_freezes: 1, lost_calls: 1, ..BARE }),
-        row("control is deposed, two drains", 8, Budget { depositions: 1, sleeps: 2, ..NONE }),
-        row("control is deposed", 5, Budget { depositions: 1, ..ONE }),
-        row("control is deposed, a call is lost", 6, Budget { depositions: 1, lost_calls: 1, ..BARE }),
-        row("control is deposed, a stream breaks", 5, Budget { depositions: 1, breaks: 1, ..BARE }),
-        row("the term jumps", 4, Budget { jumps: 1, ..ONE }),
-        row("the term jumps twice", 5, Budget { jumps: 2, ..BARE }),
-        row("the term jumps, control crashes", 4, Budget { jumps: 1, control_crashes: 1, ..BARE }),
-        // Messages and streams.
-        row("a stream breaks", 3, Budget { breaks: 1, ..ONE }),
-        row("two streams break", 4, Budget { breaks: 2, ..BARE }),
-        row("a message is late", 3, Budget { delays: 1, ..ONE }),
-        row("two messages are late", 4, Budget { delays: 2, ..BARE }),
-        row("a message is late, a stream breaks", 4, Budget { delays: 1, breaks: 1, ..BARE }),
-        flow(row("a stream breaks, rows flow", 4, Budget { breaks: 1, ..ONE })),
-        // Gates.
-        row("a gate crashes", 5, Budget { gate_crashes: 1, ..ONE }),
-        lossy(row("a gate crashes, the engine loses", 5, Budget { gate_crashes: 1, ..ONE })),
-        flow(row("a gate crashes, rows flow", 5, Budget { gate_crashes: 1, ..ONE })),
-        flow(lossy(row("a gate crashes, rows flow, the engine loses", 6, Budget { gate_crashes: 1, ..ONE }))),
-        freezes(row("a gate crashes, requests are frozen", 4, Budget { gate_crashes: 1, ..ONE })),
-        row("a gate freezes", 4, Budget { gate_freezes: 1, ..ONE }),
-        row("a gate freezes, control crashes", 4, Budget { gate_freezes: 1, control_crashes: 1, ..BARE }),
-        row("a gate freezes, a stream breaks", 3, Budget { gate_freezes: 1, breaks: 1, ..BARE }),
-        // The engine, clients, operators.
-        row("a call is lost", 5, Budget { lost_calls: 1, ..ONE }),
-        row("two calls are lost", 7, Budget { lost_calls: 2, ..BARE }),
-        lossy(row("a client leaves, the engine loses", 5, Budget { leaves: 1, ..ONE })),
-        row("two requests", 4, Budget { requests: 2, ..ONE }),
-        row("operators change their mind", 5, Budget { requests: 1, sleeps: 2, wakes: 1, ..NONE }),
-        freezes(row("requests are frozen", 5, Budget { requests: 2, ..ONE })),
-        idle(row("idle", 6, Budget { requests: 2, ..NONE })),
-        idle(row("idle, the term jumps", 4, Budget { jumps: 1, ..ONE })),
-        idle(row("idle, a gate freezes", 4, Budget { gate_freezes: 1, ..ONE })),
+        row("control crashes", 3, &[Request, Sleep, CrashControl]),
+        row(
+            "control crashes, a call is late",
+            6,
+            &[Sleep, LoseCall, CrashControl],
+        ),
+        row(
+            "control crashes, a stream breaks",
+            3,
+            &[Sleep, Break, CrashControl],
+        ),
+        row(
+            "control crashes, a message is late",
+            3,
+            &[Sleep, Delay, CrashControl],
+        ),
+        row(
+            "control crashes, two drains",
+            7,
+            &[Sleep, Sleep, CrashControl],
+        ),
+        lossy(row(
+            "control crashes, the engine loses",
+            3,
+            &[Request, Sleep, CrashControl],
+        )),
+        flow(row(
+            "control crashes, rows flow",
+            3,
+            &[Request, Sleep, CrashControl],
+        )),
+        row("control freezes", 3, &[Request, Sleep, FreezeControl]),
+        row(
+            "control freezes, a message is late",
+            3,
+            &[Sleep, Delay, FreezeControl],
+        ),
+        row(
+            "control freezes, two drains",
+            8,
+            &[Sleep, Sleep, FreezeControl],
+        ),
+        row(
+            "control freezes, a call is lost",
+            7,
+            &[Sleep, LoseCall, FreezeControl],
+        ),
+        row("control is deposed, two drains", 8, &[Sleep, Sleep, Depose]),
+        row("control is deposed", 5, &[Request, Sleep, Depose]),
+        row(
+            "control is deposed, a call is lost",
+            6,
+            &[Sleep, LoseCall, Depose],
+        ),
+        row(
+            "control is deposed, a stream breaks",
+            5,
+            &[Sleep, Break, Depose],
+        ),
+        row("the term jumps", 3, &[Request, Sleep, Jump]),
+        row("the term jumps twice", 4, &[Sleep, Jump, Jump]),
+        row(
+            "the term jumps, control crashes",
+            3,
+            &[Sleep, CrashControl, Jump],
+        ),
     ]
 }
 
-/// Several minutes and several gigabytes.
-pub fn long() -> Vec<Row> {
-    Vec::new()
+/// Messages and streams.
+fn messages() -> Vec<Row> {
+    vec![
+        row("a stream breaks", 3, &[Request, Sleep, Break]),
+        row("two streams break", 3, &[Sleep, Break, Break]),
+        row("a message is late", 3, &[Request, Sleep, Delay]),
+        row("two messages are late", 4, &[Sleep, Delay, Delay]),
+        row(
+            "a message is late, a stream breaks",
+            4,
+            &[Sleep, Delay, Break],
+        ),
+        flow(row(
+            "a stream breaks, rows flow",
+            3,
+            &[Request, Sleep, Break],
+        )),
+    ]
+}
+
+/// Gates.
+fn gates() -> Vec<Row> {
+    vec![
+        row("a gate crashes", 5, &[Request, Sleep, CrashGate]),
+        lossy(row(
+            "a gate crashes, the engine loses",
+            5,
+            &[Request, Sleep, CrashGate],
+        )),
+        flow(row(
+            "a gate crashes, rows flow",
+            5,
+            &[Request, Sleep, CrashGate],
+        )),
+        flow(lossy(row(
+            "a gate crashes, rows flow, the engine loses",
+            6,
+            &[Request, Sleep, CrashGate],
+        ))),
+        freezes(row(
+            "a gate crashes, requests are frozen",
+            4,
+            &[Request, Sleep, CrashGate],
+        )),
+        row("a gate freezes", 3, &[Request, Sleep, FreezeGate]),
+        row(
+            "a gate freezes, control crashes",
+            3,
+            &[Sleep, FreezeGate, CrashControl],
+        ),
+        row(
+            "a gate freezes, a stream breaks",
+            2,
+            &[Sleep, Break, FreezeGate],
+        ),
+    ]
+}
+
+/// The engine, clients, operators.
+fn others() -> Vec<Row> {
+    vec![
+        row("a call is lost", 5, &[Request, Sleep, LoseCall]),
+        row("two calls are lost", 7, &[Sleep, LoseCall, LoseCall]),
+        lossy(row(
+            "a client leaves, the engine loses",
+            5,
+            &[Request, Leave, Sleep],
+        )),
+        row("two requests", 4, &[Request, Request, Sleep]),
+        row(
+            "operators change their mind",
+            5,
+            &[Request, Sleep, Sleep, Wake],
+        ),
+        freezes(row("requests are frozen", 5, &[Request, Request, Sleep])),
+        idle(row("idle", 6, &[Request, Request])),
+        idle(row("idle, the term jumps", 4, &[Request, Sleep, Jump])),
+        idle(row(
+            "idle, a gate freezes",
+            4,
+            &[Request, Sleep, FreezeGate],
+        )),
+    ]
 }

@@ -45,7 +45,9 @@ fn order(action: Action) -> Option<u8> {
 pub(crate) fn next(world: &World, row: &Row) -> Option<Action> {
     let actions = world.actions(row).into_iter();
     let wanted = actions.filter_map(|action| order(action).map(|order| (order, action)));
-    wanted.min_by_key(|(order, _)| *order).map(|(_, action)| action)
+    wanted
+        .min_by_key(|(order, _)| *order)
+        .map(|(_, action)| action)
 }
 
 /// Lets the world run on for so many ticks, or until `enough`, asked before each action. Returns it, or what was broken meanwhile.
@@ -68,7 +70,11 @@ pub(crate) fn run(
         if enough(&world) {
             return Ok(world);
         }
-        actions = if action == Action::Tick { 0 } else { actions + 1 };
+        actions = if action == Action::Tick {
+            0
+        } else {
+            actions + 1
+        };
         if actions > MOST_ACTIONS {
             return Err(format!("it goes round in circles: {action:?}"));
         }

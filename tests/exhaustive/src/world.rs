@@ -173,7 +173,8 @@ impl World {
     fn may_tick(&self, row: &Row) -> bool {
         let urgent_request = |request: &Request| {
             let on_its_way = matches!(request.place, Where::OnItsWay { by } if by <= self.now);
-            let told = request.place == Where::Ended && self.gates[request.gate].is == Life::Running;
+            let told =
+                request.place == Where::Ended && self.gates[request.gate].is == Life::Running;
             on_its_way || told || request.left_by.is_some_and(|by| by <= self.now)
         };
         let urgent_call = |call: &Call| {

@@ -80,14 +80,33 @@ fn discover() {
     let most: usize = std::env::var("MOST").map_or(30_000, |m| m.parse().unwrap());
     let only = std::env::var("SAB").ok();
     for (wrong, _) in CASES {
-        if only.as_ref().is_some_and(|only| !only.split(',').any(|o| format!("{wrong:?}").contains(o))) { continue }
+        if only
+            .as_ref()
+            .is_some_and(|only| !only.split(',').any(|o| format!("{wrong:?}").contains(o)))
+        {
+            continue;
+        }
         let mut best: Option<(usize, String)> = None;
+        let wanted = std::env::var("ROWS").unwrap_or_default();
         for mut row in rows::short() {
+            if !wanted.is_empty() && !wanted.split(';').any(|w| w == row.name) {
+                continue;
+            }
             row.most_states = best.as_ref().map_or(most, |(n, _)| *n);
             let found = explored(*wrong, row);
             if let Some(broken) = found.broken {
                 if best.as_ref().is_none_or(|(n, _)| *n > found.states.max(1)) {
-                    best = Some((found.states.max(1), format!("{} | {} steps, {} states, {:.1} s | {}", found.name, broken.steps, found.states, found.took.as_secs_f64(), broken.rule)));
+                    best = Some((
+                        found.states.max(1),
+                        format!(
+                            "{} | {} steps, {} states, {:.1} s | {}",
+                            found.name,
+                            broken.steps,
+                            found.states,
+                            found.took.as_secs_f64(),
+                            broken.rule
+                        ),
+                    ));
                 }
             }
         }

@@ -6,5 +6,8 @@ use greenthread_exhaustive::{checker::explore, rows};
 fn the_smallest_row_holds() {
     let found = explore(&rows::tiny());
     println!("{found}");
-    assert!(found.exhausted && found.states > 100 && found.continued > 0, "{found}");
+    assert!(
+        found.exhausted && found.states > 100 && found.continued > 0,
+        "{found}"
+    );
 }

@@ -112,7 +112,10 @@ impl World {
             let (mut core, mut effects) = (Core::clone(&before.value), Vec::new());
             core.step(now, event, &mut effects);
             let core = Known::new(core, scope(index, step.row));
-            let core = step.memo.same.get(key(&[core.id, index as u128], &()), || core);
+            let core = step
+                .memo
+                .same
+                .get(key(&[core.id, index as u128], &()), || core);
             Arc::new(CoreAfter { core, effects })
         });
         self.controls[index].core = after.core.clone();
@@ -163,7 +166,9 @@ impl World {
                 self.call(index, CallKind::Sleep, attempt.0, step);
             }
             Effect::Start { .. } | Effect::Kill { .. } => {
-                step.breaks(|| format!("control {index} starts or ends an engine that is not its own"));
+                step.breaks(|| {
+                    format!("control {index} starts or ends an engine that is not its own")
+                });
             }
             Effect::RaiseTerm { at_least } => {
                 step.note(|| format!("control {index} meets term {at_least}"));
@@ -290,7 +295,13 @@ impl World {
             ..Scope::default()
         };
         let version = link.version;
-        let sent = [batch.step, batch.sent, link.gate as u128, version.into(), renews.into()];
+        let sent = [
+            batch.step,
+            batch.sent,
+            link.gate as u128,
+            version.into(),
+            renews.into(),
+        ];
         let down = step.memo.downs.get(key(&sent, &term), || {
             let message = ControlMessage {
                 term,
@@ -319,7 +330,11 @@ impl World {
             || leads_until.is_none_or(|end| until < end)
             || step.row.is_sabotaged(Sabotage::DeposedGoesOn);
         step.note(|| {
-            let not = if may { "" } else { " (nothing is sent: its lease is too short)" };
+            let not = if may {
+                ""
+            } else {
+                " (nothing is sent: its lease is too short)"
+            };
             format!("control {index} calls the engine: {kind:?}{not}")
         });
         if may && kind != CallKind::Look {
@@ -349,7 +364,12 @@ impl World {
             return;
         };
         let gate = self.links[at].gate;
-        step.note(|| format!("control {index} hears message {} of g{gate}", up.message.sequence));
+        step.note(|| {
+            format!(
+                "control {index} hears message {} of g{gate}",
+                up.message.sequence
+            )
+        });
         let heard = &mut self.controls[index].heard[gate];
         // What an older stream says after a newer Hello proves nothing.
         if heard.is_none_or(|before| before.stream <= stream) {
@@ -401,7 +421,12 @@ impl World {
             step.note(|| format!("control {index} leads no longer and stops"));
             self.control_step(index, Event::Deposed, step);
             self.end_control(index);
-        } else if control.core.value.next_deadline().is_some_and(|at| at.0 <= self.now) {
+        } else if control
+            .core
+            .value
+            .next_deadline()
+            .is_some_and(|at| at.0 <= self.now)
+        {
             self.control_step(index, Event::Tick, step);
         }
     }
@@ -414,7 +439,8 @@ impl World {
         for call in self.calls.iter_mut().filter(|call| call.control == index) {
             call.stage = Stage::Travelling { orphan: true };
         }
-        self.calls.retain(|call| call.control != index || call.kind != CallKind::Look);
+        self.calls
+            .retain(|call| call.control != index || call.kind != CallKind::Look);
         self.calls.sort_unstable();
     }
 

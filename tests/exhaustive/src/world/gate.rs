@@ -74,9 +74,7 @@ impl Told {
     fn by(row: &GateRow) -> Self {
         match &row.admission {
             Some(row::Admission::Admit(_)) => Self::Admit,
-            Some(row::Admission::Refuse(refuse))
-                if refuse.reason() == RefuseReason::Draining =>
-            {
+            Some(row::Admission::Refuse(refuse)) if refuse.reason() == RefuseReason::Draining => {
                 Self::Drain
             }
             Some(row::Admission::Hold(_) | row::Admission::Refuse(_)) | None => Self::Other,
@@ -187,11 +185,12 @@ impl GateSide {
 
     /// Whether a request that arrived now would be forwarded.
     pub(crate) fn would_forward(&self, now: u64, memo: &Memo) -> bool {
-        memo.forwards.get(key(&[self.gate.id, now.into()], &()), || {
-            let mut gate = Gate::clone(&self.gate.value);
-            let verdict = gate.on_request(Millis(now), PROBE, true, &Post, &mut Vec::new());
-            matches!(verdict, Verdict::Forward(_))
-        })
+        memo.forwards
+            .get(key(&[self.gate.id, now.into()], &()), || {
+                let mut gate = Gate::clone(&self.gate.value);
+                let verdict = gate.on_request(Millis(now), PROBE, true, &Post, &mut Vec::new());
+                matches!(verdict, Verdict::Forward(_))
+            })
     }
 
     /// Whether it wants a tick at once.
@@ -235,11 +234,24 @@ impl World {
     }
 
     /// Lets a gate do something, and does what it wants.
-    fn gate_does(&mut self, index: usize, what: Happens<'_>, step: &mut Step<'_>) -> Option<Verdict> {
+    fn gate_does(
+        &mut self,
+        index: usize,
+        what: Happens<'_>,
+        step: &mut Step<'_>,
+    ) -> Option<Verdict> {
         let (row, now) = (step.row, self.now);
         let before = &self.gates[index].gate;
         let [kind, first, second, third] = what.numbers();
-        let numbers = [before.id, index as u128, now.into(), kind, first, second, third];
+        let numbers = [
+            before.id,
+            index as u128,
+            now.into(),
+            kind,
+            first,
+            second,
+            third,
+        ];
         let after = step.memo.gates.get(key(&numbers, &()), || {
             let (mut gate, mut effects) = (Gate::clone(&before.value), Vec::new());
             let verdict = what.to(&mut gate, Millis(now), &mut effects);
@@ -347,8 +359,12 @@ impl World {
                     left_by: None,
                 });
             }
-            Some(Verdict::Answer(reply)) => step.note(|| format!("g{index} answers {}", reply.status)),
-            Some(Verdict::Pass) | None => step.breaks(|| format!("g{index} lets a request pass unseen")),
+            Some(Verdict::Answer(reply)) => {
+                step.note(|| format!("g{index} answers {}", reply.status))
+            }
+            Some(Verdict::Pass) | None => {
+                step.breaks(|| format!("g{index} lets a request pass unseen"))
+            }
         }
     }
 
@@ -420,13 +436,22 @@ impl World {
     fn newest_sequence(&self, index: usize) -> u64 {
         let sent = self.links.iter().filter(|link| link.gate == index);
         let waiting = sent.flat_map(|link| &link.up).map(|up| up.message.sequence);
-        let heard = self.controls.iter().filter_map(|control| control.heard[index]);
+        let heard = self
+            .controls
+            .iter()
+            .filter_map(|control| control.heard[index]);
         let heard = heard.map(|heard| heard.sequence);
         waiting.chain(heard).max().unwrap_or(0)
     }
 
     /// The event of a gate's message, as the shell passes it on.
-    pub(super) fn heard_event(&self, control: usize, at: usize, up: &Up, row: &Row) -> Option<Event> {
+    pub(super) fn heard_event(
+        &self,
+        control: usize,
+        at: usize,
+        up: &Up,
+        row: &Row,
+    ) -> Option<Event> {
         let link = &self.links[at];
         let (_, stream) = link.control?;
         let mut event = shell::heard(shell::gate_id(link.gate), stream, &up.message)?;
