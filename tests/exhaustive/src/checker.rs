@@ -237,7 +237,7 @@ impl Search<'_> {
     ) {
         let own = fingerprint(world);
         let mut follows = Prints::default();
-        let is_audited = own % self.row.audited == 0;
+        let is_audited = own.is_multiple_of(self.row.audited);
         for action in world.actions(self.row) {
             let mut step = Step::new(self.row, &self.memo, false);
             let after = world.after(action, &mut step);
@@ -292,7 +292,7 @@ impl Search<'_> {
 
     /// A state that is taken for one that is known: does the same follow from both?
     fn audit(&mut self, print: u128, world: &World, parent: u32, action: Action) {
-        if print % self.row.audited != 0 {
+        if !print.is_multiple_of(self.row.audited) {
             return;
         }
         let after =

@@ -199,6 +199,7 @@ fn messages() -> Vec<Row> {
         row("a stream breaks", 3, &[Request, Sleep, Break]),
         row("two streams break", 3, &[Sleep, Break, Break]),
         row("a message is late", 3, &[Request, Sleep, Delay]),
+        row("a lease is short", 4, &[Request, Delay, Break]),
         row("two messages are late", 4, &[Sleep, Delay, Delay]),
         row(
             "a message is late, a stream breaks",
@@ -238,6 +239,11 @@ fn gates() -> Vec<Row> {
             &[Request, Sleep, CrashGate],
         )),
         row("a gate freezes", 3, &[Request, Sleep, FreezeGate]),
+        lossy(row(
+            "a gate freezes, the engine loses",
+            4,
+            &[Request, Sleep, FreezeGate],
+        )),
         row(
             "a gate freezes, control crashes",
             3,

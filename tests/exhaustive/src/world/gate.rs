@@ -106,8 +106,8 @@ enum Happens<'a> {
     Request(RequestId),
     End(RequestId),
     Closed(u64),
-    /// A message of the stream with this number, and the number that it echoes.
-    Message(u64, &'a Down, Option<u64>),
+    /// A message of the stream with this number.
+    Message(u64, &'a Down),
 }
 
 /// What a gate wants done.
@@ -127,18 +127,13 @@ fn scope(index: usize, row: &Row) -> Scope {
 
 impl Happens<'_> {
     /// Kind and numbers.
-    fn numbers(&self) -> [u128; 4] {
+    fn numbers(&self) -> [u128; 3] {
         match self {
-            Self::Tick => [0, 0, 0, 0],
-            Self::Request(id) => [1, id.0.into(), 0, 0],
-            Self::End(id) => [2, id.0.into(), 0, 0],
-            Self::Closed(stream) => [3, (*stream).into(), 0, 0],
-            Self::Message(stream, down, echoed) => [
-                4,
-                (*stream).into(),
-                down.id,
-                echoed.map_or(0, |echoed| u128::from(echoed) + 1),
-            ],
+            Self::Tick => [0, 0, 0],
+            Self::Request(id) => [1, id.0.into(), 0],
+            Self::End(id) => [2, id.0.into(), 0],
+            Self::Closed(stream) => [3, (*stream).into(), 0],
+            Self::Message(stream, down) => [4, (*stream).into(), down.id],
         }
     }
 
@@ -148,14 +143,8 @@ impl Happens<'_> {
             Self::Request(id) => return Some(gate.on_request(now, id, true, &Post, effects)),
             Self::End(id) => gate.on_request_end(now, id),
             Self::Closed(stream) => gate.on_stream_closed(now, stream),
-            Self::Message(stream, down, echoed) => {
-                let mut message = down.message.clone();
-                if let Some(echoed) = echoed
-                    && let Some(control_message::Body::Heartbeat(heartbeat)) = &mut message.body
-                {
-                    heartbeat.echoed_sequence = echoed;
-                }
-                gate.on_message(now, stream, message, effects);
+            Self::Message(stream, down) => {
+                gate.on_message(now, stream, down.message.clone(), effects);
             }
         }
         None
@@ -242,26 +231,21 @@ impl World {
     ) -> Option<Verdict> {
         let (row, now) = (step.row, self.now);
         let before = &self.gates[index].gate;
-        let [kind, first, second, third] = what.numbers();
-        let numbers = [
-            before.id,
-            index as u128,
-            now.into(),
-            kind,
-            first,
-            second,
-            third,
-        ];
+        let [kind, first, second] = what.numbers();
+        let numbers = [before.id, index as u128, now.into(), kind, first, second];
         let after = step.memo.gates.get(key(&numbers, &()), || {
             let (mut gate, mut effects) = (Gate::clone(&before.value), Vec::new());
             let verdict = what.to(&mut gate, Millis(now), &mut effects);
-            let rendered = |effect| match effect {
-                Effect::Send(message) => GateEffect::Send(Arc::new(Up {
-                    tokens: tokens(&format!("{message:?}"), scope(index, row)),
-                    message,
-                    sent_at: now,
-                })),
-                other => GateEffect::Other(other),
+            let rendered = |effect| {
+                if let Effect::Send(message) = effect {
+                    GateEffect::Send(Arc::new(Up {
+                        tokens: tokens(&format!("{message:?}"), scope(index, row)),
+                        message,
+                        sent_at: now,
+                    }))
+                } else {
+                    GateEffect::Other(effect)
+                }
             };
             Arc::new(GateAfter {
                 gate: Known::new(gate, scope(index, row)),
@@ -391,10 +375,8 @@ impl World {
         };
         let (index, number) = (self.links[at].gate, self.links[at].number);
         step.note(|| format!("g{index} reads {}", told(&down.message)));
-        let from_arrival = step.row.is_sabotaged(Sabotage::LeaseFromArrival);
-        let echoed = from_arrival.then(|| self.newest_sequence(index));
         let older = down.message.term < self.gates[index].term;
-        self.gate_does(index, Happens::Message(number, &down, echoed), step);
+        self.gate_does(index, Happens::Message(number, &down), step);
         if older {
             if self.links.get(at).is_some_and(|link| link.gate_open) {
                 step.breaks(|| format!("g{index} goes on listening to an older term"));
@@ -431,17 +413,6 @@ impl World {
                 side.told = (epoch, Told::by(row));
             }
         }
-    }
-
-    fn newest_sequence(&self, index: usize) -> u64 {
-        let sent = self.links.iter().filter(|link| link.gate == index);
-        let waiting = sent.flat_map(|link| &link.up).map(|up| up.message.sequence);
-        let heard = self
-            .controls
-            .iter()
-            .filter_map(|control| control.heard[index]);
-        let heard = heard.map(|heard| heard.sequence);
-        waiting.chain(heard).max().unwrap_or(0)
     }
 
     /// The event of a gate's message, as the shell passes it on.
