@@ -19,7 +19,7 @@ use greenthread_core::{
     Core,
     effect::Effect,
     event::{Event, Operator},
-    ids::ModelId,
+    ids::{Attempt, ModelId},
     model::{FleetSpec, ModelSpec},
 };
 use greenthread_proto::gate::Row;
@@ -342,8 +342,12 @@ impl Driver {
                 mode,
                 tier,
             } => self.engines.run(&model, Action::Sleep(attempt, mode, tier)),
-            Effect::Kill { model, cause } => self.engines.run(&model, Action::Kill(cause)),
-            Effect::Removed(model) => self.end_engine(model),
+            Effect::Kill {
+                model,
+                attempt,
+                cause,
+            } => self.engines.run(&model, Action::Kill(attempt, cause)),
+            Effect::Removed { model, attempt } => self.end_engine(model, attempt),
             Effect::Dropped(model) => {
                 self.table.forget(&model);
                 self.totals.forget(&model);
@@ -361,10 +365,10 @@ impl Driver {
         self.streams.delta(rows);
     }
 
-    fn end_engine(&self, model: ModelId) {
+    fn end_engine(&self, model: ModelId, attempt: Attempt) {
         let (engines, gone) = (self.engines.clone(), self.gone.clone());
         tokio::spawn(async move {
-            engines.remove(&model).await;
+            engines.remove(&model, attempt).await;
             // Nobody listens any more only when control ends.
             let _ = gone.send(model);
         });

@@ -68,11 +68,13 @@ def test_waits_that_are_told_agree_and_are_kept(make_stack):
     stack = make_stack([Model("late", sim=("--wake-time", "3s")), Model("other")], gpu=20)
     stack.wake_now("other")
     stack.wait_idle()
-    # `other` has been awake for longer than its minRuntime, so that only its sleep is waited for.
-    def told():
-        public, inside, why = stack.status("late"), stack.figures("late"), why_not(stack, "late")
-        return len({public.get("estimatedWaitMs"), inside["estimatedWaitMs"], why["estimatedWaitMs"]}) == 1 and public["estimatedWaitMs"]
-    estimate = wait_until(lambda: 3_000 <= (told() or 0) < 10_000 and told(), lambda: f"one figure: {stack.status('late')}, {why_not(stack, 'late')}")
+    def told() -> int:
+        """The published estimate in ms, when all say the same; an estimate made at this moment may differ by what is not worth publishing."""
+        public, inside, why = (document["estimatedWaitMs"] for document in (stack.status("late"), stack.figures("late"), why_not(stack, "late")))
+        return public if public == inside and abs(public - why) <= max(500, public / 4) else 0
+
+    # Once `other` has been awake for its minRuntime only its sleep is waited for.
+    estimate = wait_until(lambda: 3_000 <= told() < 10_000 and told(), lambda: f"one figure: {stack.status('late')}, {why_not(stack, 'late')}")
     refused = Wave(stack, 1, "/late/v1/chat/completions", chat_body("late"), headers={"prefer": "wait=1"}).run()[0]
     assert (refused.status, refused.headers["x-greenthread-reason"]) == (503, "too_long")
     assert int(refused.headers["retry-after"]) == math.ceil(estimate / 1_000)

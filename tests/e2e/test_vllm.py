@@ -21,7 +21,6 @@ import openai
 import pytest
 
 from harness import BINARIES, ROOT, Model, Stack, free_ports, send, wait_until
-from operators import samples
 
 VLLM = os.environ.get("GREENTHREAD_VLLM_DIR", "")
 pytestmark = pytest.mark.skipif(not VLLM, reason="GREENTHREAD_VLLM_DIR names no folder with an installed vLLM; `make test-vllm` installs one and sets it")
@@ -65,7 +64,6 @@ def pair(tmp_path_factory):
         say(f"both booted after {time.monotonic() - began:.0f} s")
         yield stack
         say(f"estimates: {WAITS.words()}")
-        say("; ".join(f"{name} {value:g}" for name, value in samples(stack).items() if "estimates" in name))
     finally:
         stack.stop()
 

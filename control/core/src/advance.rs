@@ -44,12 +44,13 @@ impl Core {
                 // Neighbours and declarations change: what never fitted may fit now.
                 let fits = failure == Failure::NeverFits && self.never_fits(id).is_none();
                 let retry_at = if fits { Some(now) } else { retry_at };
-                self.advance_failed(now, id, retry_at, effects);
+                self.advance_failed(now, id, failure, retry_at, effects);
             }
             Phase::Removed { until } => {
                 if now >= until {
-                    self.models.remove(id);
-                    self.gates.forget_model(id);
+                    if let Some(slot) = self.models.remove(id) {
+                        self.gates.forget_model(slot);
+                    }
                     self.choices.forget(id);
                     self.forecast.forget(id);
                     effects.push(Effect::Dropped(id.clone()));
@@ -121,7 +122,7 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if state.ending {
+        if state.ending.is_some() {
             return;
         }
         if state.removing && state.inside == 0 {
@@ -132,7 +133,6 @@ impl Core {
         } else {
             let refused = state.last_refused.map(|at| at + crate::REFUSED_IS_DEMAND);
             self.wake_at(refused.filter(|at| *at > now));
-            self.update_estimate(now, id);
             self.ends_at_last(now, id, effects);
         }
     }
@@ -145,7 +145,7 @@ impl Core {
             // Nobody waits any more: the demand is withdrawn before anything was done for it.
             self.enter(now, id, Phase::Asleep);
             self.record(now, id, "nobody waits for it any more", effects);
-        } else if state.last_refused.is_some() && self.gates.held(id) == 0 {
+        } else if state.last_refused.is_some() && self.gates.held(state.slot) == 0 {
             self.wake_at(
                 state
                     .last_refused
@@ -199,8 +199,9 @@ impl Core {
     fn idle_since(&mut self, now: Millis, id: &ModelId) -> Option<Millis> {
         let state = self.models.get(id)?;
         let timeout = state.spec.idle_timeout?;
-        let quiet =
-            self.gates.any_alive() && self.gates.in_flight(id) == 0 && !self.wanted(now, state);
+        let quiet = self.gates.any_alive()
+            && self.gates.in_flight(state.slot) == 0
+            && !self.wanted(now, state);
         if !quiet || !self.open {
             return None;
         }
@@ -209,6 +210,12 @@ impl Core {
             .max(state.served_at)
             .unwrap_or(state.since)
             .max(state.spare_until);
+        // Whoever was told to come back must not meet the next barrier.
+        let back_by = state.back_by;
+        if now < back_by {
+            self.wake_at(Some(back_by));
+            return None;
+        }
         if now.since(since) >= timeout && now >= since {
             return Some(now.since(since));
         }
@@ -221,20 +228,23 @@ impl Core {
         &mut self,
         now: Millis,
         id: &ModelId,
+        failure: Failure,
         retry_at: Option<Millis>,
         effects: &mut Vec<Effect>,
     ) {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if state.removing {
+        // Nobody can wake it now for the requests that are frozen in it: it stays until they are gone, or there is room.
+        let keeps = failure == Failure::NeverFits && state.inside > 0;
+        if state.removing && !keeps {
             self.begin_removal(now, id, effects);
             return;
         }
         let Some(at) = retry_at else { return };
         if now < at {
             self.wake_at(Some(at));
-        } else if state.ending {
+        } else if state.ending.is_some() {
         } else if state.boot_ready {
             // Whatever the engine is now, the next wish wakes and verifies it again.
             self.enter(now, id, Phase::Asleep);

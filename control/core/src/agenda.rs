@@ -1,14 +1,17 @@
 //! Who wants a turn at which moment. Each model and each GPU has one moment, set again whenever it had its turn.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::ids::{GpuId, Millis, ModelId};
+use crate::{
+    ids::{GpuId, Millis},
+    models::Slot,
+};
 
 /// Who can have a turn.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Turn {
     /// One model.
-    Model(ModelId),
+    Model(Slot),
     /// The queue of one GPU.
     Gpu(GpuId),
 }
@@ -17,25 +20,22 @@ pub(crate) enum Turn {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Agenda {
     by_time: BTreeSet<(Millis, Turn)>,
-    by_turn: BTreeMap<Turn, Millis>,
+    models: Vec<Option<Millis>>,
+    gpus: Vec<Option<Millis>>,
 }
 
 impl Agenda {
     /// Replaces the moment of a turn.
     pub(crate) fn set(&mut self, turn: Turn, at: Option<Millis>) {
-        let old = match at {
-            Some(at) if self.by_turn.get(&turn) == Some(&at) => return,
-            Some(at) => self.by_turn.insert(turn.clone(), at),
-            None => self.by_turn.remove(&turn),
-        };
-        let mut entry = (Millis(0), turn);
+        let old = self.replace(turn, at);
+        if old == at {
+            return;
+        }
         if let Some(old) = old {
-            entry.0 = old;
-            self.by_time.remove(&entry);
+            self.by_time.remove(&(old, turn));
         }
         if let Some(at) = at {
-            entry.0 = at;
-            self.by_time.insert(entry);
+            self.by_time.insert((at, turn));
         }
     }
 
@@ -46,12 +46,24 @@ impl Agenda {
             return None;
         }
         let (_, turn) = self.by_time.pop_first()?;
-        self.by_turn.remove(&turn);
+        self.replace(turn, None);
         Some(turn)
     }
 
     /// The first moment.
     pub(crate) fn next(&self) -> Option<Millis> {
         self.by_time.first().map(|(at, _)| *at)
+    }
+
+    fn replace(&mut self, turn: Turn, at: Option<Millis>) -> Option<Millis> {
+        let (moments, index) = match turn {
+            Turn::Model(slot) => (&mut self.models, slot.index()),
+            Turn::Gpu(gpu) => (&mut self.gpus, gpu.0),
+        };
+        if moments.len() <= index {
+            moments.resize(index + 1, None);
+        }
+        let place = moments.get_mut(index)?;
+        std::mem::replace(place, at)
     }
 }

@@ -213,7 +213,7 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return Trigger::Boot;
         };
-        let held = self.gates.held(id);
+        let held = self.held(id);
         if matches!(state.phase, Phase::Booting(_)) {
             Trigger::Boot
         } else if held > 0 || state.inside > 0 {

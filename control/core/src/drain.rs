@@ -80,7 +80,7 @@ impl Core {
         };
         let caps = state.spec.caps;
         let silence = self.silence(id, &cause);
-        let waiting = self.gates.waiting(now, id, epoch, silence);
+        let waiting = self.waiting(now, id, epoch, silence);
         // 3. Every gate said zero under this barrier: ask the engine itself, freshly, then sleep.
         let clear = waiting.all_acknowledged && waiting.all_zero;
         if clear && (caps.counts || caps.lossless || !waiting.fenced_in_flight) {
@@ -161,15 +161,16 @@ impl Core {
     /// Why a running drain should be taken back, if it should.
     fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
         let state = self.models.get(id)?;
-        // What sleeps, or is being ended, cannot serve again as it is.
-        if state.resident != Resident::Awake || state.ending {
+        // What sleeps, is being ended, or was not open cannot serve again as it is.
+        let open = state.served_before && state.resident == Resident::Awake;
+        if !open || state.ending.is_some() {
             return None;
         }
         match cause {
             Cause::Idle => {
                 let refused = state.last_refused.is_some_and(|at| at >= state.since);
                 // A request that a gate admitted just before the barrier came was first.
-                let asked = self.gates.held(id) > 0 || self.gates.in_flight(id) > 0;
+                let asked = self.gates.held(state.slot) > 0 || self.gates.in_flight(state.slot) > 0;
                 (refused || asked || state.operator_wants)
                     .then(|| "it is asked for again".to_owned())
             }
@@ -314,7 +315,7 @@ impl Core {
         enough: bool,
         effects: &mut Vec<Effect>,
     ) {
-        let waiting = self.gates.waiting(now, id, epoch, self.silence(id, cause));
+        let waiting = self.waiting(now, id, epoch, self.silence(id, cause));
         let clear = waiting.all_acknowledged && waiting.all_zero;
         let void = self.drain_is_void(now, id, cause).is_some();
         let early = now < self.sleeps_from();
@@ -337,6 +338,7 @@ impl Core {
 
     /// Whether another model's action is under way on one of the model's GPUs (S6).
     pub(crate) fn gpus_in_transition(&self, id: &ModelId) -> bool {
+        let slot = self.models.slot(id);
         let gpus = self.models.get(id).map(|state| &state.spec.gpus);
         let mut places = gpus
             .into_iter()
@@ -344,7 +346,11 @@ impl Core {
             .filter_map(|gpu| self.places.gpu(*gpu));
         places.any(|place| {
             let mut moving = place.moving.iter();
-            sabotage!(TwoTransitions, false, moving.any(|other| other != id))
+            sabotage!(
+                TwoTransitions,
+                false,
+                moving.any(|other| Some(*other) != slot)
+            )
         })
     }
 
@@ -372,14 +378,18 @@ impl Core {
                 "drained and removed; its path answers 404 from now on",
                 effects,
             );
+            let attempt = self.next_attempt();
             if let Some(state) = self.models.get_mut(id) {
                 // An attached engine goes on without us; one of ours holds its memory until it has ended.
                 if !state.spec.caps.restartable {
                     state.resident = Resident::Stopped;
                 }
-                state.ending = state.resident != Resident::Stopped;
+                state.ending = (state.resident != Resident::Stopped).then_some(attempt);
             }
-            effects.push(Effect::Removed(id.clone()));
+            effects.push(Effect::Removed {
+                model: id.clone(),
+                attempt,
+            });
             return;
         }
         self.go_to_sleep(now, id, cause, SleepMode::Keep, true, effects);
@@ -406,7 +416,7 @@ impl Core {
             // A gate that has not seen the barrier may still admit: it answers or is fenced, within lease + margin.
             return;
         }
-        let in_flight = self.gates.in_flight(id);
+        let in_flight = self.in_flight(id);
         match state.spec.on_drain_timeout {
             OnDrainTimeout::Freeze if state.spec.caps.lossless => {
                 self.record(
@@ -440,7 +450,7 @@ impl Core {
 
     /// Reopens a victim that could not be drained; the next drain for the same waiter is twice as long.
     fn cancel_drain(&mut self, now: Millis, id: &ModelId, cause: Cause, effects: &mut Vec<Effect>) {
-        let in_flight = self.gates.in_flight(id);
+        let in_flight = self.in_flight(id);
         let Some(state) = self.models.get_mut(id) else {
             return;
         };

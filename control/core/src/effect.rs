@@ -137,10 +137,15 @@ pub enum Effect {
         mode: SleepMode,
         tier: Tier,
     },
-    /// End the engine's process; `Event::EngineGone` follows.
-    Kill { model: ModelId, cause: String },
-    /// The model has drained and sleeps; forget it, end its process, drop its cluster. Its row stays as 404 until it is dropped.
-    Removed(ModelId),
+    /// End the engine's process; `Event::EngineGone` of this attempt follows.
+    Kill {
+        model: ModelId,
+        attempt: Attempt,
+        cause: String,
+    },
+    /// The model has drained and sleeps; forget it, end its process, drop its cluster; `Event::EngineGone` of this attempt follows. Its
+    /// row stays as 404 until it is dropped.
+    Removed { model: ModelId, attempt: Attempt },
     /// The row's ten minutes as 404 are over.
     Dropped(ModelId),
     /// Keep this sentence.

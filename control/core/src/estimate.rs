@@ -46,7 +46,7 @@ impl Core {
             Phase::Sleeping { .. } => learned.sleep.promised() + self.in_line(now, state),
             // It comes back after those for whom it goes.
             Phase::Draining { .. } => {
-                let drain = self.drain_takes(state, self.gates.in_flight(id) > 0);
+                let drain = self.drain_takes(state, self.gates.in_flight(state.slot) > 0);
                 drain + learned.sleep.promised() + self.in_line(now, state)
             }
             Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
@@ -54,9 +54,7 @@ impl Core {
         }
     }
 
-    /// Publishes a better estimate to those who come now, where it has become another one. Of a model that sleeps only a shorter one:
-    /// what was under way when it fell asleep has passed. Its neighbours come and go, and not every change is worth a message to all
-    /// gates.
+    /// Publishes a better estimate to those who come now, where it has become another one.
     pub(crate) fn update_estimate(&mut self, now: Millis, id: &ModelId) {
         let Some(state) = self.models.get(id) else {
             return;
@@ -67,8 +65,7 @@ impl Core {
         let new = self.estimate(now, id, &state.phase);
         let old = state.estimate;
         let change = new.since(old) + old.since(new);
-        let counts = new < old || !matches!(state.phase, Phase::Asleep);
-        let notable = counts && change.0 > 500 && change.0 > old.0 / 4;
+        let notable = change.0 > 500 && change.0 > old.0 / 4;
         if let Some(state) = self.models.get_mut(id) {
             state.estimated_at = now;
             if notable {
@@ -129,7 +126,7 @@ impl Core {
         if missing.is_empty() {
             let leaving = self.neighbours(id).filter(|other| other.leaves_soon(now));
             return leaving
-                .map(|other| self.drain_takes(other, self.gates.in_flight(&other.spec.id) > 0))
+                .map(|other| self.drain_takes(other, self.gates.in_flight(other.slot) > 0))
                 .max()
                 .unwrap_or_default();
         }
@@ -151,11 +148,12 @@ impl Core {
         };
         let victims = victims.iter().filter_map(|id| self.models.get(id));
         let leave = |victim: &ModelState| {
-            let busy = self.gates.in_flight(&victim.spec.id) > 0;
+            let busy = self.gates.in_flight(victim.slot) > 0;
             self.drain_takes(victim, busy) + victim.learned.sleep.promised()
         };
         let leaving = victims.map(leave).fold(Millis(0), |sum, takes| sum + takes);
-        from.since(now) + leaving
+        // Soon after a start of control nobody may be put to sleep yet.
+        from.max(self.sleeps_from()).since(now) + leaving
     }
 
     /// How long a drain takes from now on.

@@ -183,8 +183,13 @@ pub enum Event {
         attempt: Attempt,
         outcome: Outcome,
     },
-    /// The engine's process ended, or an attached engine refuses connections.
-    EngineGone { model: ModelId, cause: String },
+    /// The engine's process ended, or an attached engine refuses connections. `attempt`: that of the `Effect::Kill` or `Effect::Removed`
+    /// by which it did; `None` when it ended by itself.
+    EngineGone {
+        model: ModelId,
+        attempt: Option<Attempt>,
+        cause: String,
+    },
     /// The oracle read all memory in use on a GPU, whoever uses it. Sent every second or so where the oracle can tell.
     GpuRead { gpu: GpuId, used: Bytes },
     /// An operator decided that what the oracle sees on a GPU beyond the ledger is somebody else's: it is taken off its capacity.

@@ -61,7 +61,7 @@ impl Core {
                 reasons.push(format!("transitions on GPU {} are stopped: {why}", gpu.0));
             }
         }
-        if state.ending {
+        if state.ending.is_some() {
             reasons.push("its engine's process is being ended; that comes first".into());
         }
         reasons.push(self.reason_of_phase(now, state));
@@ -85,7 +85,7 @@ impl Core {
             }
             Phase::Queued => format!(
                 "it is wanted ({} held) and has waited for room for {for_}",
-                counted(self.gates.held(&state.spec.id))
+                counted(self.gates.held(state.slot))
             ),
             Phase::Waking { .. } => format!(
                 "it is on its way: waking for {for_}, which takes about {}",
@@ -95,7 +95,7 @@ impl Core {
             Phase::Draining { cause, .. } => format!(
                 "it is going to sleep ({}): {} still in flight",
                 words(cause),
-                counted(self.gates.in_flight(&state.spec.id))
+                counted(self.gates.in_flight(state.slot))
             ),
             Phase::Sleeping { cause, .. } => {
                 format!(

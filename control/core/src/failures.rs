@@ -43,7 +43,7 @@ impl Core {
             return;
         }
         state.failures += 1;
-        state.unsettle();
+        state.unsettle(now);
         let cool_down = Millis((COOL_DOWN.0 << (state.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
         state.operator_wants = false;
         state.resident = match error.engine {
@@ -56,11 +56,8 @@ impl Core {
             EngineState::Awake | EngineState::Broken | EngineState::Silent => Resident::Awake,
         };
         if state.resident == Resident::Awake && state.spec.caps.restartable {
-            effects.push(Effect::Kill {
-                model: id.clone(),
-                cause: "a wake failed and left it in an unknown state".into(),
-            });
-            state.ending = true;
+            let cause = "a wake failed and left it in an unknown state".to_owned();
+            self.kill(id, cause, effects);
         }
         let cause = format!(
             "{}; the next try is in {cool_down} at the earliest",
@@ -110,14 +107,14 @@ impl Core {
         };
         state.settle();
         if matches!(state.phase, Phase::Removed { .. }) {
-            (state.resident, state.ending) = (Resident::Stopped, false);
+            (state.resident, state.ending) = (Resident::Stopped, None);
             return;
         }
         // Nothing ran that is known of, or its successor is being started, whose own outcome tells how that went.
         let was_stopped = state.resident == Resident::Stopped;
         (state.resident, state.host_kept) = (Resident::Stopped, Bytes(0));
         (state.inside, state.frozen_since) = (0, None);
-        let ended = std::mem::take(&mut state.ending);
+        let ended = state.ending.take().is_some();
         // Room may have become free for whoever wants to sleep there.
         self.touch_draining();
         if ended || was_stopped {
@@ -210,18 +207,11 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.unsettle();
+        state.unsettle(now);
         state.resident = Resident::Awake;
         if state.spec.caps.restartable {
-            effects.push(Effect::Kill {
-                model: id.clone(),
-                cause: cause.to_owned(),
-            });
+            self.kill(id, cause.to_owned(), effects);
             self.died_in_service(now, id, cause, effects);
-            if let Some(state) = self.models.get_mut(id) {
-                // Its memory counts as held until it is gone.
-                (state.resident, state.ending) = (Resident::Awake, true);
-            }
         } else {
             self.fail(
                 now,
@@ -231,6 +221,19 @@ impl Core {
                 &format!("{cause}; restart it"),
                 effects,
             );
+        }
+    }
+
+    /// Ends an engine's process. Its memory counts as held until it is gone.
+    pub(crate) fn kill(&mut self, id: &ModelId, cause: String, effects: &mut Vec<Effect>) {
+        let attempt = self.next_attempt();
+        effects.push(Effect::Kill {
+            model: id.clone(),
+            attempt,
+            cause,
+        });
+        if let Some(state) = self.models.get_mut(id) {
+            state.ending = Some(attempt);
         }
     }
 }

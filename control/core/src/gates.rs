@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
+    Core,
     event::Figures,
     ids::{Epoch, GateId, Millis, ModelId, StreamId},
+    models::Slot,
 };
 
 /// What other gates have in flight is told again after this: it is for people.
@@ -26,6 +28,15 @@ pub(crate) struct Seen {
     asked: u64,
     /// … of which the core has not been told yet.
     news: u64,
+}
+
+/// What a gate has said of the use of one model.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct News {
+    pub(crate) used: Option<Millis>,
+    pub(crate) refused: Option<Millis>,
+    /// Of a gate that does not count, one for each report of a use or a refusal.
+    pub(crate) asked: u64,
 }
 
 /// Acknowledgement of one barrier by one gate.
@@ -50,8 +61,8 @@ struct Gate {
     /// When it was last told what other gates have in flight.
     elsewhere_at: Millis,
     fenced: bool,
-    figures: BTreeMap<ModelId, Seen>,
-    acknowledged: BTreeMap<ModelId, Acknowledged>,
+    figures: BTreeMap<Slot, Seen>,
+    acknowledged: BTreeMap<Slot, Acknowledged>,
 }
 
 /// All gates.
@@ -59,7 +70,7 @@ struct Gate {
 pub(crate) struct Gates {
     gates: BTreeMap<GateId, Gate>,
     /// Sums over gates that are not fenced: asked for far more often than they change.
-    sums: BTreeMap<ModelId, Sum>,
+    sums: BTreeMap<Slot, Sum>,
     /// Gates that are not fenced, by when they were heard last.
     live: BTreeSet<(Millis, GateId)>,
     /// Fenced ones, likewise.
@@ -74,7 +85,7 @@ pub(crate) struct Expired {
     /// Streams to close.
     pub(crate) to_close: Vec<(GateId, StreamId)>,
     /// Models whose sums changed.
-    pub(crate) models: BTreeSet<ModelId>,
+    pub(crate) models: Vec<Slot>,
     /// A gate was fenced or forgotten: every drain may go on.
     pub(crate) any: bool,
 }
@@ -106,6 +117,15 @@ pub(crate) struct Waiting {
     pub(crate) fenced_in_flight: bool,
 }
 
+impl Waiting {
+    /// Nobody has acknowledged anything.
+    const EVERYBODY: Self = Self {
+        all_acknowledged: false,
+        all_zero: false,
+        fenced_in_flight: false,
+    };
+}
+
 impl Gates {
     /// A new stream of a gate. Returns the stream that is to be closed: the one before it, or this one when it is the older of the two
     /// and only arrived late.
@@ -115,7 +135,7 @@ impl Gates {
         id: &GateId,
         stream: StreamId,
         sequence: u64,
-        figures: &[(ModelId, Figures)],
+        figures: &[(Slot, &Figures)],
     ) -> Option<StreamId> {
         if !self.gates.contains_key(id) {
             self.live.insert((now, id.clone()));
@@ -143,13 +163,14 @@ impl Gates {
         self.unserved.insert(id.clone());
         self.hear(now, id);
         // A Hello lists everything that is not zero: what it leaves out is zero, except moments that only grow.
-        let listed: BTreeSet<&ModelId> = figures.iter().map(|(model, _)| model).collect();
+        let listed: BTreeSet<Slot> = figures.iter().map(|(model, _)| *model).collect();
         let left_out = self.gates.get(id).map(|gate| gate.figures.keys());
+        let zero = Figures::default();
         let zeros: Vec<_> = left_out
             .into_iter()
             .flatten()
             .filter(|model| !listed.contains(model))
-            .map(|model| (model.clone(), Figures::default()))
+            .map(|model| (*model, &zero))
             .collect();
         self.take(now, id, &zeros);
         self.take(now, id, figures);
@@ -157,8 +178,8 @@ impl Gates {
     }
 
     /// Models that a gate has figures of.
-    pub(crate) fn known_to(&self, id: &GateId) -> Vec<ModelId> {
-        let known = self.gates.get(id).map(|gate| gate.figures.keys().cloned());
+    pub(crate) fn known_to(&self, id: &GateId) -> Vec<Slot> {
+        let known = self.gates.get(id).map(|gate| gate.figures.keys().copied());
         known.into_iter().flatten().collect()
     }
 
@@ -175,26 +196,26 @@ impl Gates {
         self.live.insert(entry);
         if std::mem::take(&mut gate.fenced) {
             for (model, seen) in &gate.figures {
-                change(&mut self.sums, model, Sum::default(), seen.sum());
+                change(&mut self.sums, *model, Sum::default(), seen.sum());
             }
         }
     }
 
     /// New figures of a gate. Returns the models of which more than ages and uses changed.
-    fn take(&mut self, now: Millis, id: &GateId, figures: &[(ModelId, Figures)]) -> Vec<ModelId> {
+    fn take(&mut self, now: Millis, id: &GateId, figures: &[(Slot, &Figures)]) -> Vec<Slot> {
         let mut changed = Vec::new();
         let Some(gate) = self.gates.get_mut(id) else {
             return changed;
         };
         for (model, figures) in figures {
-            let seen = gate.figures.entry(model.clone()).or_default();
+            let seen = gate.figures.entry(*model).or_default();
             let old = seen.sum();
             seen.take(now, figures);
             if old != seen.sum() || figures.last_refused_age.is_some() {
-                changed.push(model.clone());
+                changed.push(*model);
             }
             if !gate.fenced {
-                change(&mut self.sums, model, old, seen.sum());
+                change(&mut self.sums, *model, old, seen.sum());
             }
         }
         changed
@@ -231,8 +252,8 @@ impl Gates {
         now: Millis,
         id: &GateId,
         table_version: u64,
-        figures: &[(ModelId, Figures)],
-    ) -> Vec<ModelId> {
+        figures: &[(Slot, &Figures)],
+    ) -> Vec<Slot> {
         let mut changed = self.take(now, id, figures);
         let Some(gate) = self.gates.get_mut(id) else {
             return changed;
@@ -244,37 +265,31 @@ impl Gates {
                 && acknowledged.zero != (figures.in_flight == 0)
             {
                 acknowledged.zero = figures.in_flight == 0;
-                changed.push(model.clone());
+                changed.push(*model);
             }
         }
         changed
     }
 
     /// An acknowledgement (after [`Self::accepts`]). Whether its epoch is the running one is asked later.
-    pub(crate) fn acknowledge(
-        &mut self,
-        id: &GateId,
-        model: &ModelId,
-        epoch: Epoch,
-        in_flight: u64,
-    ) {
+    pub(crate) fn acknowledge(&mut self, id: &GateId, model: Slot, epoch: Epoch, in_flight: u64) {
         let Some(gate) = self.gates.get_mut(id) else {
             return;
         };
-        let reported = gate.figures.get(model).map_or(0, |seen| seen.in_flight);
+        let reported = gate.figures.get(&model).map_or(0, |seen| seen.in_flight);
         let in_flight_counted = sabotage!(ZeroFromAnyReport, in_flight.min(reported), {
             let _ = reported;
             in_flight
         });
         gate.acknowledged.insert(
-            model.clone(),
+            model,
             Acknowledged {
                 epoch,
                 stream: gate.stream,
                 zero: in_flight_counted == 0,
             },
         );
-        let seen = gate.figures.entry(model.clone()).or_default();
+        let seen = gate.figures.entry(model).or_default();
         let old = seen.sum();
         seen.in_flight = in_flight.min(FIGURE_MOST);
         if !gate.fenced {
@@ -292,7 +307,7 @@ impl Gates {
         self.fenced.remove(&entry);
         self.unserved.remove(id);
         for (model, seen) in gate.figures.iter().filter(|_| !gate.fenced) {
-            change(&mut self.sums, model, seen.sum(), Sum::default());
+            change(&mut self.sums, *model, seen.sum(), Sum::default());
         }
     }
 
@@ -337,8 +352,8 @@ impl Gates {
         };
         (gate.fenced, expired.any) = (true, true);
         for (model, seen) in &mut gate.figures {
-            change(&mut self.sums, model, seen.sum(), Sum::default());
-            expired.models.insert(model.clone());
+            change(&mut self.sums, *model, seen.sum(), Sum::default());
+            expired.models.push(*model);
             seen.held = 0;
         }
         if gate.open {
@@ -363,7 +378,7 @@ impl Gates {
     pub(crate) fn waiting(
         &self,
         now: Millis,
-        model: &ModelId,
+        model: Slot,
         epoch: Epoch,
         silence: Millis,
     ) -> Waiting {
@@ -375,7 +390,7 @@ impl Gates {
         let mut gates = self.gates.values();
         sabotage!(OneGateForgotten, gates.next());
         for gate in gates.by_ref() {
-            let acknowledged = gate.acknowledged.get(model).filter(|acknowledged| {
+            let acknowledged = gate.acknowledged.get(&model).filter(|acknowledged| {
                 sabotage!(AnyEpochAcknowledges, true, acknowledged.epoch == epoch)
             });
             let blocks = !gate.fenced || now.since(gate.last_heard) < silence;
@@ -387,7 +402,7 @@ impl Gates {
                 (None, false) => {
                     waiting.fenced_in_flight |= gate
                         .figures
-                        .get(model)
+                        .get(&model)
                         .is_some_and(|seen| seen.in_flight > 0)
                 }
             }
@@ -396,27 +411,24 @@ impl Gates {
     }
 
     /// Requests held for a model, over gates that are not fenced.
-    pub(crate) fn held(&self, model: &ModelId) -> u64 {
-        self.sums.get(model).map_or(0, |sum| sum.held)
+    pub(crate) fn held(&self, model: Slot) -> u64 {
+        self.sums.get(&model).map_or(0, |sum| sum.held)
     }
 
     /// Requests in flight for a model, over gates that are not fenced.
-    pub(crate) fn in_flight(&self, model: &ModelId) -> u64 {
-        self.sums.get(model).map_or(0, |sum| sum.in_flight)
+    pub(crate) fn in_flight(&self, model: Slot) -> u64 {
+        self.sums.get(&model).map_or(0, |sum| sum.in_flight)
     }
 
-    /// Requests that wanted the model, as a gate counted them since this was last taken; of a gate that does not count, one for each
-    /// report of a use or a refusal.
-    pub(crate) fn take_news(&mut self, id: &GateId, model: &ModelId) -> u64 {
+    /// Newest use and newest refused wish that a gate saw of a model, and the requests that wanted it since this was last taken.
+    pub(crate) fn take_news(&mut self, id: &GateId, model: Slot) -> News {
         let gate = self.gates.get_mut(id);
-        let seen = gate.and_then(|gate| gate.figures.get_mut(model));
-        seen.map_or(0, |seen| std::mem::take(&mut seen.news))
-    }
-
-    /// Newest use and newest refused wish that a gate saw.
-    pub(crate) fn moments(&self, id: &GateId, model: &ModelId) -> (Option<Millis>, Option<Millis>) {
-        let seen = self.gates.get(id).and_then(|gate| gate.figures.get(model));
-        seen.map_or((None, None), |seen| (seen.last_used, seen.last_refused))
+        let seen = gate.and_then(|gate| gate.figures.get_mut(&model));
+        seen.map_or_else(News::default, |seen| News {
+            used: seen.last_used,
+            refused: seen.last_refused,
+            asked: std::mem::take(&mut seen.news),
+        })
     }
 
     /// Streams that have a snapshot, for deltas and heartbeats.
@@ -456,7 +468,7 @@ impl Gates {
         now: Millis,
         id: &GateId,
         anew: bool,
-    ) -> Option<Vec<(ModelId, u64)>> {
+    ) -> Option<Vec<(Slot, u64)>> {
         let gate = self.gates.get_mut(id)?;
         if !anew && now < gate.elsewhere_at + ELSEWHERE_EVERY {
             return None;
@@ -465,22 +477,15 @@ impl Gates {
         Some(self.in_flight_elsewhere(id))
     }
 
-    fn in_flight_elsewhere(&self, id: &GateId) -> Vec<(ModelId, u64)> {
+    fn in_flight_elsewhere(&self, id: &GateId) -> Vec<(Slot, u64)> {
         let own = self.gates.get(id).filter(|gate| !gate.fenced);
-        let mut own = own.map(|gate| gate.figures.iter().peekable());
-        let mut elsewhere = Vec::new();
-        // Both are in order of the models' ids: one walk over what is not zero.
-        for (model, sum) in self.sums.iter().filter(|(_, sum)| sum.in_flight > 0) {
-            let mine = own.as_mut().and_then(|own| {
-                while own.next_if(|(other, _)| *other < model).is_some() {}
-                own.next_if(|(other, _)| *other == model)
-            });
-            let others = sum.in_flight - mine.map_or(0, |(_, seen)| seen.in_flight);
-            if others > 0 {
-                elsewhere.push((model.clone(), others));
-            }
-        }
-        elsewhere
+        let elsewhere = |(model, sum): (&Slot, &Sum)| {
+            let mine = own.and_then(|own| own.figures.get(model));
+            let others = sum.in_flight - mine.map_or(0, |seen| seen.in_flight);
+            (others > 0).then_some((*model, others))
+        };
+        let busy = self.sums.iter().filter(|(_, sum)| sum.in_flight > 0);
+        busy.filter_map(elsewhere).collect()
     }
 
     /// Gates that are not fenced, with the table version they reported last.
@@ -498,28 +503,55 @@ impl Gates {
     }
 
     /// Forgets a model that is gone.
-    pub(crate) fn forget_model(&mut self, model: &ModelId) {
+    pub(crate) fn forget_model(&mut self, model: Slot) {
         for gate in self.gates.values_mut() {
-            gate.figures.remove(model);
-            gate.acknowledged.remove(model);
+            gate.figures.remove(&model);
+            gate.acknowledged.remove(&model);
         }
-        self.sums.remove(model);
+        self.sums.remove(&model);
+    }
+}
+
+impl Core {
+    /// Requests held for a model, over gates that are not fenced.
+    pub(crate) fn held(&self, id: &ModelId) -> u64 {
+        self.models.slot(id).map_or(0, |slot| self.gates.held(slot))
+    }
+
+    /// Requests in flight for a model, over gates that are not fenced.
+    pub(crate) fn in_flight(&self, id: &ModelId) -> u64 {
+        let slot = self.models.slot(id);
+        slot.map_or(0, |slot| self.gates.in_flight(slot))
+    }
+
+    /// What a drain under `epoch` waits for; see [`Gates::waiting`].
+    pub(crate) fn waiting(
+        &self,
+        now: Millis,
+        id: &ModelId,
+        epoch: Epoch,
+        silence: Millis,
+    ) -> Waiting {
+        let slot = self.models.slot(id);
+        slot.map_or(Waiting::EVERYBODY, |slot| {
+            self.gates.waiting(now, slot, epoch, silence)
+        })
     }
 }
 
 /// What one gate contributes to a sum changed. Saturating sums would not go down again as they went up: figures of gates that lie
 /// are cut where they are read.
-fn change(sums: &mut BTreeMap<ModelId, Sum>, model: &ModelId, old: Sum, new: Sum) {
+fn change(sums: &mut BTreeMap<Slot, Sum>, model: Slot, old: Sum, new: Sum) {
     if old == new {
         return;
     }
-    let mut sum = sums.get(model).copied().unwrap_or_default();
+    let mut sum = sums.get(&model).copied().unwrap_or_default();
     sum.in_flight = sum.in_flight - old.in_flight + new.in_flight;
     sum.held = sum.held - old.held + new.held;
     if sum == Sum::default() {
-        sums.remove(model);
+        sums.remove(&model);
     } else {
-        sums.insert(model.clone(), sum);
+        sums.insert(model, sum);
     }
 }
 

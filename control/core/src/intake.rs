@@ -4,11 +4,16 @@ use crate::{
     Core,
     effect::Effect,
     event::{Event, Figures, Memory, Observation, Operator, Outcome},
+    gates::News,
     ids::{Bytes, GateId, Millis, ModelId},
     model::ModelSpec,
+    models::Slot,
     phase::{Boot, Count, Failure, Phase},
     state::ModelState,
 };
+
+/// Who was told when to come back may be so late.
+const COMES_BACK_WITHIN: Millis = Millis(2_000);
 
 impl Core {
     /// What an event means. Returns the gate that is owed a heartbeat, with the sequence number to echo.
@@ -61,7 +66,18 @@ impl Core {
                 let outcome = self.outcome_per_gpu(&model, outcome);
                 self.slept(now, &model, attempt, outcome, effects);
             }
-            Event::EngineGone { model, cause } => self.engine_gone(now, &model, &cause, effects),
+            Event::EngineGone {
+                model,
+                attempt,
+                cause,
+            } => {
+                // The end of a former life, or of a process that was ended before, says nothing of the one that runs now.
+                let ending = self.models.get(&model).and_then(|state| state.ending);
+                let counts = attempt.is_none() || attempt == ending;
+                if sabotage!(OldEndCounts, true, counts) {
+                    self.engine_gone(now, &model, &cause, effects);
+                }
+            }
             Event::GpuRead { gpu, used } => self.gpu_read(now, gpu, used, effects),
             Event::GpuAccepted(gpu) => self.gpu_accepted(now, gpu, effects),
             Event::ModelSet(spec) => self.set_model(now, *spec),
@@ -91,13 +107,14 @@ impl Core {
             ..
         } = event
         {
+            let figures = self.by_slot(figures);
             let (known, alive) = (self.gates.known_to(gate), self.gates.any_alive());
-            let to_close = self.gates.hello(now, gate, stream, sequence, figures);
-            let listed = figures.iter().map(|(id, _)| id);
+            let to_close = self.gates.hello(now, gate, stream, sequence, &figures);
+            let listed = figures.iter().map(|(slot, _)| slot);
             known
                 .iter()
                 .chain(listed)
-                .for_each(|id| self.models.touch(id));
+                .for_each(|slot| self.models.touch(*slot));
             self.touch_draining();
             if !alive {
                 // The first gate: idleness can be seen from here on.
@@ -110,7 +127,7 @@ impl Core {
             if to_close == Some(stream) {
                 return None;
             }
-            self.take_moments(now, gate, figures);
+            self.take_moments(now, gate, &figures);
             if *largest_term > self.fleet.term {
                 // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
                 effects.push(Effect::RaiseTerm {
@@ -138,15 +155,16 @@ impl Core {
             ..
         } = event
         {
-            let changed = self.gates.report(now, gate, *table_version, figures);
-            changed.iter().for_each(|id| self.models.touch(id));
-            self.take_moments(now, gate, figures);
+            let figures = self.by_slot(figures);
+            let changed = self.gates.report(now, gate, *table_version, &figures);
+            changed.iter().for_each(|slot| self.models.touch(*slot));
+            self.take_moments(now, gate, &figures);
         }
         self.acknowledged(event);
         if let Event::Bye { .. } = event {
             let known = self.gates.known_to(gate);
             self.gates.bye(gate);
-            known.iter().for_each(|id| self.models.touch(id));
+            known.iter().for_each(|slot| self.models.touch(*slot));
             self.touch_draining();
             return None;
         }
@@ -163,9 +181,26 @@ impl Core {
             ..
         } = event
         {
-            self.gates.acknowledge(gate, model, *epoch, *in_flight);
-            self.models.touch(model);
+            let slot = self.slot_for(model);
+            self.gates.acknowledge(gate, slot, *epoch, *in_flight);
+            self.models.touch(slot);
         }
+    }
+
+    /// The slot of a row that a gate names. What is known of another may have to be forgotten for it.
+    fn slot_for(&mut self, id: &ModelId) -> Slot {
+        let (slot, forgotten) = self.models.slot_for(id);
+        if let Some(forgotten) = forgotten {
+            self.gates.forget_model(forgotten);
+        }
+        slot
+    }
+
+    fn by_slot<'a>(&mut self, figures: &'a [(ModelId, Figures)]) -> Vec<(Slot, &'a Figures)> {
+        let figures = figures.iter();
+        figures
+            .map(|(id, figures)| (self.slot_for(id), figures))
+            .collect()
     }
 
     /// Oracles measure engines; the ledger keeps what each of an engine's GPUs carries.
@@ -232,8 +267,8 @@ impl Core {
             Some(left) => {
                 // What is left of its former life holds its memory until it has ended.
                 let mut state = ModelState::new(spec, now);
-                if left.ending {
-                    (state.resident, state.ending) = (left.resident, true);
+                if left.ending.is_some() {
+                    (state.resident, state.ending) = (left.resident, left.ending);
                     (state.copy, state.host_kept) = (left.copy, left.host_kept);
                     state.phase = Phase::Booting(Boot::Waiting);
                 }
@@ -312,20 +347,27 @@ impl Core {
     }
 
     /// Use and refused wishes, as a gate reported them.
-    fn take_moments(&mut self, now: Millis, gate: &GateId, figures: &[(ModelId, Figures)]) {
-        for (id, _) in figures {
-            let (used, refused) = self.gates.moments(gate, id);
-            let asked = self.gates.take_news(gate, id);
-            let newer =
-                |state: &&ModelState| used > state.last_used || refused > state.last_refused;
-            if asked == 0 && self.models.get(id).filter(newer).is_none() {
+    fn take_moments(&mut self, now: Millis, gate: &GateId, figures: &[(Slot, &Figures)]) {
+        for (slot, _) in figures {
+            let News {
+                used,
+                refused,
+                asked,
+            } = self.gates.take_news(gate, *slot);
+            let newer = |state: &ModelState| used > state.last_used || refused > state.last_refused;
+            let known = self.models.at(*slot);
+            if !known.is_some_and(|state| asked > 0 || newer(state)) {
                 continue;
             }
-            if let Some(state) = self.models.get_mut(id) {
+            if let Some(state) = self.models.at_mut(*slot) {
                 if asked > 0 {
                     let at = used.max(refused).unwrap_or(now);
                     state.demand.arrived(at, asked);
-                    self.forecast.arrived(id, at, asked);
+                    self.forecast.arrived(&state.spec.id, at, asked);
+                }
+                if let Some(at) = refused.filter(|_| refused > state.last_refused) {
+                    let told = Millis::seconds(u64::from(state.told));
+                    state.back_by = state.back_by.max(at + told + COMES_BACK_WITHIN);
                 }
                 state.last_used = state.last_used.max(used);
                 state.last_refused = state.last_refused.max(refused);

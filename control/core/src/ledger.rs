@@ -7,14 +7,21 @@ use crate::{
     Core,
     decision::GpuNeed,
     effect::Effect,
+    event::{EngineState, Memory, Observation},
     ids::{Bytes, GpuId, Millis, ModelId},
+    looks::LONGEST_WAKE,
+    models::Slot,
+    outcomes::allowed_after_sleep,
     phase::{Boot, Phase},
     policy::{Need, Resident as Candidate},
-    state::{ModelState, Resident},
+    state::{ModelState, Resident, Unsettled},
 };
 
 /// Readings in a row that must differ before transitions stop: one may be between two moments of the same action.
 const READINGS: u32 = 3;
+
+/// What an engine takes or gives back the oracle shows within this.
+const SHOWS_WITHIN: Millis = Millis(2_000);
 
 /// What the oracle says of one GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +60,7 @@ impl Core {
 
     /// Every model that is placed on a GPU.
     pub(crate) fn models_on(&self, gpu: GpuId) -> impl Iterator<Item = &ModelState> {
-        let place = self.places.gpu(gpu).map(|place| place.models.values());
+        let place = self.places.gpu(gpu).map(|place| &place.models);
         place
             .into_iter()
             .flatten()
@@ -62,10 +69,12 @@ impl Core {
 
     /// The other models that share a GPU with this one.
     pub(crate) fn neighbours(&self, id: &ModelId) -> impl Iterator<Item = &ModelState> {
-        let gpus = self.models.get(id).map(|state| state.spec.gpus.as_slice());
+        let known = self.models.get(id);
+        let gpus = known.map(|state| state.spec.gpus.as_slice());
+        let slot = known.map(|state| state.slot);
         let around = self.places.on(gpus.unwrap_or_default()).into_iter();
-        let states = around.filter_map(|slot| self.models.at(slot));
-        states.filter(move |other| other.spec.id != *id)
+        let others = around.filter(move |other| Some(*other) != slot);
+        others.filter_map(|slot| self.models.at(slot))
     }
 
     /// What a model needs on each of its GPUs to wake, and what is there.
@@ -84,7 +93,7 @@ impl Core {
             let free = capacity.less(reserved);
             let leaving = self
                 .models_on(*gpu)
-                .filter(|other| other.leaves_soon(now) && other.spec.id != *id);
+                .filter(|other| other.leaves_soon(now) && other.slot != state.slot);
             let coming: Bytes = leaving.map(ModelState::will_free).sum();
             GpuNeed {
                 gpu: *gpu,
@@ -146,7 +155,7 @@ impl Core {
     pub(crate) fn never_fits(&self, id: &ModelId) -> Option<String> {
         let state = self.models.get(id)?;
         state.spec.gpus.iter().find_map(|gpu| {
-            let others = self.models_on(*gpu).filter(|other| other.spec.id != *id);
+            let others = self.models_on(*gpu).filter(|other| other.slot != state.slot);
             let kept: Bytes = others.map(ModelState::keeps_for_ever).sum();
             let most = self.capacity(*gpu).less(kept);
             // Room for the sleep of a pinned neighbour, should an operator ask for it, is never given away.
@@ -185,7 +194,7 @@ impl Core {
             gpus: state.spec.gpus.clone(),
             frees: state.spec.awake.less(state.spec.asleep),
             pinned: state.spec.pinned && !state.disabled,
-            busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,
+            busy: self.gates.in_flight(state.slot) > 0 || self.gates.held(state.slot) > 0,
             last_used: state.last_used.map_or(served, |used| used.max(served)),
             not_before: sabotage!(
                 MinRuntimeIgnored,
@@ -309,13 +318,13 @@ impl Core {
 
     fn announce(&mut self, now: Millis, gpu: GpuId, what: &str, effects: &mut Vec<Effect>) {
         self.places.mark(gpu);
-        let there: Vec<ModelId> = self
+        let there: Vec<(Slot, ModelId)> = self
             .models_on(gpu)
-            .map(|state| state.spec.id.clone())
+            .map(|state| (state.slot, state.spec.id.clone()))
             .collect();
-        for id in there {
+        for (slot, id) in there {
             // Whoever may sleep again does so now, and not at its next look.
-            self.models.touch(&id);
+            self.models.touch(slot);
             self.record(now, &id, format!("GPU {}: {what}", gpu.0), effects);
         }
     }
@@ -350,21 +359,59 @@ impl ModelState {
             | Phase::Draining { .. }
             | Phase::Failed { .. }
             | Phase::Removed { .. } => match self.resident {
-                Resident::Awake => self.spec.awake + self.unsettled.0,
+                Resident::Awake => {
+                    let above = self.unsettled.map(|unsettled| unsettled.above);
+                    self.spec.awake + above.unwrap_or_default()
+                }
                 Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
                 Resident::Stopped => Bytes(0),
             },
         }
     }
 
-    /// Nobody knows how what it was told ended: what was reserved for that stays so until it was looked at.
-    pub(crate) fn unsettle(&mut self) {
-        self.unsettled = (self.reserved().less(self.spec.awake), self.host_reserved());
+    /// Nobody knows how what it was told ended: what was reserved for that stays so until it is seen how.
+    pub(crate) fn unsettle(&mut self, now: Millis) {
+        self.unsettled = Some(Unsettled {
+            above: self.reserved().less(self.spec.awake),
+            host: self.host_reserved(),
+            since: now,
+        });
+    }
+
+    /// Whether a look tells how what it was told ended. One that looks asleep may have accepted a wake, or may still accept one until
+    /// `command` has passed: its memory is free when the oracle shows it after that, and without an oracle when no wake takes longer.
+    pub(crate) fn is_settled_by(&self, now: Millis, seen: &Observation, command: Millis) -> bool {
+        let Some(Unsettled { since, .. }) = self.unsettled else {
+            return true;
+        };
+        match seen.state {
+            EngineState::Silent | EngineState::Broken => false,
+            EngineState::Awake | EngineState::Gone => true,
+            EngineState::Asleep => {
+                let residual = allowed_after_sleep(self.spec.awake, self.spec.asleep);
+                let shown = seen.memory.gpu.is_some_and(|bytes| bytes <= residual);
+                let from = since + command;
+                let waited = now >= from + if shown { SHOWS_WITHIN } else { LONGEST_WAKE };
+                sabotage!(LostWakeForgotten, true, waited)
+            }
+        }
+    }
+
+    /// It was seen asleep. Until it is seen how its last action ended it counts as awake.
+    pub(crate) fn seen_asleep(&mut self, memory: Memory) {
+        if self.unsettled.is_some() {
+            return;
+        }
+        let left = match self.resident {
+            Resident::Asleep(left) => left,
+            Resident::Awake | Resident::Stopped => self.spec.asleep,
+        };
+        self.resident = Resident::Asleep(memory.gpu.unwrap_or(left));
     }
 
     /// It was seen, or is gone.
     pub(crate) fn settle(&mut self) {
-        self.unsettled = (Bytes(0), Bytes(0));
+        self.unsettled = None;
     }
 
     /// Bytes per GPU that it holds when nothing is under way; `None` while something is, or nobody knows.
@@ -381,7 +428,8 @@ impl ModelState {
             | Phase::Sleeping { .. }
             | Phase::Removed { .. } => false,
         };
-        if self.phase.in_transition() || self.ending || unknown {
+        let open = self.unsettled.is_some() || self.ending.is_some();
+        if self.phase.in_transition() || open || unknown {
             return None;
         }
         Some(self.reserved())
@@ -389,7 +437,7 @@ impl ModelState {
 
     /// Bytes per GPU that become free when what is under way has ended.
     fn will_free(&self) -> Bytes {
-        let stays = if self.ending {
+        let stays = if self.ending.is_some() {
             Bytes(0)
         } else {
             self.spec.asleep

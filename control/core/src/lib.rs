@@ -137,7 +137,7 @@ impl Core {
         if let Some((gate, sequence)) = heartbeat_for
             && let Some(stream) = self.gates.served(&gate)
         {
-            let elsewhere = self.gates.elsewhere(now, &gate, false);
+            let elsewhere = self.elsewhere(&gate, false);
             let heartbeat = Effect::Heartbeat {
                 gate,
                 stream,
@@ -169,7 +169,10 @@ impl Core {
     fn expire_gates(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let expired = self.gates.expire(now, self.fence(), self.forget());
         if expired.any {
-            expired.models.iter().for_each(|id| self.models.touch(id));
+            expired
+                .models
+                .iter()
+                .for_each(|slot| self.models.touch(*slot));
             self.touch_draining();
         }
         let close = |(gate, stream)| Effect::CloseStream { gate, stream };
@@ -179,7 +182,7 @@ impl Core {
     /// Who drains waits for gates: something changed about one.
     fn touch_draining(&mut self) {
         let draining = self.places.draining().iter();
-        draining.for_each(|id| self.models.touch(id));
+        draining.for_each(|slot| self.models.touch(*slot));
     }
 
     /// Snapshots are not sent before: what was seen within `command` of getting the lock may still be changed by a predecessor's call.
@@ -265,7 +268,7 @@ impl Core {
         let refused = state.last_refused.is_some_and(|at| {
             now.since(at) < REFUSED_IS_DEMAND && fulfilled.is_none_or(|fulfilled| at > fulfilled)
         });
-        let asked = self.gates.held(&state.spec.id) > 0 || state.inside > 0;
+        let asked = self.gates.held(state.slot) > 0 || state.inside > 0;
         let always = state.spec.pinned && !state.operator_sleeps;
         asked || refused || state.operator_wants || always
     }
@@ -274,7 +277,7 @@ impl Core {
     fn enter(&mut self, now: Millis, id: &ModelId, phase: Phase) {
         let estimate = self.estimate(now, id, &phase);
         let drain = self.models.get(id).map(|state| {
-            let busy = self.gates.in_flight(id) > 0;
+            let busy = self.gates.in_flight(state.slot) > 0;
             self.drain_takes(state, busy)
         });
         let Some(state) = self.models.get_mut(id) else {
@@ -298,6 +301,9 @@ impl Core {
             (state.stuck, state.wait, state.restoring) = (false, None, false);
             state.boot_ready = true;
             state.operator_sleeps &= state.spec.pinned;
+        }
+        if matches!(phase, Phase::Draining { .. }) {
+            state.served_before = matches!(state.phase, Phase::Serving);
         }
         state.phase = phase;
         state.since = now;

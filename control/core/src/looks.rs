@@ -12,8 +12,8 @@ use crate::{
 /// Looks without an answer, three quarters of a minute by default, before an engine that control may restart is ended: a server that is only
 /// overloaded still has requests in it.
 const SILENT_LOOKS: u32 = 15;
-/// An engine that an earlier life left without an answer may take so long to end what it was told: the longest wake by default.
-const UNANSWERED_FOR: Millis = Millis(120_000);
+/// The longest wake by default. An engine that an earlier life left without an answer may take so long to end what it was told.
+pub(crate) const LONGEST_WAKE: Millis = Millis(120_000);
 /// Why a broken engine is ended.
 pub(crate) const BROKEN: &str =
     "it says that it is dead, or that it sleeps and computes: its memory is undefined";
@@ -31,7 +31,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        if state.ending {
+        if state.ending.is_some() {
             return;
         }
         if let Phase::Booting(Boot::Observing {
@@ -60,10 +60,13 @@ impl Core {
             state.cached_count = seen.count;
         }
         (state.observing, state.observe_at) = (None, now + self.fleet.times.observe);
+        if state.is_settled_by(now, seen, self.fleet.times.command) {
+            state.settle();
+        }
+        state.seen_in_host(seen);
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1
         } else {
-            state.settle();
             0
         };
         match &state.phase {
@@ -94,9 +97,10 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
+        state.seen_in_host(seen);
         let restartable = state.spec.caps.restartable;
         match seen.state {
-            EngineState::Silent if now.since(self.leader_since) < UNANSWERED_FOR => {
+            EngineState::Silent if now.since(self.leader_since) < LONGEST_WAKE => {
                 if state.phase != Phase::Booting(Boot::Unanswered) {
                     state.resident = Resident::Awake;
                     self.enter(now, id, Phase::Booting(Boot::Unanswered));
@@ -131,11 +135,9 @@ impl Core {
                 self.enter(now, id, Phase::Booting(Boot::Waiting));
             }
             EngineState::Broken | EngineState::Silent if restartable => {
-                effects.push(Effect::Kill {
-                    model: id.clone(),
-                    cause: format!("found {:?} at first contact", seen.state),
-                });
-                (state.resident, state.ending) = (Resident::Awake, true);
+                state.resident = Resident::Awake;
+                let cause = format!("found {:?} at first contact", seen.state);
+                self.kill(id, cause, effects);
                 self.enter(now, id, Phase::Booting(Boot::Waiting));
             }
             EngineState::Gone | EngineState::Broken | EngineState::Silent => {
@@ -186,9 +188,9 @@ impl Core {
             EngineState::Asleep if sabotage!(FoundAsleepStays, true, false) => {}
             EngineState::Asleep => {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
-                state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep));
+                state.seen_asleep(seen.memory);
                 state.copy = seen.tier.unwrap_or(Tier::Ram);
-                let inside = seen.count.unwrap_or(0).max(self.gates.in_flight(id));
+                let inside = seen.count.unwrap_or(0).max(self.in_flight(id));
                 self.note_inside(now, id, inside);
                 self.enter(now, id, Phase::Asleep);
                 self.record(
@@ -216,12 +218,15 @@ impl Core {
         };
         match seen.state {
             EngineState::Asleep => {
-                if let Some(memory) = seen.memory.gpu {
-                    state.resident = Resident::Asleep(memory);
-                }
+                state.seen_asleep(seen.memory);
                 state.copy = seen.tier.unwrap_or(state.copy);
-                // S7: what is inside a sleeping engine is demand.
-                let inside = seen.count.unwrap_or(state.inside);
+                // S7: what is inside a sleeping engine is demand. Of one without a count only gates know, and it keeps what it has.
+                let (slot, caps) = (state.slot, state.spec.caps);
+                let inside = match seen.count {
+                    Some(count) => count,
+                    None if caps.lossless && !caps.counts => self.gates.in_flight(slot),
+                    None => state.inside,
+                };
                 self.note_inside(now, id, inside);
             }
             EngineState::Awake => {
@@ -275,11 +280,13 @@ impl Core {
         };
         match seen.state {
             EngineState::Awake => state.resident = Resident::Awake,
-            EngineState::Asleep => {
-                state.resident = Resident::Asleep(seen.memory.gpu.unwrap_or(state.spec.asleep))
-            }
+            EngineState::Asleep => state.seen_asleep(seen.memory),
             EngineState::Gone => state.resident = Resident::Stopped,
             EngineState::Broken | EngineState::Silent => return,
+        }
+        if seen.state == EngineState::Asleep {
+            let inside = seen.count.unwrap_or(state.inside);
+            self.note_inside(now, id, inside);
         }
         // A failed wake cools down whatever the engine says; an engine that was away is taken back when it answers.
         match (failure, seen.state) {

@@ -416,7 +416,7 @@ impl Core {
         cause: &Cause,
         mode: SleepMode,
     ) -> Option<u64> {
-        let inside = self.gates.in_flight(id);
+        let inside = self.in_flight(id);
         let state = self.models.get_mut(id)?;
         state.futile = None;
         let made_room = match cause {
@@ -476,7 +476,7 @@ impl Core {
 }
 
 /// What may be held after a sleep: the residual and a tenth of what should have been freed.
-fn allowed_after_sleep(awake: Bytes, asleep: Bytes) -> Bytes {
+pub(crate) fn allowed_after_sleep(awake: Bytes, asleep: Bytes) -> Bytes {
     asleep + Bytes(awake.less(asleep).0 / 10)
 }
 

@@ -3,11 +3,11 @@
 //! [`Core::refresh`] is the only writer. What others can see of a model is its [`Face`]: where that changes, its GPUs get another
 //! look, and nobody else does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::{
     Core,
-    ids::{Bytes, GpuId, Millis, ModelId},
+    ids::{Bytes, GpuId, Millis},
     models::Slot,
     phase::{Boot, Cause, Phase},
     state::{ModelState, Resident},
@@ -16,22 +16,21 @@ use crate::{
 /// One GPU.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
-    /// Every model that is placed on it, by id.
-    pub(crate) models: BTreeMap<ModelId, Slot>,
+    /// Every model that is placed on it.
+    pub(crate) models: BTreeSet<Slot>,
     /// Those whose own next step depends on the others there: they drain, or wait for another's action to end.
-    pub(crate) attentive: BTreeSet<ModelId>,
+    pub(crate) attentive: BTreeSet<Slot>,
     /// Those that wait for room.
-    pub(crate) queued: BTreeMap<ModelId, Slot>,
+    pub(crate) queued: BTreeSet<Slot>,
     /// Bytes reserved on it.
     pub(crate) reserved: Bytes,
     /// Models of which an action is under way (S6: at most one, but for what was found at the start).
-    pub(crate) moving: BTreeSet<ModelId>,
+    pub(crate) moving: BTreeSet<Slot>,
 }
 
 /// Everything of a model that decisions about others depend on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Face {
-    gpus: Vec<GpuId>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Face {
     reserved: Bytes,
     host: Bytes,
     phase: Step,
@@ -44,19 +43,28 @@ pub(crate) struct Face {
     displaced: bool,
     inside: u64,
     spare_until: Millis,
-    /// Which settings: grows with every change of them.
+    /// Which settings, its GPUs among them: grows with every change of them.
     settings: u64,
 }
 
 /// As much of a phase as concerns others: neither its attempts nor its counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
     name: &'static str,
     moving: bool,
     waits: bool,
     observing: bool,
     attentive: bool,
-    drains_for: Option<Cause>,
+    draining: bool,
+    /// It goes for good.
+    leaving: bool,
+}
+
+/// A model in the index.
+#[derive(Clone, Debug)]
+struct Entry {
+    gpus: Vec<GpuId>,
+    face: Face,
 }
 
 impl Step {
@@ -73,17 +81,14 @@ impl Step {
                 phase,
                 Phase::Draining { .. } | Phase::Booting(Boot::Started) | Phase::Failed { .. }
             ),
-            drains_for: match phase {
-                Phase::Draining { cause, .. } => Some(cause.clone()),
-                Phase::Booting(_)
-                | Phase::Asleep
-                | Phase::Queued
-                | Phase::Waking { .. }
-                | Phase::Serving
-                | Phase::Sleeping { .. }
-                | Phase::Failed { .. }
-                | Phase::Removed { .. } => None,
-            },
+            draining: matches!(phase, Phase::Draining { .. }),
+            leaving: matches!(
+                phase,
+                Phase::Draining {
+                    cause: Cause::Remove,
+                    ..
+                }
+            ),
         }
     }
 }
@@ -93,17 +98,18 @@ impl Step {
 pub(crate) struct Places {
     gpus: Vec<Place>,
     hosts: Vec<Bytes>,
-    faces: BTreeMap<ModelId, Face>,
-    draining: BTreeSet<ModelId>,
-    observing: BTreeSet<ModelId>,
+    /// By slot.
+    entries: Vec<Option<Entry>>,
+    draining: BTreeSet<Slot>,
+    observing: BTreeSet<Slot>,
     /// GPUs that want another look.
     dirty: BTreeSet<GpuId>,
     /// Models whose rows may differ from what was published.
-    unpublished: BTreeSet<ModelId>,
+    unpublished: BTreeSet<Slot>,
     /// Models that were touched since this was last taken.
-    refreshed: BTreeSet<ModelId>,
+    refreshed: BTreeSet<Slot>,
     /// … and of which others see something new.
-    changed: BTreeSet<ModelId>,
+    changed: BTreeSet<Slot>,
 }
 
 impl Places {
@@ -124,21 +130,20 @@ impl Places {
         self.hosts.get(host).copied().unwrap_or_default()
     }
 
-    /// Every model on any of these GPUs, by id, each once.
+    /// Every model on any of these GPUs, each once.
     pub(crate) fn on(&self, gpus: &[GpuId]) -> Vec<Slot> {
         let places = gpus.iter().filter_map(|gpu| self.gpu(*gpu));
-        if gpus.len() == 1 {
-            return places
-                .flat_map(|place| place.models.values().copied())
-                .collect();
-        }
-        let there: BTreeMap<&ModelId, Slot> = places
-            .flat_map(|place| place.models.iter().map(|(id, slot)| (id, *slot)))
+        let mut there: Vec<Slot> = places
+            .flat_map(|place| place.models.iter().copied())
             .collect();
-        there.into_values().collect()
+        if gpus.len() > 1 {
+            there.sort_unstable();
+            there.dedup();
+        }
+        there
     }
 
-    pub(crate) fn draining(&self) -> &BTreeSet<ModelId> {
+    pub(crate) fn draining(&self) -> &BTreeSet<Slot> {
         &self.draining
     }
 
@@ -165,15 +170,15 @@ impl Places {
         std::mem::take(&mut self.dirty)
     }
 
-    pub(crate) fn take_changed(&mut self) -> BTreeSet<ModelId> {
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<Slot> {
         std::mem::take(&mut self.changed)
     }
 
-    pub(crate) fn take_refreshed(&mut self) -> BTreeSet<ModelId> {
+    pub(crate) fn take_refreshed(&mut self) -> BTreeSet<Slot> {
         std::mem::take(&mut self.refreshed)
     }
 
-    pub(crate) fn take_unpublished(&mut self) -> BTreeSet<ModelId> {
+    pub(crate) fn take_unpublished(&mut self) -> BTreeSet<Slot> {
         std::mem::take(&mut self.unpublished)
     }
 
@@ -181,52 +186,68 @@ impl Places {
         self.dirty.is_empty()
     }
 
-    fn put(&mut self, id: &ModelId, slot: Slot, face: &Face, host_of: &[usize]) {
-        for gpu in &face.gpus {
+    fn put(&mut self, slot: Slot, entry: Entry, host_of: &[usize]) {
+        let face = &entry.face;
+        for gpu in &entry.gpus {
             let Some(place) = self.gpus.get_mut(gpu.0) else {
                 continue;
             };
-            place.models.insert(id.clone(), slot);
+            place.models.insert(slot);
             place.reserved = place.reserved + face.reserved;
             if face.waits() {
-                place.queued.insert(id.clone(), slot);
+                place.queued.insert(slot);
             }
             if face.phase.attentive {
-                place.attentive.insert(id.clone());
+                place.attentive.insert(slot);
             }
             if face.phase.moving {
-                place.moving.insert(id.clone());
+                place.moving.insert(slot);
             }
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
             if let Some(sum) = self.hosts.get_mut(host) {
                 *sum = *sum + face.host;
             }
+            self.dirty.insert(*gpu);
         }
-        if face.phase.drains_for.is_some() {
-            self.draining.insert(id.clone());
+        if face.phase.draining {
+            self.draining.insert(slot);
         }
         if face.phase.observing {
-            self.observing.insert(id.clone());
+            self.observing.insert(slot);
+        }
+        if self.entries.len() <= slot.index() {
+            self.entries.resize(slot.index() + 1, None);
+        }
+        if let Some(place) = self.entries.get_mut(slot.index()) {
+            *place = Some(entry);
         }
     }
 
-    fn take(&mut self, id: &ModelId, face: &Face, host_of: &[usize]) {
-        for gpu in &face.gpus {
+    /// Returns the GPUs on which it was.
+    fn take(&mut self, slot: Slot, host_of: &[usize]) -> Option<Vec<GpuId>> {
+        let Entry { gpus, face } = self.entries.get_mut(slot.index())?.take()?;
+        for gpu in &gpus {
             let Some(place) = self.gpus.get_mut(gpu.0) else {
                 continue;
             };
-            place.models.remove(id);
-            place.queued.remove(id);
-            place.attentive.remove(id);
-            place.moving.remove(id);
+            place.models.remove(&slot);
+            place.queued.remove(&slot);
+            place.attentive.remove(&slot);
+            place.moving.remove(&slot);
             place.reserved = place.reserved.less(face.reserved);
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
             if let Some(sum) = self.hosts.get_mut(host) {
                 *sum = sum.less(face.host);
             }
+            self.dirty.insert(*gpu);
         }
-        self.draining.remove(id);
-        self.observing.remove(id);
+        self.draining.remove(&slot);
+        self.observing.remove(&slot);
+        Some(gpus)
+    }
+
+    fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(slot.index())?.as_ref()
     }
 }
 
@@ -239,44 +260,39 @@ impl Face {
 impl Core {
     /// Brings the index up to date with every model that was touched.
     pub(crate) fn refresh(&mut self) {
-        while let Some(id) = self.models.take_touched() {
-            let face = self.models.get(&id).map(|state| self.face(state));
-            let old = self.places.faces.get(&id);
-            if old != face.as_ref() {
-                self.places.changed.insert(id.clone());
-                let old = self.places.faces.remove(&id);
+        while let Some(slot) = self.models.take_touched() {
+            let face = self.models.at(slot).map(|state| self.face(slot, state));
+            let old = self.places.entry(slot).map(|entry| entry.face);
+            if old != face {
+                self.places.changed.insert(slot);
                 let observing = self.places.any_observing();
-                for face in [&old, &face].into_iter().flatten() {
-                    face.gpus.iter().for_each(|gpu| self.places.mark(*gpu));
-                }
-                if let Some(old) = &old {
-                    self.places.take(&id, old, &self.fleet.host_of);
-                }
-                if let (Some(face), Some(slot)) = (face, self.models.slot(&id)) {
-                    self.places.put(&id, slot, &face, &self.fleet.host_of);
-                    self.places.faces.insert(id.clone(), face);
+                let before = self.places.take(slot, &self.fleet.host_of);
+                if let (Some(face), Some(state)) = (face, self.models.at(slot)) {
+                    let same = old.is_some_and(|old| old.settings == face.settings);
+                    let gpus = before.filter(|_| same);
+                    let gpus = gpus.unwrap_or_else(|| state.spec.gpus.clone());
+                    self.places
+                        .put(slot, Entry { gpus, face }, &self.fleet.host_of);
                 }
                 // Nothing is scheduled before every engine was looked at: then everybody gets a turn.
                 if observing && !self.places.any_observing() {
                     self.places.mark_all();
                 }
             }
-            self.places.unpublished.insert(id.clone());
-            self.places.refreshed.insert(id);
+            self.places.unpublished.insert(slot);
+            self.places.refreshed.insert(slot);
         }
     }
 
-    fn face(&self, state: &ModelState) -> Face {
-        let id = &state.spec.id;
+    fn face(&self, slot: Slot, state: &ModelState) -> Face {
         Face {
-            gpus: state.spec.gpus.clone(),
             reserved: state.reserved(),
             host: state.host_reserved(),
             phase: Step::of(&state.phase),
             resident: state.resident,
             wanted: self.wanted(self.now, state),
-            busy: self.gates.in_flight(id) > 0 || self.gates.held(id) > 0,
-            ending: state.ending,
+            busy: self.gates.in_flight(slot) > 0 || self.gates.held(slot) > 0,
+            ending: state.ending.is_some(),
             removing: state.removing,
             disabled: state.disabled,
             displaced: state.displaced,

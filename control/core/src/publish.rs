@@ -1,17 +1,23 @@
 //! What gates are told: rows that changed, and whole tables for gates that have none.
 
-use crate::{Core, effect::Effect, ids::Epoch, phase::Phase, state::ModelState};
+use crate::{
+    Core,
+    effect::{Admission, Effect},
+    ids::{Epoch, GateId, ModelId},
+    phase::Phase,
+    state::ModelState,
+};
 
 impl Core {
     /// Sends every row that differs from what was last published.
     pub(crate) fn publish(&mut self, effects: &mut Vec<Effect>) {
         self.refresh();
-        for id in self.places.take_unpublished() {
-            let shown = |state: &&ModelState| state.published.as_ref() != Some(&state.row());
-            if self.models.get(&id).filter(shown).is_none() {
+        for slot in self.places.take_unpublished() {
+            let news = |state: &ModelState| !state.is_published();
+            if !self.models.at(slot).is_some_and(news) {
                 continue;
             }
-            let Some(state) = self.models.get_mut(&id) else {
+            let Some(state) = self.models.at_mut(slot) else {
                 continue;
             };
             let mut row = state.row();
@@ -25,6 +31,9 @@ impl Core {
                 if let Phase::Draining { epoch, .. } = &mut state.phase {
                     *epoch = state.epoch;
                 }
+            }
+            if let Admission::Refuse { retry_after, .. } = row.admission {
+                state.told = retry_after;
             }
             state.published = Some(row.clone());
             if self.open {
@@ -43,7 +52,7 @@ impl Core {
                 .values()
                 .filter_map(|state| state.published.clone())
                 .collect();
-            let elsewhere = self.gates.elsewhere(self.now, &gate, true);
+            let elsewhere = self.elsewhere(&gate, true);
             effects.push(Effect::SendSnapshot {
                 gate: gate.clone(),
                 stream,
@@ -56,5 +65,12 @@ impl Core {
                 elsewhere,
             });
         }
+    }
+
+    /// What the other gates have in flight, for `/status` at this gate; `None` where it was told a moment ago.
+    pub(crate) fn elsewhere(&mut self, gate: &GateId, anew: bool) -> Option<Vec<(ModelId, u64)>> {
+        let elsewhere = self.gates.elsewhere(self.now, gate, anew)?.into_iter();
+        let named = |(slot, others)| Some((self.models.id(slot)?.clone(), others));
+        Some(elsewhere.filter_map(named).collect())
     }
 }

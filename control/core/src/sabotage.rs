@@ -70,11 +70,15 @@ mod chosen {
         StoppedGpuMoves,
         /// A process is ended while a gate may still flow to it.
         StopsTooEarly,
+        /// What a wake of unknown end may hold is free at the next look.
+        LostWakeForgotten,
+        /// The end of a former life counts as the end of the one that runs.
+        OldEndCounts,
     }
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 31] = [
+        pub const ALL: [Self; 33] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
@@ -106,6 +110,8 @@ mod chosen {
             Self::HostRamForgotten,
             Self::StoppedGpuMoves,
             Self::StopsTooEarly,
+            Self::LostWakeForgotten,
+            Self::OldEndCounts,
         ];
     }
 

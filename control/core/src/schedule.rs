@@ -1,6 +1,6 @@
 //! Who gets room next: the queue of each GPU, oldest wish first, and the victims that make room.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::{
     Core,
@@ -47,7 +47,7 @@ impl Core {
         let mut together = BTreeSet::from([gpu]);
         let mut new = vec![gpu];
         while let Some(gpu) = new.pop() {
-            let queued = self.places.gpu(gpu).map(|place| place.queued.values());
+            let queued = self.places.gpu(gpu).map(|place| &place.queued);
             let states = queued
                 .into_iter()
                 .flatten()
@@ -110,7 +110,7 @@ impl Core {
             state.spec.popular
                 && state.displaced
                 && matches!(state.phase, Phase::Asleep)
-                && !(state.disabled || state.removing || state.ending)
+                && !(state.disabled || state.removing || state.ending.is_some())
                 && state.spec.gpus.iter().all(nobody_waits)
                 && self
                     .needs(now, &state.spec.id)
@@ -131,10 +131,10 @@ impl Core {
     /// Everybody who waits for room there: those with requests frozen for too long first, then by waiting time, then by name.
     pub(crate) fn queue(&self, now: Millis, gpus: &BTreeSet<GpuId>) -> Vec<ModelId> {
         let places = gpus.iter().filter_map(|gpu| self.places.gpu(*gpu));
-        let waiting: BTreeMap<&ModelId, &Slot> = places.flat_map(|place| &place.queued).collect();
-        let states = waiting
-            .into_values()
-            .filter_map(|slot| self.models.at(*slot));
+        let waiting: BTreeSet<Slot> = places
+            .flat_map(|place| place.queued.iter().copied())
+            .collect();
+        let states = waiting.into_iter().filter_map(|slot| self.models.at(slot));
         let mut queue: Vec<_> = states
             .map(|state| (!state.is_urgent(now), state.waiting_since(), &state.spec.id))
             .collect();
@@ -278,7 +278,7 @@ impl Core {
             (_, _) => Phase::Waking { attempt },
         };
         let model = id.clone();
-        let held = self.gates.held(id);
+        let held = self.held(id);
         let (takes, tier) = (state.wake_takes(), state.tier());
         let sentence = match (&phase, start) {
             (Phase::Booting(_), true) => "first start".to_owned(),
@@ -393,7 +393,7 @@ impl ModelState {
             | Phase::Failed { .. }
             | Phase::Removed { .. } => false,
         };
-        drains || self.ending
+        drains || self.ending.is_some()
     }
 }
 

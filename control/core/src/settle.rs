@@ -1,15 +1,10 @@
 //! Rounds of turns: who was touched, who is due, and who minds what others on its GPU do, until nothing follows any more.
 //!
-//! The order does not depend on chance: in each round models by name, then GPUs by number.
+//! The order does not depend on chance: in each round models by slot, then GPUs by number.
 
 use std::collections::BTreeSet;
 
-use crate::{
-    Core,
-    agenda::Turn,
-    effect::Effect,
-    ids::{Millis, ModelId},
-};
+use crate::{Core, agenda::Turn, effect::Effect, ids::Millis, models::Slot};
 
 /// Rounds in which models may follow from each other within one step; what is left goes on a millisecond later.
 const ROUNDS: usize = 8;
@@ -26,7 +21,7 @@ impl Core {
                 break;
             };
             match due {
-                Turn::Model(id) => self.models.touch(&id),
+                Turn::Model(slot) => self.models.touch(slot),
                 Turn::Gpu(gpu) => self.places.mark(gpu),
             }
         }
@@ -36,7 +31,7 @@ impl Core {
         for _ in 0..ROUNDS {
             let dirty = self.places.take_dirty();
             let on_dirty = dirty.iter().filter_map(|gpu| self.places.gpu(*gpu));
-            turn.extend(on_dirty.flat_map(|place| &place.attentive).cloned());
+            turn.extend(on_dirty.flat_map(|place| &place.attentive));
             self.open_when_observed(now);
             if turn.is_empty() && dirty.is_empty() && self.places.is_settled() {
                 return;
@@ -48,31 +43,35 @@ impl Core {
             self.places.take_refreshed();
             turn = self.places.take_changed();
         }
-        for id in turn {
-            self.agenda.set(Turn::Model(id), Some(now + Millis(1)));
+        for slot in turn {
+            self.agenda.set(Turn::Model(slot), Some(now + Millis(1)));
         }
         for gpu in self.places.take_dirty() {
             self.agenda.set(Turn::Gpu(gpu), Some(now + Millis(1)));
         }
     }
 
-    fn turns_of_models(&mut self, now: Millis, turn: BTreeSet<ModelId>, effects: &mut Vec<Effect>) {
+    fn turns_of_models(&mut self, now: Millis, turn: BTreeSet<Slot>, effects: &mut Vec<Effect>) {
         let mut looked = Vec::with_capacity(turn.len());
-        for id in turn {
+        for slot in turn {
             #[cfg(test)]
             {
                 self.turns += 1;
             }
             self.turn_at = None;
+            let Some(id) = self.models.id(slot).cloned() else {
+                self.agenda.set(Turn::Model(slot), None);
+                continue;
+            };
             self.look(now, &id, effects);
-            looked.push((id, self.turn_at));
+            looked.push((slot, id, self.turn_at));
         }
         self.open_when_observed(now);
-        for (id, at) in looked {
+        for (slot, id, at) in looked {
             self.turn_at = at;
             self.advance(now, &id, effects);
             let at = self.turn_at.take();
-            self.agenda.set(Turn::Model(id), at);
+            self.agenda.set(Turn::Model(slot), at);
         }
         self.refresh();
     }

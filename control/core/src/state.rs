@@ -7,6 +7,7 @@ use crate::{
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
     learned::Learned,
     model::ModelSpec,
+    models::Slot,
     phase::{Boot, Phase, Tier},
 };
 
@@ -21,12 +22,27 @@ pub(crate) enum Resident {
     Awake,
 }
 
+/// What an action may hold of which nobody knows how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    /// Per GPU, above `awake`.
+    pub(crate) above: Bytes,
+    /// Host RAM per GPU.
+    pub(crate) host: Bytes,
+    /// When it was given up.
+    pub(crate) since: Millis,
+}
+
 /// One model.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelState {
+    /// Where it is kept; set when it is.
+    pub(crate) slot: Slot,
     pub(crate) spec: ModelSpec,
     pub(crate) phase: Phase,
     pub(crate) since: Millis,
+    /// It served when it began to drain.
+    pub(crate) served_before: bool,
     pub(crate) resident: Resident,
     pub(crate) published: Option<PublishedRow>,
     pub(crate) epoch: Epoch,
@@ -59,6 +75,10 @@ pub(crate) struct ModelState {
     pub(crate) restarts: Vec<Millis>,
     pub(crate) learned: Learned,
     pub(crate) demand: Demand,
+    /// Seconds of Retry-After that were told last to those who were refused.
+    pub(crate) told: u32,
+    /// Whoever was refused comes back by then, if they do as they were told.
+    pub(crate) back_by: Millis,
     /// It may not be a victim before (a drain of it was cancelled, or frozen requests must finish).
     pub(crate) spare_until: Millis,
     /// How often its drain for the same waiter ran out; each doubles the next.
@@ -69,10 +89,10 @@ pub(crate) struct ModelState {
     pub(crate) drain_takes: Millis,
     /// Awake and asleep bytes as they were last declared.
     pub(crate) declared: (Bytes, Bytes),
-    /// Its process is being ended; what is seen of it meanwhile does not count.
-    pub(crate) ending: bool,
-    /// What an action of which nobody knows how it ended may still hold: per GPU above `awake`, and host RAM.
-    pub(crate) unsettled: (Bytes, Bytes),
+    /// Its process is being ended, by this attempt; what is seen of it meanwhile does not count.
+    pub(crate) ending: Option<Attempt>,
+    /// What an action of which nobody knows how it ended may still hold.
+    pub(crate) unsettled: Option<Unsettled>,
     /// A sleep left more memory behind than expected; one repeat was tried.
     pub(crate) memory_repeat: bool,
     /// The count of the last look.
@@ -103,11 +123,13 @@ impl ModelState {
     /// A model of which nothing is known yet.
     pub(crate) fn new(spec: ModelSpec, now: Millis) -> Self {
         Self {
+            slot: Slot::default(),
             learned: Learned::guessed(&spec.guess),
             demand: Demand::default(),
             declared: (spec.awake, spec.asleep),
             phase: Phase::Booting(Boot::Observing { asked: None }),
             since: now,
+            served_before: false,
             resident: Resident::Stopped,
             published: None,
             epoch: Epoch::default(),
@@ -130,12 +152,14 @@ impl ModelState {
             last_error: None,
             failures: 0,
             restarts: Vec::new(),
+            told: 0,
+            back_by: Millis(0),
             spare_until: Millis(0),
             futile: None,
             estimate: Millis(0),
             drain_takes: Millis(0),
-            ending: false,
-            unsettled: (Bytes(0), Bytes(0)),
+            ending: None,
+            unsettled: None,
             memory_repeat: false,
             #[cfg(feature = "sabotage")]
             cached_count: None,
@@ -175,18 +199,43 @@ impl ModelState {
         PublishedRow {
             model: self.spec.id.clone(),
             epoch: self.epoch,
-            admission: self.phase.admission(
-                self.estimate,
-                self.drain_takes,
-                self.disabled,
-                self.stuck,
-            ),
+            admission: self.admission(),
             state: self.phase.public(),
             boot_ready: self.boot_ready,
             barriered: matches!(self.phase, Phase::Draining { .. }),
             error_class: self.phase.error_class(),
             removed: matches!(self.phase, Phase::Removed { .. }),
         }
+    }
+
+    /// Whether gates were told all of the row as it stands.
+    pub(crate) fn is_published(&self) -> bool {
+        let row = |published: &PublishedRow| {
+            let PublishedRow {
+                model: _,
+                epoch,
+                admission,
+                state,
+                boot_ready,
+                barriered,
+                error_class,
+                removed,
+            } = published;
+            *epoch == self.epoch
+                && *admission == self.admission()
+                && *state == self.phase.public()
+                && *boot_ready == self.boot_ready
+                && *barriered == matches!(self.phase, Phase::Draining { .. })
+                && *error_class == self.phase.error_class()
+                && *removed == matches!(self.phase, Phase::Removed { .. })
+        };
+        self.published.as_ref().is_some_and(row)
+    }
+
+    fn admission(&self) -> Admission {
+        let (estimate, drain) = (self.estimate, self.drain_takes);
+        self.phase
+            .admission(estimate, drain, self.disabled, self.stuck)
     }
 
     /// Whether publishing `row` over what was published needs a new epoch: the kind of admission changed.

@@ -15,6 +15,7 @@ use crate::{
 mod barrier;
 mod engines;
 mod explain;
+mod found;
 mod fuzz;
 mod liveness;
 mod races;
@@ -94,6 +95,10 @@ struct Bench {
     obedient: bool,
     /// Engines answer at once.
     answering: bool,
+    /// Somebody measures memory.
+    measured: bool,
+    /// Engines count their requests.
+    counted: bool,
     log: Vec<Effect>,
 }
 
@@ -117,27 +122,32 @@ impl Bench {
             gates: BTreeMap::new(),
             obedient: true,
             answering: true,
+            measured: true,
+            counted: true,
             log: Vec::new(),
         };
         for spec in models {
-            let memory = if state == EngineState::Asleep {
-                spec.asleep
-            } else {
-                Bytes(0)
-            };
-            bench.engines.insert(
-                spec.id.clone(),
-                Engine {
-                    state,
-                    count: 0,
-                    memory,
-                    wake: None,
-                    sleep: None,
-                },
-            );
-            bench.event(Event::ModelSet(Box::new(spec.clone())));
+            bench.add(spec, state);
         }
         bench
+    }
+
+    /// A model more, and its engine.
+    fn add(&mut self, spec: &ModelSpec, state: EngineState) {
+        let memory = if state == EngineState::Asleep {
+            spec.asleep
+        } else {
+            Bytes(0)
+        };
+        let engine = Engine {
+            state,
+            count: 0,
+            memory,
+            wake: None,
+            sleep: None,
+        };
+        self.engines.insert(spec.id.clone(), engine);
+        self.event(Event::ModelSet(Box::new(spec.clone())));
     }
 
     /// Engines asleep, one gate, past the successor's wait.
@@ -184,8 +194,12 @@ impl Bench {
                 let engine = &self.engines[model];
                 let observation = Observation {
                     state: engine.state,
-                    count: Some(engine.count),
-                    memory: Memory::on_gpus(engine.memory),
+                    count: self.counted.then_some(engine.count),
+                    memory: if self.measured {
+                        Memory::on_gpus(engine.memory)
+                    } else {
+                        Memory::default()
+                    },
                     tier: None,
                 };
                 vec![Event::Observed {
@@ -224,10 +238,11 @@ impl Bench {
                     outcome,
                 }]
             }
-            Effect::Kill { model, .. } if self.answering => {
+            Effect::Kill { model, attempt, .. } if self.answering => {
                 self.engines.get_mut(model).expect("known").state = EngineState::Gone;
                 vec![Event::EngineGone {
                     model: model.clone(),
+                    attempt: Some(*attempt),
                     cause: "ended".into(),
                 }]
             }
@@ -240,7 +255,7 @@ impl Bench {
             | Effect::Wake { .. }
             | Effect::Sleep { .. }
             | Effect::Kill { .. }
-            | Effect::Removed(_)
+            | Effect::Removed { .. }
             | Effect::Dropped(_)
             | Effect::Record(_)
             | Effect::RaiseTerm { .. }
@@ -359,6 +374,17 @@ impl Bench {
         self.report(gate)
     }
 
+    /// The attempt by which a model was removed last.
+    fn removed_by(&self) -> Option<Attempt> {
+        self.log.iter().rev().find_map(|effect| {
+            if let Effect::Removed { attempt, .. } = effect {
+                Some(*attempt)
+            } else {
+                None
+            }
+        })
+    }
+
     fn phase(&self, model: &str) -> &'static str {
         self.core
             .view()
@@ -396,7 +422,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
         Effect::Wake { model, .. } => Some(format!("wake {model}")),
         Effect::Sleep { model, mode, .. } => Some(format!("sleep {model} {mode:?}")),
         Effect::Kill { model, .. } => Some(format!("kill {model}")),
-        Effect::Removed(model) => Some(format!("removed {model}")),
+        Effect::Removed { model, .. } => Some(format!("removed {model}")),
         Effect::Dropped(model) => Some(format!("dropped {model}")),
         Effect::CloseStream { gate, .. } => Some(format!("close {gate}")),
         Effect::RaiseTerm { at_least } => Some(format!("raise {at_least}")),

@@ -7,6 +7,7 @@ use crate::{
     Core,
     decision::{Taken, Trigger},
     effect::Effect,
+    event::{EngineState, Observation},
     failures::COOL_DOWN,
     ids::{Bytes, Millis, ModelId},
     model::OnLeaseEnd,
@@ -84,7 +85,7 @@ impl Core {
             return false;
         };
         let flows = state.spec.on_lease_end == OnLeaseEnd::Flow;
-        let waiting = self.gates.waiting(now, id, epoch, self.flow_silence());
+        let waiting = self.waiting(now, id, epoch, self.flow_silence());
         let seen = state.spec.caps.counts || !waiting.fenced_in_flight;
         let since = self.term_since + self.flow_silence();
         let over = seen && (!flows || now >= since && waiting.all_acknowledged);
@@ -100,12 +101,9 @@ impl Core {
             "its engine is stopped rather than put to sleep (no host RAM for its copy, or so configured); its next wake is a start, about {}",
             state.learned.start.promised()
         );
-        state.ending = true;
-        effects.push(Effect::Kill {
-            model: id.clone(),
-            cause: "it sleeps without a process".into(),
-        });
-        if !matches!(state.phase, Phase::Asleep) {
+        let asleep = matches!(state.phase, Phase::Asleep);
+        self.kill(id, "it sleeps without a process".into(), effects);
+        if !asleep {
             self.enter(now, id, Phase::Asleep);
         }
         self.record(now, id, sentence, effects);
@@ -204,7 +202,7 @@ impl Core {
             .models
             .values()
             .filter(helps)
-            .partition(|state| state.ending);
+            .partition(|state| state.ending.is_some());
         let mut can_go: Vec<(f64, &ModelState)> = staying
             .into_iter()
             .filter(|state| self.can_leave_ram(state))
@@ -260,7 +258,7 @@ impl Core {
             && state.spec.caps.restartable
             && state.spec.tier != Some(Tier::Ram)
             && state.inside == 0
-            && !state.ending
+            && state.ending.is_none()
     }
 
     /// A sleeping copy leaves host RAM: its engine ends, and the next wake is a start.
@@ -268,16 +266,12 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.ending = true;
+        let start = state.learned.start.promised();
         let cause = format!("its copy leaves host RAM for {waiter}");
-        effects.push(Effect::Kill {
-            model: id.clone(),
-            cause: cause.clone(),
-        });
         let sentence = format!(
-            "stopped: {cause}, which is worth more there; its next wake is a start, about {}",
-            state.learned.start.promised()
+            "stopped: {cause}, which is worth more there; its next wake is a start, about {start}"
         );
+        self.kill(id, cause, effects);
         self.choose_alone(now, id, Trigger::HostRam, Taken::Demote(Tier::Stopped));
         self.record(now, id, sentence, effects);
     }
@@ -300,6 +294,13 @@ impl Core {
 }
 
 impl ModelState {
+    /// A look at the engine shows what its processes hold of host RAM.
+    pub(crate) fn seen_in_host(&mut self, seen: &Observation) {
+        if matches!(seen.state, EngineState::Awake | EngineState::Asleep) {
+            self.host_kept = seen.memory.host.unwrap_or(self.host_kept);
+        }
+    }
+
     /// Bytes of host RAM, for each of its GPUs, that its copy takes now. One that was in RAM once may keep its room there while it is
     /// awake (vLLM keeps the pinned blocks for its next sleep).
     pub(crate) fn host_reserved(&self) -> Bytes {
@@ -314,7 +315,8 @@ impl ModelState {
         if there && self.copy == Tier::Ram {
             self.spec.sizes.host.bytes.max(self.host_kept)
         } else {
-            self.host_kept.max(self.unsettled.1)
+            let open = self.unsettled.map(|unsettled| unsettled.host);
+            self.host_kept.max(open.unwrap_or_default())
         }
     }
 }

@@ -61,8 +61,8 @@ pub enum Action {
     Wake(Attempt, Tier),
     /// `Event::Slept`. Into [`Tier::Stopped`]: its process is ended, and no `Event::EngineGone` tells so.
     Sleep(Attempt, SleepMode, Tier),
-    /// End its process; `Event::EngineGone` follows.
-    Kill(String),
+    /// End its process; `Event::EngineGone` of this attempt follows.
+    Kill(Attempt, String),
 }
 
 /// What engines need to know of the fleet.
@@ -167,15 +167,16 @@ impl Engines {
         worker.spec()
     }
 
-    /// Forgets a model and ends its process when control started it; returns when that is gone. `Event::EngineGone` says so too: its
-    /// memory is free only then.
-    pub async fn remove(&self, model: &ModelId) {
+    /// Forgets a model and ends its process when control started it; returns when that is gone. `Event::EngineGone` of this attempt says so
+    /// too: its memory is free only then.
+    pub async fn remove(&self, model: &ModelId, attempt: Attempt) {
         let entry = self.lock().remove(model);
         if let Some(Entry { worker, queue }) = entry {
             drop(queue);
             worker.remove().await;
             let gone = Event::EngineGone {
                 model: model.clone(),
+                attempt: Some(attempt),
                 cause: "it was removed from the fleet".to_owned(),
             };
             // The receiver is gone only when control ends.
@@ -212,7 +213,11 @@ impl Engines {
             Action::Observe(attempt) => {
                 drop(tokio::spawn(async move { worker.observe(attempt).await }))
             }
-            Action::Kill(cause) => drop(tokio::spawn(async move { worker.kill(cause).await })),
+            Action::Kill(attempt, cause) => {
+                drop(tokio::spawn(async move {
+                    worker.kill(Some(attempt), cause).await;
+                }));
+            }
             Action::Start(attempt) => self.queue(&entry, Job::new(Transition::Start, attempt)),
             Action::Wake(attempt, tier) => {
                 self.queue(&entry, Job::new(Transition::Wake(tier), attempt));

@@ -55,7 +55,8 @@ struct Known {
     running: Option<Running>,
     is_starting: bool,
     is_removed: bool,
-    killed_for: Option<String>,
+    /// Its process is being ended: by which attempt of the core, if by one, and why.
+    killed_for: Option<(Option<Attempt>, String)>,
     /// The process whose end an outcome has told.
     told_of: Option<u32>,
     counts_proven: bool,
@@ -168,7 +169,7 @@ impl Worker {
             is_other_command && known.running.is_some()
         };
         if is_other_command {
-            self.kill("its command in the fleet file changed".to_owned())
+            self.kill(None, "its command in the fleet file changed".to_owned())
                 .await;
         }
     }
@@ -232,13 +233,14 @@ impl Worker {
         .await;
     }
 
-    /// Ends the engine's process and whatever it left; `Event::EngineGone` follows when it is gone.
-    pub(super) async fn kill(self: &Arc<Self>, cause: String) {
+    /// Ends the engine's process and whatever it left; `Event::EngineGone` follows when it is gone, with the attempt of the core by which
+    /// it was ended.
+    pub(super) async fn kill(self: &Arc<Self>, attempt: Option<Attempt>, cause: String) {
         let (is_running, can_end) = {
             let mut known = self.lock();
             let is_running = known.running.is_some();
             if is_running {
-                known.killed_for = Some(cause.clone());
+                known.killed_for = Some((attempt, cause.clone()));
             }
             (is_running, known.model.engine.command.is_some())
         };
@@ -250,6 +252,7 @@ impl Worker {
         if !is_running {
             self.send(Event::EngineGone {
                 model: self.id.clone(),
+                attempt,
                 cause,
             })
             .await;
@@ -379,9 +382,15 @@ impl Worker {
         if known.is_removed || (is_told_by_start && killed_for.is_none()) {
             return None;
         }
-        let cause = killed_for.map_or(cause, |reason| format!("ended by control: {reason}"));
-        let model = self.id.clone();
-        Some(Event::EngineGone { model, cause })
+        let (attempt, cause) = match killed_for {
+            Some((attempt, reason)) => (attempt, format!("ended by control: {reason}")),
+            None => (None, cause),
+        };
+        Some(Event::EngineGone {
+            model: self.id.clone(),
+            attempt,
+            cause,
+        })
     }
 
     fn forget_record(&self, pid: u32) {

@@ -223,10 +223,10 @@ impl Gate {
         settled
     }
 
-    /// Control has published a shorter estimate of a hold.
-    pub(super) fn shorten(&mut self, model: usize, wait: Millis) {
+    /// Control has published another estimate of a hold.
+    pub(super) fn expect(&mut self, model: usize, wait: Millis) {
         if let Admission::Hold { estimated_wait } = &mut self.rows[model].admission {
-            *estimated_wait = wait.0.min(*estimated_wait);
+            *estimated_wait = wait.0;
         }
     }
 

@@ -286,14 +286,13 @@ impl<'a> Replay<'a> {
         self.report(now, Some(model));
     }
 
-    /// In production who sleeps is looked at every second, and its estimate becomes shorter with what passes. Here nobody looks until
-    /// somebody asks.
+    /// In production who sleeps is looked at every second, and its wait estimated again. Here nobody looks until somebody asks.
     fn look_at_sleeper(&mut self, now: Millis, model: usize) {
         let id = &self.setting.models[model].spec.id;
         if self.meter.is_asleep(model)
             && let Some(why) = self.core.why_not(now, id)
         {
-            self.gate.shorten(model, why.estimated_wait);
+            self.gate.expect(model, why.estimated_wait);
         }
     }
 

@@ -23,7 +23,7 @@ use text::time;
 /// Models that are shown as worst off.
 const WORST: usize = 5;
 /// One run, as numbers. Times in seconds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Row {
     /// Name of the policy.
     pub(super) policy: &'static str,
@@ -286,50 +286,15 @@ impl Run {
             gpus: of.setting.gpus.len(),
             max_wait_s: of.max_wait.map(seconds),
             requests: strict.requests,
-            served: None,
             misses: loads,
             miss_ratio: ratio(loads, strict.requests).unwrap_or(0.0),
             wakes: loads,
-            sleeps: None,
-            evictions: None,
-            regrets: None,
-            thrash: None,
-            bytes_moved: None,
-            wait_mean_s: None,
-            wait_p50_s: None,
-            wait_p95_s: None,
-            wait_p99_s: None,
-            wait_max_s: None,
-            worst_mean_s: None,
-            worst_p99_s: None,
-            wait_turn_s: None,
-            wait_drain_s: None,
-            wait_sleep_s: None,
-            wait_wake_s: None,
-            estimates_kept: None,
-            estimates_off_s: None,
-            held_kept: None,
-            held_off_p50_s: None,
-            held_off_p95_s: None,
-            retry_kept: None,
-            retry_off_p50_s: None,
-            retry_off_p95_s: None,
-            refusals: None,
-            lost: None,
-            cut: None,
-            fairness: None,
-            gpu_hours: None,
-            gpu_hours_awake: None,
-            gpu_hours_idle: None,
-            gpu_hours_moving: None,
-            gpu_hours_free: None,
             strict_lru: strict.lru,
             strict_opt: strict.opt,
             idle_opt: strict.idle,
-            gap_closed: None,
             grouped_opt: strict.grouped,
             saved_beyond_opt: strict.opt.cast_signed() - loads.cast_signed(),
-            meets_target: None,
+            ..Row::default()
         };
         Self {
             row,

@@ -29,6 +29,12 @@ pub enum Item {
     ControlTick { life: usize, at: u64 },
     /// An engine's outcome, an operator's wish, a change of the fleet.
     ToCore { life: usize, event: Box<Event> },
+    /// A request that was refused then would come back.
+    WouldReturn {
+        gate: usize,
+        name: String,
+        told_at: u64,
+    },
     /// An operator asks for something.
     Operate { engine: usize, verb: Operator },
     /// The state directory has given out a larger term.

@@ -106,10 +106,10 @@ impl World {
                 self.remember(life, event);
             }
             Event::EngineGone { model, .. } => {
-                if let Some(engine) = self.rows.get(model) {
+                // Told late, it ends nothing of what the engine does now.
+                let gone = |engine: &&usize| self.engines[**engine].process == Process::Gone;
+                if let Some(engine) = self.rows.get(model).filter(gone) {
                     self.controls[life].under_way.remove(engine);
-                    // A word about the end of its former life may come late to an attached engine that is back.
-                    self.engines[*engine].strange |= self.engines[*engine].process != Process::Gone;
                 }
             }
             Event::ModelSet(spec) => {
@@ -122,6 +122,10 @@ impl World {
                         self.render_again(life, row);
                     }
                 }
+            }
+            // From now on less may be there than is needed.
+            Event::GpuAccepted(gpu) => {
+                self.controls[life].roomy.remove(gpu);
             }
             Event::Observed {
                 model, observation, ..
@@ -138,7 +142,6 @@ impl World {
             | Event::Bye { .. }
             | Event::StreamClosed { .. }
             | Event::GpuRead { .. }
-            | Event::GpuAccepted(_)
             | Event::ModelRemoved(_)
             | Event::Operator { .. }
             | Event::Deposed
@@ -427,14 +430,15 @@ impl World {
     /// Whether an engine may come to hold more than control knows, without a word to it.
     fn is_excused(&self, life: usize, engine: usize) -> bool {
         let known = &self.engines[engine];
-        // It still does what another life told it, or what this one has given up.
-        let awaited = self.controls[life].under_way.contains_key(&engine);
-        let is_seen = self.plan.measured && self.plan.oracle_lag == 0;
-        let foreign = known.is_foreign(life) || (known.is_busy() && !awaited && !is_seen);
+        // It still does what another life told it.
+        let foreign = known.is_foreign(life);
         // Somebody starts it by hand.
         let by_hand = known.process == Process::Starting && !known.spec.caps.restartable;
         // It keeps its memory, and nobody measures.
-        let keeps = known.asleep && known.holds > known.spec.asleep && !self.plan.measured;
+        let keeps = known.asleep
+            && !known.is_busy()
+            && known.holds > known.spec.asleep
+            && !self.plan.measured;
         foreign || by_hand || keeps || known.strange
     }
 
@@ -535,7 +539,7 @@ impl World {
                     .get(*node)
                     .is_some_and(|host| host.reserved > host.capacity)
             };
-            let takes = known.spec.sizes.host.bytes > Bytes(0) && !known.asleep;
+            let takes = known.spec.sizes.host.bytes > known.host && !known.asleep;
             let full = nodes.filter(beyond).count() > 0;
             self.check(!takes || !full, |world| {
                 format!(
@@ -561,7 +565,8 @@ impl World {
             };
             let rows: Vec<usize> = (0..self.engines.len()).collect();
             let held: Bytes = rows.iter().filter(counts).map(there).sum();
-            let explained = self.engines.iter().any(|engine| engine.host_surprise);
+            let explained = (rows.iter())
+                .any(|engine| self.engines[*engine].host_surprise && there(engine) > Bytes(0));
             fits &= held <= host.reserved;
             self.check(explained || held <= host.reserved, |_| {
                 format!(

@@ -180,7 +180,7 @@ impl World {
                 self.step(life, Event::ModelSet(Box::new(spec)));
             } else if self.engines[row].spec.caps.restartable {
                 // What the fleet does not name any more is ended.
-                self.end_process(row);
+                self.end_process(row, None);
             }
         }
     }
@@ -326,7 +326,8 @@ impl World {
             self.perform(life, effect);
         }
         self.send_rows(life);
-        if changed {
+        // What was seen asleep is known from here on, though nothing had to be done.
+        if changed || self.controls[life].seen_asleep.is_some() {
             self.check_core(life);
         }
         let control = &mut self.controls[life];
@@ -404,8 +405,8 @@ impl World {
                 mode,
                 tier,
             } => self.action(life, &model, Order::Sleep(mode, tier), attempt),
-            Effect::Kill { model, cause: _ } => self.kill(life, &model),
-            Effect::Removed(model) => self.remove_engine(&model),
+            Effect::Kill { model, attempt, .. } => self.kill(life, &model, attempt),
+            Effect::Removed { model, attempt } => self.remove_engine(life, &model, attempt),
             Effect::Dropped(model) => {
                 self.controls[life].published.remove(&model);
             }

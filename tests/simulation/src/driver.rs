@@ -200,7 +200,7 @@ impl World {
         let (after, outcome) = match (order, self.engines[engine].process) {
             (Order::Start, _) => {
                 // It is ended, and its end waited for.
-                self.end_process(engine);
+                self.end_process(engine, None);
                 let outcome = failed("it did not serve in time", EngineState::Gone);
                 (LONGEST_END + 50, outcome)
             }
@@ -321,7 +321,7 @@ impl World {
     }
 
     /// Control ends an engine's process, where it may.
-    pub(crate) fn kill(&mut self, life: usize, model: &ModelId) {
+    pub(crate) fn kill(&mut self, life: usize, model: &ModelId, attempt: Attempt) {
         let Some(engine) = self.rows.get(model).copied() else {
             return;
         };
@@ -330,19 +330,19 @@ impl World {
         if !self.engines[engine].spec.caps.restartable {
             return;
         }
-        self.end_process(engine);
+        self.end_process(engine, Some((life, attempt)));
     }
 
     /// The model has drained and goes; its process ends, and that is told.
-    pub(crate) fn remove_engine(&mut self, model: &ModelId) {
+    pub(crate) fn remove_engine(&mut self, life: usize, model: &ModelId, attempt: Attempt) {
         if let Some(engine) = self.rows.get(model).copied() {
             if self.engines[engine].spec.caps.restartable {
-                self.end_process(engine);
+                self.end_process(engine, Some((life, attempt)));
             } else {
                 // Its operator stops it when it is not used any more.
                 self.engines[engine].surprise = true;
-                self.tell_gone(engine, "it was removed from the fleet");
-                self.end_process(engine);
+                self.tell_removed(life, model, attempt);
+                self.end_process(engine, None);
             }
         }
     }
@@ -353,14 +353,35 @@ impl World {
         known.spec.caps.restartable && known.process != Process::Gone
     }
 
-    /// Everybody who leads is told that an engine's process has ended.
-    pub(crate) fn tell_gone(&mut self, engine: usize, cause: &str) {
-        let event = Event::EngineGone {
-            model: self.engines[engine].spec.id.clone(),
-            cause: cause.to_owned(),
+    /// An attached engine is none of control's any more. That may be said so late that it is back.
+    fn tell_removed(&mut self, life: usize, model: &ModelId, attempt: Attempt) {
+        let late = self.strikes(Fault::OldOutcome, 2);
+        let after = if late {
+            self.random.below(20_000)
+        } else {
+            self.short_way()
         };
+        let event = Box::new(Event::EngineGone {
+            model: model.clone(),
+            attempt: Some(attempt),
+            cause: "it was removed from the fleet".to_owned(),
+        });
+        self.agenda
+            .push(self.now + after, Item::ToCore { life, event });
+    }
+
+    /// Everybody who leads is told that an engine's process has ended; who ended it, by which attempt.
+    pub(crate) fn tell_gone(&mut self, engine: usize, by: Option<(usize, Attempt)>, cause: &str) {
         let after = self.short_way();
-        self.tell_controls(after, &event);
+        for life in 0..self.controls.len() {
+            let attempt = by.filter(|(of, _)| *of == life);
+            let event = Event::EngineGone {
+                model: self.engines[engine].spec.id.clone(),
+                attempt: attempt.map(|(_, attempt)| attempt),
+                cause: cause.to_owned(),
+            };
+            self.tell_control(life, after, event);
+        }
     }
 }
 

@@ -23,6 +23,8 @@ impl World {
         (self.faults, self.load) = (false, false);
         self.foreign.fill(Bytes(0));
         self.agenda.push(self.now, Item::ControlStarts);
+        // What waits for a control that stands still may come in any order: nobody is disabled after this.
+        self.run_until(self.healed_at() + 1);
         for engine in 0..self.engines.len() {
             let known = &mut self.engines[engine];
             (known.lie, known.slower) = (None, 0);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use greenthread_core::{
     event::EngineState,
-    ids::Bytes,
+    ids::{Attempt, Bytes},
     model::{ModelSpec, OnDrainTimeout, SleepMode},
     phase::Tier,
 };
@@ -80,6 +80,8 @@ pub struct Engine {
     cheats: Option<Lie>,
     generation: u64,
     process_generation: u64,
+    /// Its server says that it is dead.
+    pub broken: bool,
     /// It does not answer before.
     pub hangs_until: u64,
     /// Its next command takes so much longer, in ms.
@@ -98,6 +100,8 @@ pub struct Engine {
     pub may_cut: bool,
     /// When its process was started last.
     pub started_at: u64,
+    /// Life of control that ends its process, and the attempt by which it does.
+    pub(crate) ended_by: Option<(usize, Attempt)>,
 }
 
 impl Engine {
@@ -137,6 +141,7 @@ impl Engine {
             cheats: None,
             generation: 0,
             process_generation: 0,
+            broken: false,
             hangs_until: 0,
             slower: 0,
             lie: None,
@@ -146,6 +151,7 @@ impl Engine {
             stray: false,
             may_cut: false,
             started_at: 0,
+            ended_by: None,
         }
     }
 
@@ -166,7 +172,7 @@ impl Engine {
 
     /// Whether it computes.
     pub fn runs(&self) -> bool {
-        self.process == Process::Up && !self.asleep
+        self.process == Process::Up && !self.asleep && !self.broken
     }
 
     /// Whether a command is being carried out, or waits.
@@ -209,6 +215,7 @@ impl World {
         match engine.process {
             Process::Gone | Process::Starting => EngineState::Gone,
             Process::Up if engine.hangs_until > self.now => EngineState::Silent,
+            Process::Up if engine.broken => EngineState::Broken,
             Process::Up if engine.asleep => EngineState::Asleep,
             Process::Up => EngineState::Awake,
         }
@@ -262,6 +269,11 @@ impl World {
             self.ends(command.life, engine, command.attempt, 0, outcome);
             return self.next_command(engine);
         }
+        if self.engines[engine].broken {
+            let outcome = failed("it is dead", EngineState::Broken);
+            self.ends(command.life, engine, command.attempt, 1, outcome);
+            return self.next_command(engine);
+        }
         self.begin_command(engine, command);
     }
 
@@ -293,12 +305,18 @@ impl World {
         if matches!(command.order, Order::Wake(_)) && known.asleep && !refuses {
             // The memory comes first.
             known.hold(self.now, known.spec.awake + known.spec.sizes.waking.bytes);
-            let leads = self.controls[command.life].alive && !self.controls[command.life].deposed;
+            let leads = self.is_latest(command.life);
             self.engines[engine].surprise |= !leads;
         }
         self.note(|_| format!("{id} begins {command:?}, {cheats:?}, {takes} ms"));
         self.agenda
             .push(self.now + takes, Item::CommandEnds { engine, generation });
+        if command.order != Order::Start && self.strikes(Fault::OutcomeLost, 12) {
+            // The call is lost, and the engine goes on with it.
+            let after = self.random.below(takes);
+            let outcome = unknown("the connection broke");
+            self.ends(command.life, engine, command.attempt, after, outcome);
+        }
     }
 
     /// The engine has done what it was told, or not.
@@ -321,8 +339,7 @@ impl World {
             (_, Order::Wake(_) | Order::Start) => self.fall_awake(engine),
             (lie, Order::Sleep(mode, tier)) => {
                 let keeps = lie == Some(Lie::KeepsMemory);
-                let stray =
-                    !self.controls[command.life].alive || self.controls[command.life].deposed;
+                let stray = !self.is_latest(command.life);
                 self.fall_asleep(engine, (mode, tier), stray, keeps);
             }
         }
@@ -330,13 +347,21 @@ impl World {
         self.next_command(engine);
     }
 
+    /// Whether this life of control leads, as far as it knows, and no later one has begun: it stands still, perhaps.
+    fn is_latest(&self, life: usize) -> bool {
+        let control = &self.controls[life];
+        control.alive && !control.deposed && life + 1 == self.controls.len()
+    }
+
     /// It is awake from here on; frozen requests go on.
     pub(crate) fn fall_awake(&mut self, engine: usize) {
-        let now = self.now;
+        let (now, keeps_host) = (self.now, self.plan.keeps_host);
         let known = &mut self.engines[engine];
         known.work(now);
         known.asleep = false;
-        known.host = Bytes(0);
+        if !keeps_host {
+            known.host = Bytes(0);
+        }
         known.hold(now, known.spec.awake);
         (known.stray, known.may_cut) = (false, false);
         self.totals.wakes += 1;
@@ -353,7 +378,7 @@ impl World {
         keeps: bool,
     ) {
         let now = self.now;
-        let measured = self.plan.measured;
+        let (measured, keeps_host) = (self.plan.measured, self.plan.keeps_host);
         let known = &mut self.engines[engine];
         known.work(now);
         let stray = stray || (known.asleep && known.stray);
@@ -361,7 +386,8 @@ impl World {
         if !known.asleep {
             // One that sleeps already sleeps no deeper.
             known.copy = tier;
-            known.host = known.copy_in_ram();
+            let kept = if keeps_host { known.host } else { Bytes(0) };
+            known.host = known.copy_in_ram().max(kept);
         }
         known.asleep = true;
         let left = if keeps {
@@ -453,7 +479,7 @@ impl World {
         if known.abandoned && known.stage == Stage::Over(Outcome::GatewayDied) {
             return;
         }
-        if self.engines[engine].process != Process::Up {
+        if self.engines[engine].process != Process::Up || self.engines[engine].broken {
             self.requests[request as usize].stage = self.back(request);
             return self.agenda.push(self.now, Item::Failed { request });
         }

@@ -59,6 +59,8 @@ faults! {
     ClientLeaves,
     /// An engine's process dies.
     EngineCrash,
+    /// An engine dies inside its server, which goes on and says so.
+    EngineBreaks,
     /// An engine takes much longer for its next action.
     EngineSlow,
     /// An engine does not answer for a while.
@@ -89,4 +91,6 @@ faults! {
     ModelReplaced,
     /// Somebody else takes memory on a GPU, and gives it back after a while.
     ForeignMemory,
+    /// The oracle's readings of whole GPUs stand still for a while.
+    StaleReadings,
 }

@@ -333,6 +333,7 @@ impl World {
             flowed: false,
             unseen: false,
             admitted: 0,
+            promised: None,
             slow,
             budget,
         });
@@ -359,12 +360,18 @@ impl World {
         match verdict {
             Verdict::Pass => self.over(id, Outcome::Passed),
             Verdict::Answer(reply) => {
-                self.over(id, Outcome::Refused(reason(reply.header(REASON_HEADER))));
+                let why = reason(reply.header(REASON_HEADER));
+                self.told_to_return(gate, &name, why, reply.header("retry-after"));
+                self.over(id, Outcome::Refused(why));
             }
             Verdict::Hold => {
                 self.gates[gate].requests.insert(id);
-                let row = self.gates[gate].reference.find(&name);
-                self.requests[id as usize].row = row.and_then(|row| self.row_named(row));
+                let reference = &self.gates[gate].reference;
+                let row = reference.find(&name);
+                let promised = row.and_then(|row| reference.holds_for(row));
+                let row = row.and_then(|row| self.row_named(row));
+                let known = &mut self.requests[id as usize];
+                (known.row, known.promised) = (row, promised);
             }
             Verdict::Forward(headers) => {
                 self.gates[gate].requests.insert(id);
@@ -404,6 +411,7 @@ impl World {
             return self.violated(format!("request {request} went to another model"));
         }
         self.check_forward(gate, request, row);
+        self.score_wait(request, true);
         let longest = self.plan.times.forward_bound.0;
         let is_slow = self.requests[request as usize].slow
             || self.strikes(crate::fault::Fault::SlowForward, 20);

@@ -25,6 +25,7 @@ pub mod reference;
 pub mod request;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
+pub mod score;
 pub mod stream;
 pub mod totals;
 pub mod trace;

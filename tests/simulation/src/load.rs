@@ -1,8 +1,8 @@
 //! What is done to the world by chance: requests, and faults.
 
 use greenthread_core::{
-    event::{ActionError, EngineState, Event, Memory, Operator, Outcome},
-    ids::{GateId, Millis, ModelId, StreamId},
+    event::{ActionError, EngineState, Event, Memory, Observation, Operator, Outcome},
+    ids::{Attempt, Millis, ModelId},
     model::SleepMode,
     phase::Tier,
 };
@@ -83,6 +83,7 @@ impl World {
             | Fault::OldRowSpeaks
             | Fault::EarlyHeartbeat => self.stream_fault(fault),
             Fault::EngineCrash
+            | Fault::EngineBreaks
             | Fault::EngineHang
             | Fault::EngineRefuses
             | Fault::LiesAsleep
@@ -95,6 +96,11 @@ impl World {
             | Fault::ModelRemoved
             | Fault::ModelReplaced => self.operator_fault(fault),
             Fault::ForeignMemory => self.foreign_comes(),
+            Fault::StaleReadings => {
+                let length = self.random.pick(&[1_500, 4_000, 12_000]);
+                self.readings_until = self.now + self.random.below(length);
+                self.plan.measured
+            }
             // These strike where their moment comes.
             Fault::Succession
             | Fault::SlowForward
@@ -175,14 +181,22 @@ impl World {
         } else {
             other_result(event)
         };
-        // Whatever time alone brings about is done before: a word of a gate that nobody knows lets every model have its turn.
-        for _ in 0..2 {
-            let nobody = Event::Bye {
-                gate: GateId("nobody".to_owned()),
-                stream: StreamId(0),
-                sequence: 0,
+        // Whatever time alone brings about is done before: a look that nobody asked for, which saw nothing, gives its model a turn.
+        let Some(model) = about(&event).cloned() else {
+            return false;
+        };
+        for _ in 0..8 {
+            let nothing = Event::Observed {
+                model: model.clone(),
+                attempt: Attempt(u64::MAX),
+                observation: Observation {
+                    state: EngineState::Silent,
+                    count: None,
+                    memory: Memory::default(),
+                    tier: None,
+                },
             };
-            self.step(life, nobody);
+            self.step(life, nothing);
         }
         if self.violation.is_some() || self.controls[life].deposed {
             return false;
@@ -379,6 +393,9 @@ impl World {
                 let generation = known.generation_of_process();
                 self.process_ends(engine, generation);
             }
+            Fault::EngineBreaks if rare && known.process == Process::Up && !known.broken => {
+                self.breaks(engine);
+            }
             Fault::EngineHang => {
                 let length = self.random.pick(&[300, 3_000, 12_000]);
                 known.hangs_until = self.now + self.random.below(length);
@@ -391,7 +408,9 @@ impl World {
                 known.host_surprise = true;
                 self.fall_asleep(engine, (SleepMode::Keep, Tier::Ram), true, false);
             }
-            Fault::StrangerWakes if known.process == Process::Up && known.asleep => {
+            Fault::StrangerWakes
+                if known.process == Process::Up && known.asleep && !known.broken =>
+            {
                 if known.is_busy() {
                     return false;
                 }
@@ -481,6 +500,17 @@ impl World {
         self.set_model(new);
         self.tell_controls(0, &Event::ModelRemoved(gone));
         true
+    }
+}
+
+/// The model of which an outcome tells.
+fn about(event: &Event) -> Option<&ModelId> {
+    match event {
+        Event::Observed { model, .. }
+        | Event::Started { model, .. }
+        | Event::Woke { model, .. }
+        | Event::Slept { model, .. } => Some(model),
+        _ => None,
     }
 }
 

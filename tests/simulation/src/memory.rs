@@ -25,9 +25,12 @@ impl World {
             let there = (0..self.engines.len())
                 .filter(|engine| self.engines[*engine].spec.gpus.contains(&GpuId(gpu)));
             let held: Bytes = there.map(|engine| self.shown(engine)).sum();
+            if self.now >= self.readings_until {
+                self.readings[gpu] = held + self.foreign[gpu];
+            }
             let event = Event::GpuRead {
                 gpu: GpuId(gpu),
-                used: held + self.foreign[gpu],
+                used: self.readings[gpu],
             };
             self.deliver_to_core(life, Box::new(event));
         }

@@ -60,6 +60,8 @@ pub struct Plan {
     pub measured: bool,
     /// What is measured is so old, in ms.
     pub oracle_lag: u64,
+    /// Engines keep the host RAM of their copy while they are awake, as vLLM does.
+    pub keeps_host: bool,
     /// Leadership is a lease of this many ms, and a second control waits for it; 0: a lock that is held for life.
     pub leader_lease: u64,
     /// Longest ordinary way through the network in ms.
@@ -130,6 +132,7 @@ impl Plan {
             } else {
                 0
             },
+            keeps_host: measured && random.chance(1, 2),
             leader_lease: if random.chance(1, 3) {
                 times.command.0 * 2 + random.within(1_000, 10_000)
             } else {

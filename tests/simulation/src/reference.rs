@@ -17,6 +17,8 @@ pub struct Row {
     pub epoch: (u64, u64),
     /// The row admits.
     pub admits: bool,
+    /// It holds, and a request that comes now waits so long, in ms.
+    pub holds_for: Option<u64>,
     /// The barrier is up.
     pub draining: bool,
     /// It goes on after the lease.
@@ -146,6 +148,17 @@ impl Reference {
                 .is_some_and(|until| now >= until && now < until + self.max_flow)
     }
 
+    /// What a row that holds said of the wait of a request that comes now, in ms.
+    pub fn holds_for(&self, row: &str) -> Option<u64> {
+        self.rows.get(row)?.holds_for
+    }
+
+    /// Whether a row neither admits nor holds; `None` of one that is removed.
+    pub fn refuses(&self, row: &str) -> Option<bool> {
+        let row = self.rows.get(row).filter(|row| !row.removed)?;
+        Some(!row.admits && row.holds_for.is_none())
+    }
+
     /// The row of a path prefix: one that is not removed goes first.
     pub fn find(&self, prefix: &str) -> Option<&str> {
         let owns = |row: &&Row| row.prefix.as_deref() == Some(prefix);
@@ -260,6 +273,10 @@ impl Reference {
             let known = Row {
                 epoch,
                 admits: matches!(row.admission, Some(row::Admission::Admit(_))),
+                holds_for: match &row.admission {
+                    Some(row::Admission::Hold(hold)) => Some(hold.estimated_wait_ms),
+                    Some(row::Admission::Admit(_) | row::Admission::Refuse(_)) | None => None,
+                },
                 draining,
                 flow: row.on_lease_end() == OnLeaseEnd::Flow,
                 removed: row.removed,

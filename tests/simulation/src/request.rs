@@ -74,6 +74,8 @@ pub struct Request {
     pub unseen: bool,
     /// When it was admitted.
     pub admitted: u64,
+    /// The wait that was estimated when it was held, in ms.
+    pub promised: Option<u64>,
     /// It takes the longest way to its engine.
     pub slow: bool,
     /// How long its client waits at most, as it says.
@@ -92,6 +94,11 @@ impl World {
             ));
         }
         known.stage = Stage::Over(outcome);
+        // Its client, or its Envoy, did not want to know.
+        let told = matches!(outcome, Outcome::Refused(_) | Outcome::EngineFailed);
+        if told {
+            self.score_wait(request, false);
+        }
         self.open -= 1;
         *self.totals.outcomes.entry(outcome.name()).or_default() += 1;
         self.note(|_| format!("request {request}: {outcome:?}"));

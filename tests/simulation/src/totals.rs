@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::fault::Fault;
+use crate::{fault::Fault, score::Scores};
 
 /// Counts of one run, or of many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Totals {
     pub old_outcomes: u64,
     /// Seconds for which a GPU stood still, since ledger and oracle differed.
     pub stopped: u64,
+    /// How good estimates were.
+    pub scores: Scores,
     /// Faults that happened.
     pub faults: BTreeMap<Fault, u64>,
 }
@@ -62,8 +64,10 @@ impl Totals {
             barriers,
             old_outcomes,
             stopped,
+            scores,
             faults,
         } = other;
+        self.scores.add(scores);
         self.stopped += stopped;
         self.seeds += seeds;
         self.core_steps += core_steps;
@@ -113,6 +117,7 @@ impl fmt::Display for Totals {
             self.old_outcomes,
             self.stopped
         )?;
+        write!(f, "{}", self.scores)?;
         let faults: Vec<String> = Fault::ALL
             .iter()
             .map(|fault| {

@@ -53,6 +53,9 @@ pub struct World {
     pub(crate) rows: BTreeMap<ModelId, usize>,
     /// Memory on each GPU that is nobody's in the fleet.
     pub(crate) foreign: Vec<Bytes>,
+    /// What the oracle read last on each GPU, and until when it reads nothing new.
+    pub(crate) readings: Vec<Bytes>,
+    pub(crate) readings_until: u64,
     pub(crate) requests: Vec<Request>,
     pub(crate) open: u64,
     pub(crate) faults: bool,
@@ -85,6 +88,8 @@ impl World {
             engines,
             rows,
             foreign: vec![Bytes(0); plan.gpus],
+            readings: vec![Bytes(0); plan.gpus],
+            readings_until: 0,
             requests: Vec::new(),
             open: 0,
             faults: true,
@@ -138,6 +143,11 @@ impl World {
             Item::ToControl { stream } => self.read_by_control(stream),
             Item::ControlTick { life, at } => self.control_timer(life, at),
             Item::ToCore { life, event } => self.deliver_to_core(life, event),
+            Item::WouldReturn {
+                gate,
+                name,
+                told_at,
+            } => self.would_return(gate, &name, told_at),
             Item::Operate { engine, verb } => self.operate(engine, verb),
             Item::TermTaken { life, term } => self.term_taken(life, term),
             Item::Renew { life } => self.renew(life),
@@ -227,15 +237,16 @@ impl World {
     /// Tells every control that runs.
     pub(crate) fn tell_controls(&mut self, delay: u64, event: &Event) {
         for life in 0..self.controls.len() {
-            if self.controls[life].alive {
-                self.agenda.push(
-                    self.now + delay,
-                    Item::ToCore {
-                        life,
-                        event: Box::new(event.clone()),
-                    },
-                );
-            }
+            self.tell_control(life, delay, event.clone());
+        }
+    }
+
+    /// Tells one control, if it runs.
+    pub(crate) fn tell_control(&mut self, life: usize, delay: u64, event: Event) {
+        if self.controls[life].alive {
+            let event = Box::new(event);
+            self.agenda
+                .push(self.now + delay, Item::ToCore { life, event });
         }
     }
 

@@ -40,8 +40,8 @@ pub(crate) struct World {
     gates: Vec<Gate>,
     effects: Vec<Effect>,
     between_requests: u64,
-    /// Durations of steps by kind of event.
-    pub(crate) times: BTreeMap<&'static str, Vec<Duration>>,
+    /// Durations of steps, in their order, with the kind of event.
+    pub(crate) times: Vec<(&'static str, Duration)>,
     pub(crate) wakes: u64,
     pub(crate) sleeps: u64,
 }
@@ -89,7 +89,7 @@ impl World {
             gates: vec![Gate::default(); size.gates],
             effects: Vec::new(),
             between_requests: u64::MAX,
-            times: BTreeMap::new(),
+            times: Vec::new(),
             wakes: 0,
             sleeps: 0,
         };
@@ -229,7 +229,7 @@ impl World {
         let mut effects = std::mem::take(&mut self.effects);
         let began = Instant::now();
         self.core.step(Millis(self.now), event, &mut effects);
-        self.times.entry(kind).or_default().push(began.elapsed());
+        self.times.push((kind, began.elapsed()));
         for effect in effects.drain(..) {
             self.perform(effect);
         }
@@ -298,7 +298,7 @@ impl World {
             | Effect::Kill { .. }
             | Effect::Heartbeat { .. }
             | Effect::CloseStream { .. }
-            | Effect::Removed(_)
+            | Effect::Removed { .. }
             | Effect::Dropped(_)
             | Effect::Record(_)
             | Effect::RaiseTerm { .. }

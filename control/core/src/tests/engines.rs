@@ -125,6 +125,7 @@ fn a_dead_engine_is_started_again_for_the_next_request() {
     assert_eq!(
         names(&bench.event(Event::EngineGone {
             model: id("a"),
+            attempt: None,
             cause: "signal 9".into()
         })),
         Vec::<String>::new()
@@ -351,6 +352,7 @@ fn the_end_of_a_process_does_not_end_the_start_of_the_next() {
     let mut bench = Bench::ready(&["a"]);
     let gone = || Event::EngineGone {
         model: id("a"),
+        attempt: None,
         cause: "it died".into(),
     };
     bench.event(gone());

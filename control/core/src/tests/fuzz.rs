@@ -24,6 +24,7 @@ fn one_event(bench: &mut Bench, random: &mut Random) -> Vec<Effect> {
             (engine.state, engine.memory) = (EngineState::Gone, Bytes(0));
             bench.event(Event::EngineGone {
                 model: id(model),
+                attempt: None,
                 cause: "it died".into(),
             })
         }

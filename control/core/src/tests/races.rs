@@ -15,7 +15,7 @@ fn epoch_of(bench: &Bench, model: &str) -> Epoch {
             | Effect::Wake { .. }
             | Effect::Sleep { .. }
             | Effect::Kill { .. }
-            | Effect::Removed(_)
+            | Effect::Removed { .. }
             | Effect::Dropped(_)
             | Effect::Record(_)
             | Effect::RaiseTerm { .. }
@@ -223,8 +223,10 @@ fn a_removed_engine_holds_its_memory_until_it_is_gone() {
     bench.event(Event::ModelRemoved(id("a")));
     assert_eq!(bench.phase("a"), "Removed");
     assert_eq!(bench.core.ledger()[0].0, Bytes(17 * GIB));
+    let attempt = bench.removed_by();
     bench.event(Event::EngineGone {
         model: id("a"),
+        attempt,
         cause: "removed".into(),
     });
     assert_eq!(bench.core.ledger()[0].0, Bytes(0));

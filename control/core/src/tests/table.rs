@@ -252,6 +252,7 @@ fn events(bench: &mut Bench) -> Vec<(&'static str, Event)> {
             "engine gone",
             Event::EngineGone {
                 model: model.clone(),
+                attempt: None,
                 cause: "signal 9".into(),
             },
         ),

@@ -175,7 +175,9 @@ async fn an_engine_with_requests_inside_is_not_stopped() {
     memory(&mut bench, abort).await;
     // Its end is told by its own outcome alone, and the one after it by another.
     start(&mut bench).await;
-    bench.engines.run(&id(), Action::Kill("a test".into()));
+    bench
+        .engines
+        .run(&id(), Action::Kill(ATTEMPT, "a test".into()));
     assert_eq!(gone(&mut bench).await, "ended by control: a test");
 }
 

@@ -113,7 +113,9 @@ async fn starts_sleeps_wakes_and_ends_an_engine() {
 
     let group = pid(&bench);
     assert_eq!(proc::members(group).len(), 2);
-    bench.engines.run(&id(), Action::Kill("a test".into()));
+    bench
+        .engines
+        .run(&id(), Action::Kill(ATTEMPT, "a test".into()));
     assert_eq!(gone(&mut bench).await, "ended by control: a test");
     assert!(proc::members(group).is_empty());
     assert!(Registry::load(&bench.state).all().is_empty());
@@ -152,7 +154,7 @@ async fn memory_has_the_last_word() {
         };
         assert!(error.cause.contains(complaint), "{}", error.cause);
         assert_eq!(error.engine, EngineState::Asleep);
-        bench.engines.remove(&id()).await;
+        bench.engines.remove(&id(), ATTEMPT).await;
         assert_eq!(gone(&mut bench).await, "it was removed from the fleet");
     }
 }
@@ -287,7 +289,9 @@ async fn the_next_life_of_control_adopts_its_engines() {
     second.engines.set(engine(&first.state, address)).await;
     assert!(matches!(start(&mut second).await, Outcome::Done { .. }));
     assert_eq!(pid(&second), group, "the same process");
-    second.engines.run(&id(), Action::Kill("a test".into()));
+    second
+        .engines
+        .run(&id(), Action::Kill(ATTEMPT, "a test".into()));
     gone(&mut second).await;
     assert!(proc::members(group).is_empty());
 }

@@ -38,10 +38,14 @@ impl Replay<'_> {
                 self.go_to_sleep(now, &model, mode);
                 self.begin_action(now, &model, attempt, Action::Sleep);
             }
-            Effect::Kill { model, cause } => self.kill(now, model, cause),
+            Effect::Kill {
+                model,
+                attempt,
+                cause,
+            } => self.kill(now, model, attempt, cause),
             Effect::Heartbeat { .. }
             | Effect::CloseStream { .. }
-            | Effect::Removed(_)
+            | Effect::Removed { .. }
             | Effect::Dropped(_)
             | Effect::Record(_)
             | Effect::RaiseTerm { .. }
@@ -140,13 +144,17 @@ impl Replay<'_> {
         self.meter.busy(now, model, false);
     }
 
-    fn kill(&mut self, now: Millis, id: ModelId, cause: String) {
+    fn kill(&mut self, now: Millis, id: ModelId, attempt: Attempt, cause: String) {
         if let Some(model) = self.numbers.get(&id).copied() {
             for request in self.engines[model].gone(now) {
                 self.cut_off(now, model, request);
             }
             self.meter.busy(now, model, false);
-            self.said.push_back(Event::EngineGone { model: id, cause });
+            self.said.push_back(Event::EngineGone {
+                model: id,
+                attempt: Some(attempt),
+                cause,
+            });
         }
     }
 

@@ -178,7 +178,7 @@ impl World {
             Effect::Record(decision) => {
                 step.note(|| format!("control {index}: {}", decision.sentence));
             }
-            Effect::Removed(_) | Effect::Dropped(_) | Effect::Footprint { .. } => {}
+            Effect::Removed { .. } | Effect::Dropped(_) | Effect::Footprint { .. } => {}
         }
     }
 

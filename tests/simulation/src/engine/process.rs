@@ -37,13 +37,14 @@ impl World {
         }
     }
 
-    /// Somebody ends the process; it takes a moment.
-    pub(crate) fn end_process(&mut self, engine: usize) {
+    /// Somebody ends the process; it takes a moment. `by`: the life of control that does, and its attempt.
+    pub(crate) fn end_process(&mut self, engine: usize, by: Option<(usize, Attempt)>) {
         let generation = self.engines[engine].process_generation;
         let after = self.random.within(1, LONGEST_END);
         if self.engines[engine].process == Process::Gone {
-            return self.tell_gone(engine, "it was gone already");
+            return self.tell_gone(engine, by, "it was gone already");
         }
+        self.engines[engine].ended_by = by;
         self.agenda
             .push(self.now + after, Item::ProcessEnds { engine, generation });
     }
@@ -63,6 +64,22 @@ impl World {
         known.generation += 1;
         known.work_generation += 1;
         (known.stray, known.strange, known.told_to_sleep, known.lie) = (false, false, false, None);
+        known.broken = false;
+        self.note(|world| format!("{} is gone", world.engines[engine].spec.id.0));
+        self.lose_all(engine, "it died", EngineState::Gone);
+        if self.engines[engine].spec.caps.restartable {
+            let by = self.engines[engine].ended_by.take();
+            self.tell_gone(engine, by, "it died");
+        } else if self.engines[engine].present {
+            let after = 2_000 + self.random.below(5_000);
+            self.agenda
+                .push(self.now + after, Item::StartedByHand { engine });
+        }
+    }
+
+    /// Its requests fail, and so do its commands.
+    fn lose_all(&mut self, engine: usize, why: &str, state: EngineState) {
+        let known = &mut self.engines[engine];
         let commands: Vec<Command> = known
             .executes
             .take()
@@ -70,7 +87,6 @@ impl World {
             .chain(known.queue.drain(..))
             .collect();
         let inside = std::mem::take(&mut known.inside);
-        self.note(|world| format!("{} is gone", world.engines[engine].spec.id.0));
         for request in inside.into_keys() {
             self.requests[request as usize].stage = self.back(request);
             let after = self.short_way();
@@ -78,15 +94,28 @@ impl World {
         }
         for command in commands {
             let after = self.random.below(50);
-            let outcome = failed("it died", EngineState::Gone);
+            let outcome = failed(why, state);
             self.ends(command.life, engine, command.attempt, after, outcome);
         }
-        if self.engines[engine].spec.caps.restartable {
-            self.tell_gone(engine, "it died");
-        } else if self.engines[engine].present {
-            let after = 2_000 + self.random.below(5_000);
+    }
+
+    /// The engine inside the server dies: the server goes on, and so does what it holds. Who may not be ended by control is restarted by
+    /// hand.
+    pub(crate) fn breaks(&mut self, engine: usize) {
+        let now = self.now;
+        let known = &mut self.engines[engine];
+        known.work(now);
+        known.broken = true;
+        known.generation += 1;
+        known.work_generation += 1;
+        let generation = known.process_generation;
+        let attached = !known.spec.caps.restartable;
+        self.note(|world| format!("{} is broken", world.engines[engine].spec.id.0));
+        self.lose_all(engine, "it is dead", EngineState::Broken);
+        if attached {
+            let after = 2_000 + self.random.below(8_000);
             self.agenda
-                .push(self.now + after, Item::StartedByHand { engine });
+                .push(now + after, Item::ProcessEnds { engine, generation });
         }
     }
 

@@ -1,0 +1,277 @@
+//! Histories that went wrong once, as the simulation or a reader found them: each as small as it could be made.
+
+use super::*;
+
+/// A bench past its start, with one gate; engines are asleep.
+fn started(models: &[ModelSpec]) -> Bench {
+    let mut bench = Bench::new(models, EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.run(10_000);
+    bench
+}
+
+fn attached(name: &str) -> ModelSpec {
+    let mut attached = spec(name);
+    attached.caps.restartable = false;
+    attached
+}
+
+/// A bench without models, whose sleeping copies may take 64 GiB of host RAM.
+fn with_host_ram() -> Bench {
+    let mut bench = Bench::new(&[], EngineState::Asleep);
+    let fleet = FleetSpec {
+        gpus: vec![Bytes(40 * GIB)],
+        hosts: vec![Bytes(64 * GIB)],
+        times: times(),
+        term: 8,
+        ..FleetSpec::default()
+    };
+    bench.core = Core::new(fleet, Millis(0));
+    bench
+}
+
+fn reserved(bench: &Bench) -> Bytes {
+    bench.core.ledger()[0].0
+}
+
+/// An attached engine, of which nobody knows what became of its wake.
+fn lost_wake() -> Bench {
+    let mut bench = started(&[attached("a"), spec("b")]);
+    bench.engines.get_mut(&id("a")).expect("known").wake = Some(Outcome::Unknown {
+        cause: "the connection broke".into(),
+    });
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    assert_eq!(bench.phase("a"), "Failed");
+    bench
+}
+
+#[test]
+fn a_lost_wake_may_begin_late_and_holds_its_memory_until_then() {
+    let mut bench = lost_wake();
+    // It looks asleep, with its memory free; but the call may still be accepted.
+    bench.run(1_900);
+    assert_eq!(reserved(&bench), Bytes(18 * GIB));
+    // It was. Engines say that they sleep until the wake is over.
+    bench.engines.get_mut(&id("a")).expect("known").memory = Bytes(9 * GIB);
+    bench.run(60_000);
+    assert_eq!(reserved(&bench), Bytes(18 * GIB), "{}", bench.sentences());
+    // It came to nothing after all, and the oracle shows it.
+    bench.engines.get_mut(&id("a")).expect("known").memory = Bytes(GIB);
+    bench.run(2_000);
+    assert_eq!(reserved(&bench), Bytes(2 * GIB));
+}
+
+#[test]
+fn without_an_oracle_a_lost_wake_holds_its_memory_for_as_long_as_a_wake_may_take() {
+    let mut bench = lost_wake();
+    bench.measured = false;
+    bench.run(100_000);
+    assert_eq!(reserved(&bench), Bytes(18 * GIB));
+    bench.run(30_000);
+    assert_eq!(reserved(&bench), Bytes(2 * GIB));
+}
+
+#[test]
+fn a_lost_wake_holds_its_memory_while_its_model_is_removed() {
+    let mut bench = lost_wake();
+    bench.obedient = false;
+    bench.event(Event::ModelRemoved(id("a")));
+    assert_eq!(bench.phase("a"), "Draining");
+    bench.run(1_900);
+    assert_eq!(reserved(&bench), Bytes(18 * GIB), "{}", bench.sentences());
+}
+
+#[test]
+fn a_removal_that_is_taken_back_opens_only_what_was_open() {
+    let mut bench = lost_wake();
+    bench.obedient = false;
+    bench.event(Event::ModelRemoved(id("a")));
+    assert_eq!(bench.phase("a"), "Draining");
+    let effects = bench.event(Event::ModelSet(Box::new(attached("a"))));
+    assert_eq!(bench.phase("a"), "Asleep", "nobody knows what it does");
+    assert_eq!(names(&effects), Vec::<String>::new());
+}
+
+#[test]
+fn a_lost_wake_that_is_seen_awake_holds_what_it_holds() {
+    let mut bench = lost_wake();
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Awake;
+    bench.run(15_000);
+    assert_eq!(bench.phase("a"), "Serving");
+    assert_eq!(reserved(&bench), Bytes(18 * GIB));
+}
+
+#[test]
+fn a_removed_model_whose_frozen_requests_cannot_be_woken_is_left_alone() {
+    let mut large = attached("a");
+    large.awake = Bytes(30 * GIB);
+    let mut pinned = spec("b");
+    pinned.pinned = true;
+    let mut bench = started(&[large, pinned]);
+    assert_eq!(bench.phase("a"), "Asleep");
+    bench.engines.get_mut(&id("a")).expect("known").count = 2;
+    bench.run(2_000);
+    assert_eq!(bench.phase("a"), "Failed", "never fits");
+    bench.event(Event::ModelRemoved(id("a")));
+    assert_eq!(names(&bench.run(20_000)), Vec::<String>::new());
+    bench.engines.get_mut(&id("a")).expect("known").count = 0;
+    assert_eq!(
+        names(&bench.run(2_000)),
+        ["a refuse Draining", "removed a", "a refuse Disabled"]
+    );
+}
+
+#[test]
+fn who_was_told_to_come_back_does_not_meet_the_next_idle_drain() {
+    let mut restless = spec("a");
+    restless.idle_timeout = Some(Millis(500));
+    restless.guess.wake = Millis(7_000);
+    let mut bench = started(&[restless]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.obedient = false;
+    let drain = bench.run(2_000);
+    assert!(names(&drain).contains(&"a refuse Draining".to_owned()));
+    let told = drain.iter().find_map(|effect| {
+        if let Effect::Publish(row) = effect
+            && let Admission::Refuse { retry_after, .. } = row.admission
+        {
+            return Some(u64::from(retry_after));
+        }
+        None
+    });
+    let told = told.expect("told when to come back") * 1_000;
+    assert!(told > 500, "longer than it takes to be idle again");
+    // Somebody was refused.
+    let refused = Figures {
+        last_refused_age: Some(10),
+        asked: 2,
+        ..Figures::default()
+    };
+    let row = (id("a"), refused);
+    let (stream, sequence) = bench.next(&GateId("g1".into()));
+    let effects = bench.event(Event::Report {
+        gate: GateId("g1".into()),
+        stream,
+        sequence,
+        table_version: 1,
+        figures: vec![row],
+    });
+    assert_eq!(names(&effects), ["a admit"]);
+    assert_eq!(names(&bench.run(told)), Vec::<String>::new(), "until then");
+    let effects = bench.run(10_000);
+    assert_eq!(names(&effects)[..1], ["a refuse Draining"], "not for ever");
+}
+
+#[test]
+fn who_was_told_to_come_back_does_not_keep_a_model_from_making_room() {
+    let mut bench = started(&[spec("a"), spec("b"), spec("c")]);
+    for model in ["a", "b"] {
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 0, 0);
+    }
+    bench.run(12_000);
+    let refused = Figures {
+        last_refused_age: Some(0),
+        asked: 2,
+        ..Figures::default()
+    };
+    let (stream, sequence) = bench.next(&GateId("g1".into()));
+    bench.event(Event::Report {
+        gate: GateId("g1".into()),
+        stream,
+        sequence,
+        table_version: 1,
+        figures: vec![(id("a"), refused.clone()), (id("b"), refused)],
+    });
+    let effects = bench.figures("g1", "c", 0, 1);
+    assert!(
+        names(&effects).contains(&"c admit".to_owned()),
+        "{:?}",
+        names(&effects)
+    );
+}
+
+#[test]
+fn the_end_of_a_former_life_ends_nothing_of_the_next() {
+    let mut bench = started(&[attached("a")]);
+    bench.event(Event::ModelRemoved(id("a")));
+    assert_eq!(bench.phase("a"), "Removed");
+    let removed = bench.removed_by();
+    assert!(removed.is_some());
+    bench.event(Event::ModelSet(Box::new(attached("a"))));
+    bench.run(3_000);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 1, 0);
+    assert_eq!(bench.phase("a"), "Serving");
+    let late = Event::EngineGone {
+        model: id("a"),
+        attempt: removed,
+        cause: "it was removed from the fleet".into(),
+    };
+    assert_eq!(bench.event(late), vec![]);
+    assert_eq!(bench.phase("a"), "Serving");
+}
+
+#[test]
+fn host_ram_that_an_engine_keeps_while_it_is_awake_is_seen_by_a_new_control() {
+    let mut bench = with_host_ram();
+    bench.answering = false;
+    bench.add(&spec("a"), EngineState::Awake);
+    let look = |bench: &mut Bench, host: u64| {
+        let (model, attempt) = looks(&bench.log).pop().expect("looked at");
+        let memory = Memory {
+            gpu: Some(Bytes(17 * GIB)),
+            peak: None,
+            host: Some(Bytes(host * GIB)),
+        };
+        bench.event(Event::Observed {
+            model,
+            attempt,
+            observation: Observation {
+                state: EngineState::Awake,
+                count: Some(0),
+                memory,
+                tier: None,
+            },
+        });
+        bench.core.hosts()[0].reserved
+    };
+    bench.run(2_100);
+    assert_eq!(look(&mut bench, 12), Bytes(12 * GIB), "at the first look");
+    bench.run(1_100);
+    assert_eq!(look(&mut bench, 14), Bytes(14 * GIB), "and at every other");
+}
+
+#[test]
+fn requests_inside_a_sleeping_engine_without_a_count_are_demand() {
+    let mut uncounted = attached("a");
+    uncounted.caps.counts = false;
+    let mut bench = Bench::new(&[uncounted], EngineState::Asleep);
+    bench.counted = false;
+    bench.run(3_000);
+    assert_eq!(bench.phase("a"), "Asleep");
+    // An earlier control, or somebody else, put it to sleep with requests in it: only gates know of them.
+    bench.hello("g1", 1);
+    let effects = bench.figures("g1", "a", 2, 0);
+    let more = bench.run(2_000);
+    let all = [names(&effects), names(&more)].concat();
+    assert!(all.contains(&"wake a".to_owned()), "{all:?}");
+}
+
+#[test]
+fn a_broken_engine_holds_its_copy_for_as_long_as_it_is_broken() {
+    let mut copied = attached("a");
+    copied.sizes.host.bytes = Bytes(8 * GIB);
+    let mut bench = with_host_ram();
+    bench.measured = false;
+    bench.add(&copied, EngineState::Asleep);
+    bench.run(3_000);
+    assert_eq!(bench.core.hosts()[0].reserved, Bytes(8 * GIB));
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Broken;
+    bench.run(5_000);
+    assert_eq!(bench.phase("a"), "Failed");
+    assert_eq!(bench.core.hosts()[0].reserved, Bytes(8 * GIB));
+}

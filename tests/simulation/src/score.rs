@@ -1,0 +1,135 @@
+//! How good estimates are: what held requests were told of their wait, and what refused ones were told of when to come back.
+
+use std::fmt;
+
+use crate::world::World;
+
+/// Refusals whose Retry-After says when it is worth trying again.
+const COMES_BACK: [&str; 4] = ["draining", "booting", "too_long", "wake_failed"];
+
+/// What was told, and what came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Score {
+    /// Requests that were told something.
+    pub told: u64,
+    /// … and for which it was kept.
+    pub kept: u64,
+    /// What they were told, in ms, all together.
+    pub promised: u64,
+    /// How far off that was, in ms, all together; only of waits.
+    pub off: u64,
+}
+
+impl Score {
+    fn note(&mut self, promised: u64, kept: bool, off: u64) {
+        self.told += 1;
+        self.kept += u64::from(kept);
+        self.promised += promised;
+        self.off += off;
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.told += other.told;
+        self.kept += other.kept;
+        self.promised += other.promised;
+        self.off += other.off;
+    }
+}
+
+/// The scores of a run, or of many: first while faults happen, then without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scores {
+    /// Held requests: served within the wait that was estimated when they came.
+    pub waits: [Score; 2],
+    /// Refused requests: not refused again when they come back as they were told.
+    pub returns: [Score; 2],
+}
+
+impl Scores {
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        let both = self.waits.iter_mut().zip(&other.waits);
+        for (score, other) in both.chain(self.returns.iter_mut().zip(&other.returns)) {
+            score.add(other);
+        }
+    }
+}
+
+impl fmt::Display for Scores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_mille = |score: &Score| score.kept * 1_000 / score.told.max(1);
+        let percent =
+            |score: &Score| format!("{}.{} %", per_mille(score) / 10, per_mille(score) % 10);
+        let mean = |sum: u64, score: &Score| sum / score.told.max(1);
+        for (when, (wait, back)) in ["with faults", "without"]
+            .iter()
+            .zip(self.waits.iter().zip(&self.returns))
+        {
+            writeln!(
+                f,
+                "estimates {when}: {} of {} held requests were served within what they were told (promised 90 %; {} ms told, {} ms off on average); {} of {} that were told when to come back are not refused then ({} ms told on average)",
+                percent(wait),
+                wait.told,
+                mean(wait.promised, wait),
+                mean(wait.off, wait),
+                percent(back),
+                back.told,
+                mean(back.promised, back),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    /// Which of the two scores counts for what began then.
+    fn part(&self, began: u64) -> usize {
+        usize::from(self.calm_since.is_some_and(|since| began >= since))
+    }
+
+    /// A held request is over, or goes on: was the estimate kept? One that goes earlier than its estimate says nothing.
+    pub(crate) fn score_wait(&mut self, request: u32, served: bool) {
+        let known = &mut self.requests[request as usize];
+        let Some(promised) = known.promised.take() else {
+            return;
+        };
+        let (arrived, waited) = (known.arrived, self.now - known.arrived);
+        let part = self.part(arrived);
+        if served || waited > promised {
+            let kept = served && waited <= promised;
+            let score = &mut self.totals.scores.waits[part];
+            score.note(promised, kept, waited.abs_diff(promised));
+        }
+    }
+
+    /// A request was refused and told when to come back: it is looked whether that would be of use.
+    pub(crate) fn told_to_return(
+        &mut self,
+        gate: usize,
+        name: &str,
+        reason: &str,
+        after: Option<&str>,
+    ) {
+        let after = after.and_then(|seconds| seconds.parse::<u64>().ok());
+        if let (Some(after), true) = (after, COMES_BACK.contains(&reason)) {
+            let item = crate::agenda::Item::WouldReturn {
+                gate,
+                name: name.to_owned(),
+                told_at: self.now,
+            };
+            self.agenda.push(self.now + after * 1_000, item);
+        }
+    }
+
+    /// Now a refused request would come back: to a gate that forwards or holds it?
+    pub(crate) fn would_return(&mut self, gate: usize, name: &str, told_at: u64) {
+        let node = &self.gates[gate];
+        let row = node.reference.find(name).filter(|_| node.alive);
+        let Some(refuses) = row.and_then(|row| node.reference.refuses(row)) else {
+            return;
+        };
+        let (part, promised) = (self.part(told_at), self.now - told_at);
+        let score = &mut self.totals.scores.returns[part];
+        score.note(promised, !refuses, 0);
+    }
+}
