@@ -343,8 +343,9 @@ impl<'a> Reader<'a> {
 
     fn word(&mut self) -> &'a [u8] {
         let rest = &self.text[self.at..];
-        let ends =
-            |byte: &u8| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'#'));
+        let ends = |byte: &u8| {
+            !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'#'))
+        };
         let length = rest.iter().position(ends).unwrap_or(rest.len()).max(1);
         self.at += length;
         &rest[..length]
