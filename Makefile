@@ -44,24 +44,39 @@ envoy: ## find an Envoy, or fetch one
 	@echo "envoy: $$(envoy/fetch.sh)"
 
 .PHONY: test
-test: test-rust simulate test-e2e ## run every test that needs no GPU and no vLLM
+test: test-rust simulate exhaustive sabotage test-e2e ## run every test that needs no GPU and no vLLM
 
 .PHONY: test-rust
 test-rust: ## run the tests of the Rust code
 	@$(need_rust)
 	@cargo test --locked --workspace
 
-# Optimised; the sabotages, wrong logic on purpose, are compiled for this alone.
 .PHONY: simulate
 simulate: ## run the core and the gates through a million steps of virtual time and faults (SIM_SEED=n for one history)
 	@$(need_rust)
 	@cargo run --quiet --locked --release --package greenthread-simulation -- --steps 1500000
 
 .PHONY: simulate-long
-simulate-long: ## the same for ten million steps, and a look whether every sabotage is caught
+simulate-long: ## the same for ten million steps
 	@$(need_rust)
 	@cargo run --quiet --locked --release --package greenthread-simulation -- --steps 12000000
-	@cargo test --quiet --locked --release --package greenthread-simulation --features sabotage --test sabotage -- --nocapture
+
+.PHONY: exhaustive
+exhaustive: ## explore every reachable state of the drain protocol, row by row (ARGS='--only TEXT' for some rows)
+	@$(need_rust)
+	@cargo run --quiet --locked --release --package greenthread-exhaustive -- $(ARGS)
+
+.PHONY: exhaustive-long
+exhaustive-long: ## the same with a later end of the clock (several minutes, up to 6 GB of memory)
+	@$(need_rust)
+	@cargo run --quiet --locked --release --package greenthread-exhaustive -- --long $(ARGS)
+
+# Wrong logic on purpose is compiled for this alone; core and filter once for both.
+.PHONY: sabotage
+sabotage: ## see that the simulation and the exhaustive check fail for every line of wrong logic that is known
+	@$(need_rust)
+	@cargo test --quiet --locked --release --package greenthread-simulation --package greenthread-exhaustive \
+	  --features greenthread-simulation/sabotage,greenthread-exhaustive/sabotage --test sabotage -- --nocapture
 
 .PHONY: test-e2e
 test-e2e: build filter envoy $(PYTHON) ## run the end-to-end tests with a real Envoy (ARGS=test_paths.py, or any of pytest, for some)

@@ -14,6 +14,7 @@ use std::{
 use crate::{
     BEGINNING, TICK,
     fingerprint::fingerprint,
+    memo::Memo,
     row::Row,
     settle,
     world::{Action, Step, World},
@@ -21,8 +22,6 @@ use crate::{
 
 /// Ticks before anything may go wrong: the first control has waited, the gates have their lease.
 const WARM_UP: u64 = 12;
-/// One in so many states of the last tick is let run on, to see whether everybody is served in the end.
-const CONTINUED: u128 = 16;
 
 /// A way to a broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +59,11 @@ pub struct Found {
     pub broken: Option<Counterexample>,
 }
 
+impl Found {
+    /// What stands above the columns of its text.
+    pub const HEADINGS: &str = "row                                          clock  depth   states  transitions  run on  audited  seconds  exhausted";
+}
+
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -75,11 +79,10 @@ impl fmt::Display for Found {
             broken,
         } = self;
         let exhausted = if *exhausted { "yes" } else { "no" };
+        let seconds = took.as_secs_f64();
         write!(
             f,
-            "{name}: {states} states, {transitions} transitions, depth {depth}, clock {clock} ticks, exhausted {exhausted}, \
-             {continued} run on to their end, {audited} audited, {:.1} s",
-            took.as_secs_f64()
+            "{name:<44} {clock:>5} {depth:>6} {states:>8} {transitions:>12} {continued:>7} {audited:>8} {seconds:>8.1}  {exhausted}"
         )?;
         if let Some(broken) = broken {
             let Counterexample { rule, steps, trace } = broken;
@@ -90,8 +93,8 @@ impl fmt::Display for Found {
 }
 
 /// Fingerprints are hashes already.
-#[derive(Default)]
-struct Direct(u64);
+#[derive(Debug, Default)]
+pub(crate) struct Direct(u64);
 
 impl Hasher for Direct {
     fn finish(&self) -> u64 {
@@ -108,6 +111,9 @@ impl Hasher for Direct {
         self.0 = value as u64;
     }
 }
+
+/// Many fingerprints.
+pub(crate) type Prints = HashSet<u128, BuildHasherDefault<Direct>>;
 
 type Visited = HashMap<u128, u32, BuildHasherDefault<Direct>>;
 
@@ -129,6 +135,9 @@ struct Search<'a> {
     pending: Vec<(u128, u128, u32, Action)>,
     /// So many are looked at together.
     pending_most: usize,
+    memo: Memo,
+    /// States from which everything comes to its end.
+    settled: Prints,
     found: Found,
 }
 
@@ -142,6 +151,8 @@ pub fn explore(row: &Row) -> Found {
         successors: HashMap::default(),
         pending: Vec::new(),
         pending_most: 0,
+        memo: Memo::default(),
+        settled: Prints::default(),
         found: Found {
             name: row.name,
             states: 0,
@@ -157,11 +168,13 @@ pub fn explore(row: &Row) -> Found {
     };
     match start(row) {
         Ok(world) => search.layers(world),
-        Err(rule) => search.found.broken = Some(Counterexample {
-            rule,
-            steps: 0,
-            trace: "  before anything could go wrong".to_owned(),
-        }),
+        Err(rule) => {
+            search.found.broken = Some(Counterexample {
+                rule,
+                steps: 0,
+                trace: "  before anything could go wrong".to_owned(),
+            })
+        }
     }
     search.found.took = began.elapsed();
     search.found
@@ -169,7 +182,7 @@ pub fn explore(row: &Row) -> Found {
 
 /// A world in which both gates serve, and from which everything in the budget may happen.
 fn start(row: &Row) -> Result<World, String> {
-    let world = settle::run(&World::new(row), row, WARM_UP)?;
+    let world = settle::run(&World::new(row), row, &Memo::default(), WARM_UP, |_| false)?;
     Ok(World {
         left: row.budget,
         ..world
@@ -210,6 +223,7 @@ impl Search<'_> {
             }
             level = next;
         }
+        self.memo.clear();
         Some(later)
     }
 
@@ -222,9 +236,10 @@ impl Search<'_> {
         later: &mut Vec<(u32, World)>,
     ) {
         let own = fingerprint(world);
-        let mut follows = HashSet::new();
+        let mut follows = Prints::default();
+        let is_audited = own.is_multiple_of(self.row.audited);
         for action in world.actions(self.row) {
-            let mut step = Step::new(self.row, false);
+            let mut step = Step::new(self.row, &self.memo, false);
             let after = world.after(action, &mut step);
             self.found.transitions += 1;
             if let Some(rule) = step.broken {
@@ -232,7 +247,9 @@ impl Search<'_> {
                 return;
             }
             let print = fingerprint(&after);
-            follows.insert(print);
+            if is_audited {
+                follows.insert(print);
+            }
             if after.now > end {
                 continue;
             }
@@ -247,12 +264,12 @@ impl Search<'_> {
                 next.push((number, after));
             }
         }
-        if own % self.row.audited == 0 {
+        if is_audited {
             self.successors.insert(own, combined(&follows));
         }
-        if world.now == end && own % CONTINUED == 1 && self.row.sabotage.is_none() {
+        if world.now == end {
             self.found.continued += 1;
-            if let Err(rule) = settle::settles(world, self.row) {
+            if let Err(rule) = settle::settles(world, self.row, &self.memo, &mut self.settled) {
                 self.found.broken = Some(self.counterexample(rule, node, None));
             }
         }
@@ -275,12 +292,14 @@ impl Search<'_> {
 
     /// A state that is taken for one that is known: does the same follow from both?
     fn audit(&mut self, print: u128, world: &World, parent: u32, action: Action) {
-        if print % self.row.audited != 0 || self.row.sabotage.is_some() {
+        if !print.is_multiple_of(self.row.audited) {
             return;
         }
-        let after = |action| fingerprint(&world.after(action, &mut Step::new(self.row, false)));
-        let follows: HashSet<u128> = world.actions(self.row).into_iter().map(after).collect();
-        self.pending.push((print, combined(&follows), parent, action));
+        let after =
+            |action| fingerprint(&world.after(action, &mut Step::new(self.row, &self.memo, false)));
+        let follows: Prints = world.actions(self.row).into_iter().map(after).collect();
+        self.pending
+            .push((print, combined(&follows), parent, action));
         if self.pending.len() > self.pending_most {
             self.audit_pending();
         }
@@ -328,7 +347,7 @@ impl Search<'_> {
         };
         let began = world.now;
         for action in way {
-            let mut step = Step::new(self.row, true);
+            let mut step = Step::new(self.row, &self.memo, true);
             world = world.after(action, &mut step);
             let ticks = (world.now - began) / TICK.0;
             let notes = step.notes.unwrap_or_default();
@@ -344,7 +363,7 @@ impl Search<'_> {
 }
 
 /// One number for a set of fingerprints.
-fn combined(prints: &HashSet<u128>) -> u128 {
+fn combined(prints: &Prints) -> u128 {
     prints.iter().fold(0, |sum, print| sum.wrapping_add(*print))
 }
 

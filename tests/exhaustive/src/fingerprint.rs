@@ -4,6 +4,8 @@
 //! attempts and epochs by their order among those that anybody still has. Code that compares such numbers, adds one to the largest, and
 //! adds whole ticks to moments cannot tell the difference; the audit of [`crate::checker`] looks whether that is so.
 
+use std::fmt::{self, Write};
+
 use greenthread_core::ids::{Epoch, StreamId};
 
 use crate::{
@@ -40,11 +42,13 @@ impl Parts {
     }
 
     fn epoch(&mut self, epoch: Epoch) {
-        self.tokens.push(Kind::Counter.token(epoch.term, epoch.counter));
+        self.tokens
+            .push(Kind::Counter.token(epoch.term, epoch.counter));
     }
 
     fn stream(&mut self, control: usize, stream: StreamId) {
-        self.tokens.push(Kind::Stream.token(control as u64, stream.0));
+        self.tokens
+            .push(Kind::Stream.token(control as u64, stream.0));
     }
 }
 
@@ -52,7 +56,11 @@ impl Parts {
 pub(crate) fn fingerprint(world: &World) -> u128 {
     let mut parts = Parts::default();
     for (index, gate) in world.gates.iter().enumerate() {
-        parts.part(if gate.is == Life::Gone { &[] } else { &gate.tokens });
+        parts.part(if gate.is == Life::Gone {
+            &[]
+        } else {
+            &gate.gate.tokens
+        });
         parts.plain(gate.is as u64);
         parts.plain(u64::from(gate.ready));
         parts.moment(gate.lease_until.max(world.now));
@@ -66,7 +74,7 @@ pub(crate) fn fingerprint(world: &World) -> u128 {
     }
     for control in &world.controls {
         let gone = control.is == Life::Gone;
-        parts.part(if gone { &[] } else { &control.tokens });
+        parts.part(if gone { &[] } else { &control.core.tokens });
         parts.plain(control.is as u64);
         parts.plain(control.term);
         parts.plain(control.met.unwrap_or(0));
@@ -115,7 +123,9 @@ fn rest(world: &World, parts: &mut Parts) {
     }
     parts.plain(8);
     for request in &world.requests {
-        parts.plain(hashed(&request.map(|request| (request.gate, std::mem::discriminant(&request.place)))));
+        parts.plain(hashed(&request.map(|request| {
+            (request.gate, std::mem::discriminant(&request.place))
+        })));
         if let Some(request) = request {
             parts.moment(request.left_by.unwrap_or(0));
             if let crate::world::Where::OnItsWay { by } = request.place {
@@ -209,9 +219,24 @@ fn is_old(token: Token, now: u64) -> Option<u64> {
     (kind == Kind::Moment && value + HORIZON * TICK.0 < now).then_some(value)
 }
 
+impl Write for Hash {
+    /// The hash depends on where the text was cut, which is the same for the same value.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let (words, rest) = text.as_bytes().as_chunks();
+        for word in words {
+            self.add(u64::from_le_bytes(*word));
+        }
+        let last = rest.iter().fold(rest.len() as u64, |word, byte| {
+            (word << 8) | u64::from(*byte)
+        });
+        self.add(last);
+        Ok(())
+    }
+}
+
 /// Two multiplications per word; not against an adversary, only against chance.
 #[derive(Debug)]
-struct Hash(u128);
+pub(crate) struct Hash(u128);
 
 impl Default for Hash {
     fn default() -> Self {
@@ -220,12 +245,21 @@ impl Default for Hash {
 }
 
 impl Hash {
-    fn add(&mut self, word: u64) {
-        let mixed = (self.0 ^ u128::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    /// The hash of a text.
+    pub(crate) fn of(text: &str) -> u128 {
+        let mut hash = Self::default();
+        // A hash takes everything.
+        let _ = hash.write_str(text);
+        hash.end()
+    }
+
+    pub(crate) fn add(&mut self, word: u64) {
+        let mixed =
+            (self.0 ^ u128::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         self.0 = mixed ^ (mixed >> 67);
     }
 
-    fn end(mut self) -> u128 {
+    pub(crate) fn end(mut self) -> u128 {
         self.add(0);
         self.add(1);
         self.0

@@ -6,8 +6,10 @@
 
 pub mod checker;
 mod fingerprint;
+mod memo;
 mod rendering;
 pub mod row;
+pub mod rows;
 mod safety;
 mod settle;
 mod shell;

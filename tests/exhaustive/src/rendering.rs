@@ -5,10 +5,7 @@
 //! attempts and epochs, which [`crate::fingerprint`] compares by order or by age. [`rule`] lists what is left out; the checker's audit
 //! (see [`crate::checker`]) looks for states that were taken for one and go on differently.
 
-use std::{
-    fmt::{Debug, Write},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use crate::BEGINNING;
 
@@ -87,14 +84,17 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
     match (structure, field) {
         // Settings, which never change; figures for people; what is counted only to be distinct; what is summed up from the rest.
         (b"Core", b"fleet" | b"counter" | b"attempts" | b"now" | b"turn_at" | b"places")
-        | (b"Core", b"audits" | b"choices" | b"tally")
+        | (b"Core", b"audits" | b"choices" | b"tally" | b"forecast")
         | (b"ModelState", b"spec" | b"declared" | b"settings" | b"last_error" | b"host_awake")
         | (b"ModelState", b"learned" | b"demand" | b"estimate" | b"wait" | b"making_room")
         | (b"ModelState", b"evicted" | b"regretted" | b"failures")
         | (b"Agenda", b"by_turn")
         | (b"Gates", b"live" | b"fenced" | b"sums")
-        | (b"Gate", b"table_version" | b"config" | b"id" | b"created" | b"sharing" | b"elsewhere")
-        | (b"Gate", b"turn")
+        | (
+            b"Gate",
+            b"table_version" | b"config" | b"id" | b"created" | b"sharing" | b"elsewhere",
+        )
+        | (b"Gate", b"turn" | b"elsewhere_at")
         | (b"Seen", b"asked" | b"news")
         | (b"Hold", b"estimated_wait" | b"estimated_wait_ms" | b"bytes" | b"tickets")
         | (b"Refuse", b"retry_after" | b"retry_after_s")
@@ -102,7 +102,10 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         | (b"Table", b"prefixes" | b"version" | b"times" | b"start_changed")
         | (b"Link", b"jitter" | b"streams")
         | (b"Open", b"stream")
-        | (b"Row", b"model" | b"prefixes" | b"cluster" | b"flow" | b"on_lease_end" | b"documents")
+        | (
+            b"Row",
+            b"model" | b"prefixes" | b"cluster" | b"flow" | b"on_lease_end" | b"documents",
+        )
         | (b"Row", b"hold_budget" | b"hold_budget_ms" | b"hold_limit" | b"control_paths")
         | (b"Row", b"expose" | b"status_head" | b"status_tail" | b"models_document")
         | (b"Row", b"health_document" | b"health_status")
@@ -139,11 +142,8 @@ pub(crate) struct Scope {
     pub(crate) idles: bool,
 }
 
-/// The tokens of a value.
-pub(crate) fn tokens(value: &impl Debug, scope: Scope) -> Arc<[Token]> {
-    let mut text = String::with_capacity(8_192);
-    // Writing to a string does not fail.
-    let _ = write!(text, "{value:?}");
+/// The tokens of a value's `Debug` text.
+pub(crate) fn tokens(text: &str, scope: Scope) -> Arc<[Token]> {
     let mut reader = Reader {
         text: text.as_bytes(),
         at: 0,
@@ -290,7 +290,9 @@ impl<'a> Reader<'a> {
         let value = number(digits);
         match (structure, field) {
             (b"Millis", _) if value >= BEGINNING / 2 => self.put(Kind::Moment.token(0, value)),
-            (b"Attempt", _) if value > 0 => self.put(Kind::Attempt.token(self.scope.control, value)),
+            (b"Attempt", _) if value > 0 => {
+                self.put(Kind::Attempt.token(self.scope.control, value))
+            }
             (b"StreamId", _) => self.put(Kind::Stream.token(self.scope.control, value)),
             (b"Epoch", b"term") => {
                 self.term = value;
@@ -323,7 +325,8 @@ impl<'a> Reader<'a> {
         if std::mem::take(&mut self.plain) {
             // The upper bits are kept; folding brings the lower ones in.
             let hash = self.hash ^ self.hash.rotate_left(32);
-            self.out.push(Kind::Text.token(0, hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            self.out
+                .push(Kind::Text.token(0, hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
             self.hash = SEED;
         }
     }
@@ -340,7 +343,9 @@ impl<'a> Reader<'a> {
 
     fn word(&mut self) -> &'a [u8] {
         let rest = &self.text[self.at..];
-        let ends = |byte: &u8| !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+        let ends = |byte: &u8| {
+            !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'#'))
+        };
         let length = rest.iter().position(ends).unwrap_or(rest.len()).max(1);
         self.at += length;
         &rest[..length]

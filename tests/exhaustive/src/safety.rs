@@ -41,8 +41,12 @@ impl World {
             return;
         }
         for (index, gate) in self.present_gates() {
-            if gate.would_forward(self.now) {
-                let what = if self.engine.asleep { "sleeps" } else { "is told to sleep" };
+            if gate.would_forward(self.now, step.memo) {
+                let what = if self.engine.asleep {
+                    "sleeps"
+                } else {
+                    "is told to sleep"
+                };
                 step.breaks(|| format!("g{index} would forward to an engine that {what}"));
             }
         }
@@ -58,7 +62,9 @@ impl World {
             fence += row.times.max_flow.0;
         }
         if self.now < side.since + row.fence().0 {
-            step.breaks(|| format!("control {control} tells an engine to sleep before its wait is over"));
+            step.breaks(|| {
+                format!("control {control} tells an engine to sleep before its wait is over")
+            });
         }
         let silent = |index: usize| {
             let heard = side.heard[index].map_or(side.since, |heard| heard.at);
@@ -66,7 +72,11 @@ impl World {
         };
         for (index, gate) in self.present_gates() {
             if !applied(gate, barrier) && !silent(index) {
-                step.breaks(|| format!("control {control} tells an engine to sleep and did not wait for g{index}"));
+                step.breaks(|| {
+                    format!(
+                        "control {control} tells an engine to sleep and did not wait for g{index}"
+                    )
+                });
             }
         }
         let freezes = row.lossless && row.drain.is_some();
@@ -99,7 +109,12 @@ impl World {
     }
 
     /// Rule 13: an epoch means one thing, and larger ones are newer, for everybody who has seen any.
-    pub(crate) fn check_published(&mut self, control: usize, row: &PublishedRow, step: &mut Step<'_>) {
+    pub(crate) fn check_published(
+        &mut self,
+        control: usize,
+        row: &PublishedRow,
+        step: &mut Step<'_>,
+    ) {
         let kind = match row.admission {
             Admission::Admit => "admit".to_owned(),
             Admission::Hold { .. } => "hold".to_owned(),
@@ -107,17 +122,30 @@ impl World {
         };
         let term = self.controls[control].term;
         let before = self.controls[control].published.take();
-        let repeated = before.as_ref().is_some_and(|(epoch, before)| *epoch == row.epoch && *before == kind);
+        let repeated = before
+            .as_ref()
+            .is_some_and(|(epoch, before)| *epoch == row.epoch && *before == kind);
         if row.epoch.term != term {
-            step.breaks(|| format!("control {control} of term {term} publishes under {:?}", row.epoch));
+            step.breaks(|| {
+                format!(
+                    "control {control} of term {term} publishes under {:?}",
+                    row.epoch
+                )
+            });
         }
         let seen = |gate: &GateSide| gate.told.0 >= row.epoch && gate.told.0.term == term;
-        let used = before.is_some_and(|(epoch, _)| epoch >= row.epoch) || self.gates.iter().any(seen);
+        let used =
+            before.is_some_and(|(epoch, _)| epoch >= row.epoch) || self.gates.iter().any(seen);
         if used && !repeated {
             step.breaks(|| format!("control {control} uses {:?} twice", row.epoch));
         }
         if !repeated {
-            step.note(|| format!("control {control} publishes {kind} {}.{}", row.epoch.term, row.epoch.counter));
+            step.note(|| {
+                format!(
+                    "control {control} publishes {kind} {}.{}",
+                    row.epoch.term, row.epoch.counter
+                )
+            });
         }
         if kind == "Draining" {
             self.controls[control].barrier = row.epoch;

@@ -1,6 +1,9 @@
 //! What becomes of a state when nothing goes wrong any more: everything is delivered at once, whoever stopped goes on, the clock runs.
 
 use crate::{
+    checker::Prints,
+    fingerprint::fingerprint,
+    memo::Memo,
     row::{Budget, Row},
     world::{Action, Step, World},
 };
@@ -42,11 +45,19 @@ fn order(action: Action) -> Option<u8> {
 pub(crate) fn next(world: &World, row: &Row) -> Option<Action> {
     let actions = world.actions(row).into_iter();
     let wanted = actions.filter_map(|action| order(action).map(|order| (order, action)));
-    wanted.min_by_key(|(order, _)| *order).map(|(_, action)| action)
+    wanted
+        .min_by_key(|(order, _)| *order)
+        .map(|(_, action)| action)
 }
 
-/// Lets the world run on for so many ticks. Returns it, or what was broken meanwhile.
-pub(crate) fn run(world: &World, row: &Row, ticks: u64) -> Result<World, String> {
+/// Lets the world run on for so many ticks, or until `enough`, asked before each action. Returns it, or what was broken meanwhile.
+pub(crate) fn run(
+    world: &World,
+    row: &Row,
+    memo: &Memo,
+    ticks: u64,
+    mut enough: impl FnMut(&World) -> bool,
+) -> Result<World, String> {
     let mut world = World {
         left: Budget::default(),
         ..world.clone()
@@ -56,11 +67,18 @@ pub(crate) fn run(world: &World, row: &Row, ticks: u64) -> Result<World, String>
         let Some(action) = next(&world, row) else {
             return Err("nothing can happen any more, not even time".to_owned());
         };
-        actions = if action == Action::Tick { 0 } else { actions + 1 };
+        if enough(&world) {
+            return Ok(world);
+        }
+        actions = if action == Action::Tick {
+            0
+        } else {
+            actions + 1
+        };
         if actions > MOST_ACTIONS {
             return Err(format!("it goes round in circles: {action:?}"));
         }
-        let mut step = Step::new(row, false);
+        let mut step = Step::new(row, memo, false);
         world = world.after(action, &mut step);
         if let Some(broken) = step.broken {
             return Err(broken);
@@ -70,8 +88,25 @@ pub(crate) fn run(world: &World, row: &Row, ticks: u64) -> Result<World, String>
 }
 
 /// Rule 9, S7 and the liveness of the drain: once faults stop, nobody is held for ever, and nobody waits in an engine that sleeps.
-pub(crate) fn settles(world: &World, row: &Row) -> Result<(), String> {
-    let end = run(world, row, SETTLES_WITHIN)?;
+/// `settled` are states of which that is known; more are added.
+pub(crate) fn settles(
+    world: &World,
+    row: &Row,
+    memo: &Memo,
+    settled: &mut Prints,
+) -> Result<(), String> {
+    let mut met = Vec::new();
+    let mut known = false;
+    let end = run(world, row, memo, SETTLES_WITHIN, |world| {
+        let print = fingerprint(world);
+        known = settled.contains(&print);
+        met.push(print);
+        known
+    })?;
+    if known {
+        settled.extend(met);
+        return Ok(());
+    }
     match end.requests.iter().position(Option::is_some) {
         Some(slot) => {
             let place = end.requests[slot].map(|request| request.place);
@@ -80,6 +115,9 @@ pub(crate) fn settles(world: &World, row: &Row) -> Result<(), String> {
                 slot + 1
             ))
         }
-        None => Ok(()),
+        None => {
+            settled.extend(met);
+            Ok(())
+        }
     }
 }

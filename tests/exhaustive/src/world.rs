@@ -9,16 +9,19 @@ mod faults;
 mod gate;
 mod link;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use greenthread_core::ids::Millis;
 
 use crate::{
     BEGINNING, TICK,
+    memo::Memo,
     row::{Budget, Row, Sabotage},
 };
 
 pub(crate) use control::ControlSide;
 pub(crate) use engine::{Answer, Call, CallKind, Stage};
-pub(crate) use gate::{GateSide, Request, Told, Where};
+pub(crate) use gate::{GateEffect, GateSide, Request, Told, Where};
 pub(crate) use link::{Down, Link, Up};
 
 /// Gates, by index.
@@ -99,6 +102,7 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Step<'a> {
     pub(crate) row: &'a Row,
+    pub(crate) memo: &'a Memo,
     /// Sentences for a trace, when one is wanted.
     pub(crate) notes: Option<Vec<String>>,
     /// The first rule that was broken.
@@ -106,9 +110,10 @@ pub(crate) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    pub(crate) fn new(row: &'a Row, notes: bool) -> Self {
+    pub(crate) fn new(row: &'a Row, memo: &'a Memo, notes: bool) -> Self {
         Self {
             row,
+            memo,
             notes: notes.then(Vec::new),
             broken: None,
         }
@@ -142,7 +147,7 @@ impl World {
             vacant_since: None,
             term: 0,
         };
-        world.succeed(&mut Step::new(row, false));
+        world.succeed(&mut Step::new(row, &Memo::default(), false));
         world
     }
 
@@ -168,7 +173,8 @@ impl World {
     fn may_tick(&self, row: &Row) -> bool {
         let urgent_request = |request: &Request| {
             let on_its_way = matches!(request.place, Where::OnItsWay { by } if by <= self.now);
-            let told = request.place == Where::Ended && self.gates[request.gate].is == Life::Running;
+            let told =
+                request.place == Where::Ended && self.gates[request.gate].is == Life::Running;
             on_its_way || told || request.left_by.is_some_and(|by| by <= self.now)
         };
         let urgent_call = |call: &Call| {
@@ -200,8 +206,18 @@ impl World {
         }
     }
 
-    /// The state after an action, with what it broke.
+    /// The state after an action, with what it broke; a panic breaks a rule as well.
     pub(crate) fn after(&self, action: Action, step: &mut Step<'_>) -> Self {
+        let act = AssertUnwindSafe(|| self.carried_out(action, step));
+        catch_unwind(act).unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+            step.breaks(|| format!("it panics: {}", said.unwrap_or_default()));
+            self.clone()
+        })
+    }
+
+    fn carried_out(&self, action: Action, step: &mut Step<'_>) -> Self {
         let mut world = self.clone();
         world.act(action, step);
         self.read_at_once(&mut world, step);

@@ -15,7 +15,9 @@ use greenthread_proto::gate::{
 use super::{Answer, Call, CallKind, Down, GATES, Life, Stage, Step, World};
 use crate::{
     TICK,
-    rendering::{Scope, Token, tokens},
+    fingerprint::Hash,
+    memo::{CoreAfter, Known, key},
+    rendering::{Scope, tokens},
     row::{Row, Sabotage},
     shell,
 };
@@ -32,8 +34,7 @@ pub(crate) struct Heard {
 /// One control.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlSide {
-    pub(crate) core: Arc<Core>,
-    pub(crate) tokens: Arc<[Token]>,
+    pub(crate) core: Known<Core>,
     pub(crate) is: Life,
     pub(crate) term: u64,
     /// When it got leadership, or a new term.
@@ -51,21 +52,20 @@ pub(crate) struct ControlSide {
     pub(crate) streams: u64,
 }
 
-impl ControlSide {
-    fn render(&mut self, index: usize, row: &Row) {
-        let scope = Scope {
-            control: index as u64,
-            idles: row.idle.is_some(),
-            ..Scope::default()
-        };
-        self.tokens = tokens(&*self.core, scope);
+fn scope(index: usize, row: &Row) -> Scope {
+    Scope {
+        control: index as u64,
+        idles: row.idle.is_some(),
+        ..Scope::default()
     }
 }
 
 /// What one step publishes, until something else is sent.
-#[derive(Default)]
 struct Batch {
     rows: Vec<gate::Row>,
+    /// Which step it is, and how many messages it has sent.
+    step: u128,
+    sent: u128,
 }
 
 impl World {
@@ -88,8 +88,7 @@ impl World {
             since -= row.fence().0;
         }
         self.controls.push(ControlSide {
-            core: Arc::new(Core::new(fleet, Millis(since))),
-            tokens: Arc::from([]),
+            core: Known::new(Core::new(fleet, Millis(since)), scope(index, row)),
             is: Life::Running,
             term: self.term,
             since: self.now,
@@ -107,25 +106,39 @@ impl World {
     /// One step of a core, and its effects in their order.
     pub(super) fn control_step(&mut self, index: usize, event: Event, step: &mut Step<'_>) {
         let now = self.moment();
-        let mut effects = Vec::new();
-        Arc::make_mut(&mut self.controls[index].core).step(now, event, &mut effects);
-        let mut batch = Batch::default();
-        for effect in effects {
+        let before = &self.controls[index].core;
+        let met = key(&[before.id, index as u128, now.0.into()], &event);
+        let after = step.memo.cores.get(met, || {
+            let (mut core, mut effects) = (Core::clone(&before.value), Vec::new());
+            core.step(now, event, &mut effects);
+            let core = Known::new(core, scope(index, step.row));
+            let core = step
+                .memo
+                .same
+                .get(key(&[core.id, index as u128], &()), || core);
+            Arc::new(CoreAfter { core, effects })
+        });
+        self.controls[index].core = after.core.clone();
+        let mut batch = Batch {
+            rows: Vec::new(),
+            step: met,
+            sent: 0,
+        };
+        for effect in &after.effects {
             self.perform(index, effect, &mut batch, step);
         }
         self.send_rows(index, &mut batch, step);
-        self.controls[index].render(index, step.row);
     }
 
-    fn perform(&mut self, index: usize, effect: Effect, batch: &mut Batch, step: &mut Step<'_>) {
+    fn perform(&mut self, index: usize, effect: &Effect, batch: &mut Batch, step: &mut Step<'_>) {
         match effect {
             Effect::Publish(row) => {
-                self.check_published(index, &row, step);
-                batch.rows.push(shell::rendered(&row, step.row.on_lease_end));
+                self.check_published(index, row, step);
+                batch.rows.push(shell::rendered(row, step.row.on_lease_end));
             }
             Effect::SendSnapshot { stream, rows, .. } => {
                 self.send_rows(index, batch, step);
-                self.send_snapshot(index, stream, &rows, step);
+                self.send_snapshot(index, *stream, rows, batch, step);
             }
             Effect::Heartbeat {
                 gate,
@@ -134,12 +147,12 @@ impl World {
                 ..
             } => {
                 self.send_rows(index, batch, step);
-                self.send_heartbeat(index, &gate, stream, echoed, step);
+                self.send_heartbeat(index, gate, *stream, *echoed, batch, step);
             }
             Effect::CloseStream { gate, stream } => {
                 self.send_rows(index, batch, step);
                 step.note(|| format!("control {index} closes the stream of {gate}"));
-                if let Some(link) = self.link_of(index, stream) {
+                if let Some(link) = self.link_of(index, *stream) {
                     link.control_open = false;
                 }
             }
@@ -153,12 +166,14 @@ impl World {
                 self.call(index, CallKind::Sleep, attempt.0, step);
             }
             Effect::Start { .. } | Effect::Kill { .. } => {
-                step.breaks(|| format!("control {index} starts or ends an engine that is not its own"));
+                step.breaks(|| {
+                    format!("control {index} starts or ends an engine that is not its own")
+                });
             }
             Effect::RaiseTerm { at_least } => {
                 step.note(|| format!("control {index} meets term {at_least}"));
                 let met = &mut self.controls[index].met;
-                *met = Some(met.unwrap_or(0).max(at_least));
+                *met = Some(met.unwrap_or(0).max(*at_least));
             }
             Effect::Record(decision) => {
                 step.note(|| format!("control {index}: {}", decision.sentence));
@@ -172,6 +187,7 @@ impl World {
         index: usize,
         stream: StreamId,
         rows: &[PublishedRow],
+        batch: &mut Batch,
         step: &mut Step<'_>,
     ) {
         for row in rows {
@@ -196,7 +212,7 @@ impl World {
                 max_flow_ms: times.max_flow.0,
             }),
         });
-        self.send(index, stream, snapshot, 0, step);
+        self.send(index, stream, snapshot, 0, batch, step);
     }
 
     fn send_heartbeat(
@@ -205,6 +221,7 @@ impl World {
         gate: &GateId,
         stream: StreamId,
         echoed: u64,
+        batch: &mut Batch,
         step: &mut Step<'_>,
     ) {
         let of_gate = (0..GATES).find(|at| shell::gate_id(*at) == *gate);
@@ -221,7 +238,7 @@ impl World {
             elsewhere: Vec::new(),
             elsewhere_stays: true,
         });
-        self.send(index, stream, heartbeat, renews, step);
+        self.send(index, stream, heartbeat, renews, batch, step);
     }
 
     /// Rows that were published one after the other go out as one delta, before anything else is sent.
@@ -250,12 +267,21 @@ impl World {
                 version: link.version,
                 rows: rows.clone(),
             });
-            self.send(index, stream, delta, 0, step);
+            self.send(index, stream, delta, 0, batch, step);
         }
     }
 
-    fn send(&mut self, index: usize, stream: StreamId, body: Body, renews: u64, step: &mut Step<'_>) {
+    fn send(
+        &mut self,
+        index: usize,
+        stream: StreamId,
+        body: Body,
+        renews: u64,
+        batch: &mut Batch,
+        step: &mut Step<'_>,
+    ) {
         self.check_leads(index, step);
+        batch.sent += 1;
         let term = self.controls[index].term;
         let Some(link) = self.link_of(index, stream) else {
             return;
@@ -264,18 +290,30 @@ impl World {
             return;
         }
         let is_heartbeat = matches!(body, Body::Heartbeat(_));
-        let message = ControlMessage {
-            term,
-            body: Some(body),
-        };
         let scope = Scope {
             gate: link.gate as u64,
             ..Scope::default()
         };
-        let down = Arc::new(Down {
-            tokens: tokens(&message, scope),
-            message,
-            renews,
+        let version = link.version;
+        let sent = [
+            batch.step,
+            batch.sent,
+            link.gate as u128,
+            version.into(),
+            renews.into(),
+        ];
+        let down = step.memo.downs.get(key(&sent, &term), || {
+            let message = ControlMessage {
+                term,
+                body: Some(body),
+            };
+            let text = format!("{message:?}");
+            Arc::new(Down {
+                tokens: tokens(&text, scope),
+                id: Hash::of(&text),
+                message,
+                renews,
+            })
         });
         let overtakes = step.row.is_sabotaged(Sabotage::HeartbeatOvertakes) && is_heartbeat;
         let is_delta = |down: &&Arc<Down>| matches!(down.message.body, Some(Body::Delta(_)));
@@ -292,7 +330,11 @@ impl World {
             || leads_until.is_none_or(|end| until < end)
             || step.row.is_sabotaged(Sabotage::DeposedGoesOn);
         step.note(|| {
-            let not = if may { "" } else { " (nothing is sent: its lease is too short)" };
+            let not = if may {
+                ""
+            } else {
+                " (nothing is sent: its lease is too short)"
+            };
             format!("control {index} calls the engine: {kind:?}{not}")
         });
         if may && kind != CallKind::Look {
@@ -322,7 +364,12 @@ impl World {
             return;
         };
         let gate = self.links[at].gate;
-        step.note(|| format!("control {index} hears message {} of g{gate}", up.message.sequence));
+        step.note(|| {
+            format!(
+                "control {index} hears message {} of g{gate}",
+                up.message.sequence
+            )
+        });
         let heard = &mut self.controls[index].heard[gate];
         // What an older stream says after a newer Hello proves nothing.
         if heard.is_none_or(|before| before.stream <= stream) {
@@ -374,7 +421,12 @@ impl World {
             step.note(|| format!("control {index} leads no longer and stops"));
             self.control_step(index, Event::Deposed, step);
             self.end_control(index);
-        } else if control.core.next_deadline().is_some_and(|at| at.0 <= self.now) {
+        } else if control
+            .core
+            .value
+            .next_deadline()
+            .is_some_and(|at| at.0 <= self.now)
+        {
             self.control_step(index, Event::Tick, step);
         }
     }
@@ -387,7 +439,8 @@ impl World {
         for call in self.calls.iter_mut().filter(|call| call.control == index) {
             call.stage = Stage::Travelling { orphan: true };
         }
-        self.calls.retain(|call| call.control != index || call.kind != CallKind::Look);
+        self.calls
+            .retain(|call| call.control != index || call.kind != CallKind::Look);
         self.calls.sort_unstable();
     }
 

@@ -40,7 +40,9 @@ pub(crate) enum Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Stage {
     /// On its way. `orphan`: nobody waits for its answer.
-    Travelling { orphan: bool },
+    Travelling {
+        orphan: bool,
+    },
     Back(Answer),
 }
 
@@ -86,7 +88,9 @@ impl World {
     pub(super) fn execute(&mut self, at: usize, step: &mut Step<'_>) {
         let call = self.calls[at];
         let inside = self.requests.iter().flatten();
-        let inside = inside.filter(|request| request.place == Where::Inside).count();
+        let inside = inside
+            .filter(|request| request.place == Where::Inside)
+            .count();
         let count = u8::try_from(inside).unwrap_or(u8::MAX);
         let answer = match call.kind {
             CallKind::Sleep => {
@@ -124,7 +128,12 @@ impl World {
     pub(super) fn lose_call(&mut self, at: usize, step: &mut Step<'_>) {
         self.left.lost_calls -= 1;
         let call = self.calls[at];
-        step.note(|| format!("control {} never learns what came of its call", call.control));
+        step.note(|| {
+            format!(
+                "control {} never learns what came of its call",
+                call.control
+            )
+        });
         if call.kind == CallKind::Look {
             self.calls.remove(at);
             return;
@@ -145,7 +154,12 @@ impl World {
         let Stage::Back(answer) = call.stage else {
             return;
         };
-        step.note(|| format!("control {} hears of its {:?}: {answer:?}", call.control, call.kind));
+        step.note(|| {
+            format!(
+                "control {} hears of its {:?}: {answer:?}",
+                call.control, call.kind
+            )
+        });
         let (model, attempt) = (shell::model(), Attempt(call.attempt));
         let outcome = || match answer {
             Answer::Done => Outcome::Done {

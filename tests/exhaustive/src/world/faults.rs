@@ -30,8 +30,16 @@ impl World {
             }
         }
         if self.leader().is_some() {
-            let wishes = [(self.left.sleeps, Action::WishSleep), (self.left.wakes, Action::WishWake)];
-            actions.extend(wishes.into_iter().filter(|(left, _)| *left > 0).map(|(_, wish)| wish));
+            let wishes = [
+                (self.left.sleeps, Action::WishSleep),
+                (self.left.wakes, Action::WishWake),
+            ];
+            actions.extend(
+                wishes
+                    .into_iter()
+                    .filter(|(left, _)| *left > 0)
+                    .map(|(_, wish)| wish),
+            );
         }
         if self.may_succeed() {
             actions.push(Action::Succeed);

@@ -14,9 +14,10 @@ use greenthread_proto::gate::{
     ControlMessage, RefuseReason, Row as GateRow, control_message, gate_message, row,
 };
 
-use super::{Action, GATES, Life, Link, Step, Up, World};
+use super::{Action, Down, GATES, Life, Link, Step, Up, World};
 use crate::{
-    rendering::{Scope, Token, tokens},
+    memo::{GateAfter, Known, Memo, key},
+    rendering::{Scope, tokens},
     row::{Row, Sabotage},
     shell,
 };
@@ -48,8 +49,7 @@ pub(crate) struct Request {
 /// One gate.
 #[derive(Clone, Debug)]
 pub(crate) struct GateSide {
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) tokens: Arc<[Token]>,
+    pub(crate) gate: Known<Gate>,
     pub(crate) is: Life,
     /// By rule 2, counted here once more: until then it may admit.
     pub(crate) lease_until: u64,
@@ -74,9 +74,7 @@ impl Told {
     fn by(row: &GateRow) -> Self {
         match &row.admission {
             Some(row::Admission::Admit(_)) => Self::Admit,
-            Some(row::Admission::Refuse(refuse))
-                if refuse.reason() == RefuseReason::Draining =>
-            {
+            Some(row::Admission::Refuse(refuse)) if refuse.reason() == RefuseReason::Draining => {
                 Self::Drain
             }
             Some(row::Admission::Hold(_) | row::Admission::Refuse(_)) | None => Self::Other,
@@ -101,6 +99,58 @@ impl Surroundings for Post {
     }
 }
 
+/// What happens to a gate.
+#[derive(Debug)]
+enum Happens<'a> {
+    Tick,
+    Request(RequestId),
+    End(RequestId),
+    Closed(u64),
+    /// A message of the stream with this number.
+    Message(u64, &'a Down),
+}
+
+/// What a gate wants done.
+#[derive(Debug)]
+pub(crate) enum GateEffect {
+    Send(Arc<Up>),
+    Other(Effect),
+}
+
+fn scope(index: usize, row: &Row) -> Scope {
+    Scope {
+        gate: index as u64,
+        idles: row.idle.is_some(),
+        ..Scope::default()
+    }
+}
+
+impl Happens<'_> {
+    /// Kind and numbers.
+    fn numbers(&self) -> [u128; 3] {
+        match self {
+            Self::Tick => [0, 0, 0],
+            Self::Request(id) => [1, id.0.into(), 0],
+            Self::End(id) => [2, id.0.into(), 0],
+            Self::Closed(stream) => [3, (*stream).into(), 0],
+            Self::Message(stream, down) => [4, (*stream).into(), down.id],
+        }
+    }
+
+    fn to(self, gate: &mut Gate, now: Millis, effects: &mut Vec<Effect>) -> Option<Verdict> {
+        match self {
+            Self::Tick => gate.on_tick(now, now, &Post, effects),
+            Self::Request(id) => return Some(gate.on_request(now, id, true, &Post, effects)),
+            Self::End(id) => gate.on_request_end(now, id),
+            Self::Closed(stream) => gate.on_stream_closed(now, stream),
+            Self::Message(stream, down) => {
+                gate.on_message(now, stream, down.message.clone(), effects);
+            }
+        }
+        None
+    }
+}
+
 impl GateSide {
     pub(super) fn new(index: usize, row: &Row) -> Self {
         let config = br#"{"control": {"cluster": "c"}, "rewrite": "route"}"#;
@@ -112,38 +162,29 @@ impl GateSide {
             Millis(crate::BEGINNING),
             None,
         );
-        let mut side = Self {
-            gate: Arc::new(gate),
-            tokens: Arc::from([]),
+        Self {
+            gate: Known::new(gate, scope(index, row)),
             is: Life::Running,
             lease_until: 0,
             ready: false,
             told: (Epoch::default(), Told::Nothing),
             term: 0,
-        };
-        side.render(index, row);
-        side
-    }
-
-    fn render(&mut self, index: usize, row: &Row) {
-        let scope = Scope {
-            gate: index as u64,
-            idles: row.idle.is_some(),
-            ..Scope::default()
-        };
-        self.tokens = tokens(&*self.gate, scope);
+        }
     }
 
     /// Whether a request that arrived now would be forwarded.
-    pub(crate) fn would_forward(&self, now: u64) -> bool {
-        let mut gate = Gate::clone(&self.gate);
-        let verdict = gate.on_request(Millis(now), PROBE, true, &Post, &mut Vec::new());
-        matches!(verdict, Verdict::Forward(_))
+    pub(crate) fn would_forward(&self, now: u64, memo: &Memo) -> bool {
+        memo.forwards
+            .get(key(&[self.gate.id, now.into()], &()), || {
+                let mut gate = Gate::clone(&self.gate.value);
+                let verdict = gate.on_request(Millis(now), PROBE, true, &Post, &mut Vec::new());
+                matches!(verdict, Verdict::Forward(_))
+            })
     }
 
     /// Whether it wants a tick at once.
     fn hurries(&self, now: u64) -> bool {
-        self.gate.next_tick(Millis(now)).0 <= now + 2
+        self.gate.value.next_tick(Millis(now)).0 <= now + 2
     }
 }
 
@@ -182,47 +223,61 @@ impl World {
     }
 
     /// Lets a gate do something, and does what it wants.
-    fn gate_does<T>(
+    fn gate_does(
         &mut self,
         index: usize,
+        what: Happens<'_>,
         step: &mut Step<'_>,
-        act: impl FnOnce(&mut Gate, &mut Vec<Effect>) -> T,
-    ) -> T {
-        let mut effects = Vec::new();
-        let side = &mut self.gates[index];
-        let result = act(Arc::make_mut(&mut side.gate), &mut effects);
-        side.render(index, step.row);
-        for effect in effects {
-            self.gate_effect(index, effect, step);
+    ) -> Option<Verdict> {
+        let (row, now) = (step.row, self.now);
+        let before = &self.gates[index].gate;
+        let [kind, first, second] = what.numbers();
+        let numbers = [before.id, index as u128, now.into(), kind, first, second];
+        let after = step.memo.gates.get(key(&numbers, &()), || {
+            let (mut gate, mut effects) = (Gate::clone(&before.value), Vec::new());
+            let verdict = what.to(&mut gate, Millis(now), &mut effects);
+            let rendered = |effect| {
+                if let Effect::Send(message) = effect {
+                    GateEffect::Send(Arc::new(Up {
+                        tokens: tokens(&format!("{message:?}"), scope(index, row)),
+                        message,
+                        sent_at: now,
+                    }))
+                } else {
+                    GateEffect::Other(effect)
+                }
+            };
+            Arc::new(GateAfter {
+                gate: Known::new(gate, scope(index, row)),
+                effects: effects.into_iter().map(rendered).collect(),
+                verdict,
+            })
+        });
+        self.gates[index].gate = after.gate.clone();
+        for effect in &after.effects {
+            match effect {
+                GateEffect::Send(up) => self.gate_says(index, up, step),
+                GateEffect::Other(effect) => self.gate_effect(index, effect, step),
+            }
         }
-        result
+        after.verdict.clone()
     }
 
-    fn gate_effect(&mut self, index: usize, effect: Effect, step: &mut Step<'_>) {
+    fn gate_says(&mut self, index: usize, up: &Arc<Up>, step: &mut Step<'_>) {
+        step.note(|| format!("g{index} says {}", said(up.message.body.as_ref())));
+        if let Some(link) = self.open_link(index).filter(|link| !link.broken) {
+            link.up.push_back(Arc::clone(up));
+        }
+    }
+
+    fn gate_effect(&mut self, index: usize, effect: &Effect, step: &mut Step<'_>) {
         match effect {
             Effect::Open { stream } => {
                 step.note(|| format!("g{index} opens a stream"));
                 self.gates[index].ready = false;
                 let after = |link: &Link| link.gate <= index;
                 let at = self.links.iter().take_while(|link| after(link)).count();
-                self.links.insert(at, Link::new(index, stream));
-            }
-            Effect::Send(message) => {
-                step.note(|| format!("g{index} says {}", said(message.body.as_ref())));
-                let scope = Scope {
-                    gate: index as u64,
-                    idles: step.row.idle.is_some(),
-                    ..Scope::default()
-                };
-                let tokens = tokens(&message, scope);
-                let sent_at = self.now;
-                if let Some(link) = self.open_link(index).filter(|link| !link.broken) {
-                    link.up.push_back(Arc::new(Up {
-                        message,
-                        sent_at,
-                        tokens,
-                    }));
-                }
+                self.links.insert(at, Link::new(index, *stream));
             }
             Effect::Close | Effect::Finish => {
                 step.note(|| format!("g{index} closes its stream"));
@@ -249,7 +304,7 @@ impl World {
                     Some(None) | None => step.breaks(|| "a request is answered twice".to_owned()),
                 }
             }
-            Effect::Share { .. } | Effect::Done => {}
+            Effect::Send(_) | Effect::Share { .. } | Effect::Done => {}
             Effect::Warn(text) => step.note(|| format!("g{index} warns: {text}")),
         }
     }
@@ -269,10 +324,7 @@ impl World {
     }
 
     pub(super) fn gate_tick(&mut self, index: usize, step: &mut Step<'_>) {
-        let now = Millis(self.now);
-        self.gate_does(index, step, |gate, effects| {
-            gate.on_tick(now, now, &Post, effects);
-        });
+        self.gate_does(index, Happens::Tick, step);
     }
 
     pub(super) fn arrive(&mut self, index: usize, step: &mut Step<'_>) {
@@ -280,13 +332,10 @@ impl World {
             return;
         };
         self.left.requests -= 1;
-        let (now, id) = (Millis(self.now), RequestId(slot as u32 + 1));
-        let verdict = self.gate_does(index, step, |gate, effects| {
-            gate.on_request(now, id, true, &Post, effects)
-        });
-        match verdict {
-            Verdict::Forward(_) => self.forwarded(index, slot, step),
-            Verdict::Hold => {
+        let id = RequestId(slot as u32 + 1);
+        match self.gate_does(index, Happens::Request(id), step) {
+            Some(Verdict::Forward(_)) => self.forwarded(index, slot, step),
+            Some(Verdict::Hold) => {
                 step.note(|| format!("g{index} holds it as request {}", slot + 1));
                 self.requests[slot] = Some(Request {
                     gate: index,
@@ -294,8 +343,12 @@ impl World {
                     left_by: None,
                 });
             }
-            Verdict::Answer(reply) => step.note(|| format!("g{index} answers {}", reply.status)),
-            Verdict::Pass => step.breaks(|| format!("g{index} lets a request pass unseen")),
+            Some(Verdict::Answer(reply)) => {
+                step.note(|| format!("g{index} answers {}", reply.status))
+            }
+            Some(Verdict::Pass) | None => {
+                step.breaks(|| format!("g{index} lets a request pass unseen"))
+            }
         }
     }
 
@@ -304,16 +357,15 @@ impl World {
         let Some(Some(request)) = self.requests.get(slot).copied() else {
             return;
         };
-        let (now, id) = (Millis(self.now), RequestId(slot as u32 + 1));
-        self.gate_does(request.gate, step, |gate, _| gate.on_request_end(now, id));
+        let id = RequestId(slot as u32 + 1);
+        self.gate_does(request.gate, Happens::End(id), step);
     }
 
     pub(super) fn gate_loses(&mut self, at: usize, step: &mut Step<'_>) {
         let (index, number) = (self.links[at].gate, self.links[at].number);
         step.note(|| format!("g{index} learns that its stream is gone"));
         self.links[at].gate_open = false;
-        let now = Millis(self.now);
-        self.gate_does(index, step, |gate, _| gate.on_stream_closed(now, number));
+        self.gate_does(index, Happens::Closed(number), step);
     }
 
     /// A gate reads the next message of its open stream.
@@ -323,17 +375,8 @@ impl World {
         };
         let (index, number) = (self.links[at].gate, self.links[at].number);
         step.note(|| format!("g{index} reads {}", told(&down.message)));
-        let mut message = down.message.clone();
-        if step.row.is_sabotaged(Sabotage::LeaseFromArrival)
-            && let Some(control_message::Body::Heartbeat(heartbeat)) = &mut message.body
-        {
-            heartbeat.echoed_sequence = self.newest_sequence(index);
-        }
-        let older = message.term < self.gates[index].term;
-        let now = Millis(self.now);
-        self.gate_does(index, step, |gate, effects| {
-            gate.on_message(now, number, message, effects);
-        });
+        let older = down.message.term < self.gates[index].term;
+        self.gate_does(index, Happens::Message(number, &down), step);
         if older {
             if self.links.get(at).is_some_and(|link| link.gate_open) {
                 step.breaks(|| format!("g{index} goes on listening to an older term"));
@@ -372,16 +415,14 @@ impl World {
         }
     }
 
-    fn newest_sequence(&self, index: usize) -> u64 {
-        let sent = self.links.iter().filter(|link| link.gate == index);
-        let waiting = sent.flat_map(|link| &link.up).map(|up| up.message.sequence);
-        let heard = self.controls.iter().filter_map(|control| control.heard[index]);
-        let heard = heard.map(|heard| heard.sequence);
-        waiting.chain(heard).max().unwrap_or(0)
-    }
-
     /// The event of a gate's message, as the shell passes it on.
-    pub(super) fn heard_event(&self, control: usize, at: usize, up: &Up, row: &Row) -> Option<Event> {
+    pub(super) fn heard_event(
+        &self,
+        control: usize,
+        at: usize,
+        up: &Up,
+        row: &Row,
+    ) -> Option<Event> {
         let link = &self.links[at];
         let (_, stream) = link.control?;
         let mut event = shell::heard(shell::gate_id(link.gate), stream, &up.message)?;

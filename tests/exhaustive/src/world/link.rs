@@ -25,6 +25,8 @@ pub(crate) struct Down {
     pub(crate) message: ControlMessage,
     /// When the message was sent that this one echoes; 0 for others.
     pub(crate) renews: u64,
+    /// A hash of the message.
+    pub(crate) id: u128,
     pub(crate) tokens: Arc<[Token]>,
 }
 
@@ -127,7 +129,8 @@ impl World {
         if delays > 0 || breaks > 0 || gate_freezes > 0 {
             return;
         }
-        let is_same = |link: &Link, other: &Link| (link.gate, link.number) == (other.gate, other.number);
+        let is_same =
+            |link: &Link, other: &Link| (link.gate, link.number) == (other.gate, other.number);
         let runs = |gate: usize| self.gates[gate].is == Life::Running;
         let idle: Vec<Link> = self
             .links
