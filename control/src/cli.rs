@@ -240,6 +240,8 @@ async fn accept_gpu(gpu: usize, control: Control) -> Done {
         Output::Json => print!("{}", json(&after)?),
     }
     match after.stopped {
+        // The text says that it comes.
+        Some(_) if after.accepting => Ok(()),
         Some(reason) => Err(format!("GPU {gpu} is still stopped: {reason}").into()),
         None => Ok(()),
     }

@@ -160,6 +160,8 @@ pub struct Fleet {
     pub wake_timeout: Duration,
     /// Models by name.
     pub models: BTreeMap<String, Model>,
+    /// What is allowed and may not be meant, in words for the operator.
+    pub warnings: Vec<Problem>,
 }
 
 /// Envoy as `up` runs it.

@@ -10,6 +10,7 @@ use greenthread_core::ids::{Bytes, Millis};
 
 use crate::{
     choice::{Choice, Need, Regret, Shadow, Taken, Tier, Trigger, Verdict, Weighed, WhyNot},
+    engine::LAST_LINES,
     journal,
 };
 
@@ -56,7 +57,7 @@ pub fn choice(choice: &Choice) -> String {
         let time = clock(followed.at_unix_ms);
         rows.push((
             label.to_owned(),
-            format!("{time} {} {}", followed.model, followed.what),
+            format!("{time} {} {}", followed.model, brief(&followed.what)),
         ));
     }
     rows.extend(choice.regrets.iter().map(regret));
@@ -99,7 +100,7 @@ pub fn why_not(why: &WhyNot) -> String {
         ),
     };
     for (at, reason) in reasons.iter().enumerate() {
-        text.push_str(&format!("  {}. {reason}\n", at + 1));
+        text.push_str(&format!("  {}. {}\n", at + 1, brief(reason)));
     }
     if !ahead.is_empty() {
         text.push_str(&format!(
@@ -135,6 +136,13 @@ pub fn length(ms: u64) -> String {
         (0, _, _) => format!("{hours} h {} min", minutes % 60),
         (_, _, _) => format!("{days} d {} h", hours % 24),
     }
+}
+
+/// Words of the core without an engine's own last lines: they are told once, where one model is looked at.
+pub fn brief(words: &str) -> &str {
+    words
+        .split_once(LAST_LINES)
+        .map_or(words, |(before, _)| before)
 }
 
 fn clock(unix_ms: u64) -> String {

@@ -61,6 +61,7 @@ impl Follower {
 
     /// Gives Envoy the clusters of the fleet as it is: the file may have changed while control was away.
     pub(crate) async fn begin(&self, fleet: &Fleet) {
+        warn(fleet);
         if let Err(error) = self.clusters.write(fleet.models.values()).await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -93,6 +94,7 @@ impl Follower {
                 continue;
             }
             say(&format!("fleet file taken over: {}", summary(&steps)));
+            warn(&new);
             // What was carried out is in force even when a later step failed: the next plan starts from the new file.
             fleet = new;
             for step in steps {
@@ -154,6 +156,13 @@ impl Follower {
 fn say(line: &str) {
     // A closed stdout is no reason to stop.
     let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Says what the file allows and may not mean.
+fn warn(fleet: &Fleet) {
+    for warning in &fleet.warnings {
+        say(&format!("warning: fleet file:{warning}"));
+    }
 }
 
 fn summary(steps: &[Step]) -> String {

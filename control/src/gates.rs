@@ -364,7 +364,8 @@ fn translate(row: RowFigures) -> ((ModelId, Figures), (ModelId, RowTotals)) {
         oldest_age: oldest_age_ms,
         last_used_age: last_used_age_ms,
         last_refused_age: last_refused_age_ms,
-        asked: wanted.fold(0, |sum, (_, count)| sum.saturating_add(*count)),
+        // A held request has no outcome yet; it counts from its arrival on.
+        asked: wanted.fold(held, |sum, (_, count)| sum.saturating_add(*count)),
     };
     (
         (ModelId(row.clone()), figures),

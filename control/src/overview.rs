@@ -65,6 +65,8 @@ pub struct Gpu {
     pub used_bytes: Option<u64>,
     /// What an operator accepted as somebody else's; no part of what models may use.
     pub foreign_bytes: u64,
+    /// An operator accepted what will be seen there once nothing moves any more.
+    pub accepting: bool,
     /// Why nothing wakes or goes to sleep there, if so: ledger and oracle differ by more than the tolerance.
     pub stopped: Option<String>,
     /// Where sizes of models come from: "simulated", or "declared", when nobody measures.
@@ -163,6 +165,30 @@ pub struct Sizes {
     pub disk: Size,
 }
 
+/// What an action is expected to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Expected {
+    /// No longer than this, nine times of ten.
+    pub ms: u64,
+    /// How many measurements of this life of control stand behind it; 0: a guess, or what an earlier life measured.
+    pub measured: usize,
+}
+
+/// What a model's actions take, as learned; absent: it cannot do that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Takes {
+    /// A wake from host RAM.
+    pub ram: Expected,
+    /// A wake from disk.
+    pub disk: Option<Expected>,
+    /// A wake of an engine that is stopped: a start.
+    pub stopped: Option<Expected>,
+    /// A sleep.
+    pub sleep: Expected,
+}
+
 /// One gate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -217,6 +243,8 @@ pub struct Model {
     pub gpus: Vec<usize>,
     /// What it takes, and who says so.
     pub sizes: Sizes,
+    /// What its wakes, by tier, and its sleeps take.
+    pub takes: Takes,
     /// GPU memory reserved for it now, on each of its GPUs.
     pub reserved_bytes: u64,
     /// Milliseconds in this phase.

@@ -10,6 +10,7 @@ mod meter;
 mod plot;
 mod policies;
 mod progress;
+mod promises;
 mod replay;
 mod replay_report;
 mod runs;

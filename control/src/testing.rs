@@ -94,6 +94,7 @@ pub(crate) fn model_overview(name: &str) -> overview::Model {
         frozen: 0,
         gpus: vec![0],
         sizes: overview::Sizes::default(),
+        takes: overview::Takes::default(),
         reserved_bytes: 16 << 30,
         since_ms: 41_000,
         idle_ms: None,

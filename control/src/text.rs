@@ -5,7 +5,7 @@ mod memory;
 use greenthread_core::ids::Bytes;
 
 use crate::{
-    explain::length,
+    explain::{brief, length},
     overview::{EstimateScore, Model, Overview, Tally},
 };
 
@@ -13,6 +13,18 @@ pub use memory::gpu;
 
 /// Decisions shown for one model when it was asked for by name.
 const SHOWN: usize = 20;
+
+/// Characters of a decision in the table of all models.
+const GLANCE: usize = 100;
+
+/// As much of a sentence as is read at a glance.
+fn glance(words: &str) -> String {
+    let words = brief(words);
+    match words.char_indices().nth(GLANCE) {
+        Some((end, _)) => format!("{} …", words[..end].trim_end()),
+        None => words.to_owned(),
+    }
+}
 
 /// Every model in one line each, memory and gates, and advice where something is not as it should be.
 pub fn fleet(overview: &Overview) -> String {
@@ -83,6 +95,8 @@ pub fn model(model: &Model) -> String {
         ),
     );
     line("takes", memory::sizes(&model.sizes));
+    line("wakes in", memory::wakes(&model.takes));
+    line("sleeps in", memory::sleeps(&model.takes));
     line(
         "paths",
         model
@@ -113,7 +127,7 @@ pub fn model(model: &Model) -> String {
         .iter()
         .skip(model.decisions.len().saturating_sub(SHOWN))
     {
-        text.push_str(&format!("  {}  {}\n", entry.clock(), entry.words()));
+        text.push_str(&format!("  {}  {}\n", entry.clock(), brief(&entry.words())));
     }
     if model.decisions.iter().any(|entry| entry.choice.is_some()) {
         text.push_str(&format!(
@@ -187,7 +201,7 @@ pub fn advice(model: &Model) -> Option<String> {
     let error = model
         .last_error
         .as_deref()
-        .unwrap_or("the engine said nothing");
+        .map_or("the engine said nothing", brief);
     match model.refused_because.as_deref() {
         Some("wake_failed") => Some(format!(
             "its wake failed: {error}. It is tried again by itself after a pause; the engine's output is in state/logs/{name}.log; \
@@ -203,7 +217,7 @@ pub fn advice(model: &Model) -> Option<String> {
         Some("booting") => Some("its first start is not over; requests get 503 until then.".to_owned()),
         Some("too_long") => Some("room for it cannot be made in time: the models on its GPUs are busy or pinned; requests get 503 meanwhile.".to_owned()),
         Some(_) | None => match &model.last_error {
-            Some(error) => Some(format!("the last error was: {error}")),
+            Some(error) => Some(format!("the last error was: {}", brief(error))),
             None if model.held > 0 && model.state == "pending" => {
                 let (held, name) = (model.held, &model.name);
                 let wait = if held == 1 { "request waits" } else { "requests wait" };
@@ -224,7 +238,7 @@ fn state(model: &Model) -> String {
 
 fn cells(model: &Model) -> [String; 10] {
     let last = model.decisions.last().map_or(String::new(), |entry| {
-        format!("{} {}", entry.clock(), entry.words())
+        format!("{} {}", entry.clock(), glance(&entry.words()))
     });
     let weights = match model.weights() {
         "gpu" => "GPU",
@@ -336,6 +350,39 @@ qwen: its wake failed: out of memory. It is tried again by itself after a pause;
 `greenthread wake qwen` tries at once.
 ";
         assert_eq!(fleet(&overview), expected);
+    }
+
+    #[test]
+    fn an_engines_own_words_are_told_once() {
+        let error = format!(
+            "it answered 500{}m.log: long | lines",
+            crate::engine::LAST_LINES
+        );
+        let told = Entry {
+            unix_seconds: 1,
+            model: "m".into(),
+            sentence: format!("could not be woken: {error}"),
+            choice: None,
+        };
+        let failed = Model {
+            refused_because: Some("wake_failed".into()),
+            last_error: Some(error),
+            decisions: vec![told],
+            ..testing::model_overview("m")
+        };
+        assert_eq!(model(&failed).matches("long | lines").count(), 1);
+        let overview = Overview {
+            models: vec![failed],
+            ..Overview::default()
+        };
+        assert!(!fleet(&overview).contains("long | lines"));
+    }
+
+    #[test]
+    fn the_table_has_the_beginning_of_a_long_sentence() {
+        let long = "ä".repeat(GLANCE + 1);
+        assert_eq!(glance(&long), format!("{} …", "ä".repeat(GLANCE)));
+        assert_eq!(glance("short"), "short");
     }
 
     #[test]

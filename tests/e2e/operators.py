@@ -1,4 +1,4 @@
-"""What operators hold in their hands: the command line as people type it, and the page of metrics with every line understood."""
+"""What operators hold in their hands: the command line as people type it, explanations, and the page of metrics, every line understood."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ def samples(stack: Stack) -> dict[str, float]:
             found[name + (labels or "")] = float(value)
     assert found
     return found
+
+
+def explain(stack: Stack, name: str, last: int = 5) -> list[dict]:
+    """The latest choices about a model, oldest first."""
+    return stack.client.get(f"{stack.control}/api/v1/models/{name}/explain", params={"last": last}).raise_for_status().json()
+
+
+def why_not(stack: Stack, name: str) -> dict:
+    """Why a model is not awake now."""
+    return stack.client.get(f"{stack.control}/api/v1/models/{name}/why-not").raise_for_status().json()

@@ -1,23 +1,14 @@
 """Why: explanations of what was chosen, why a model is not awake, what waits were spent on, and GPUs that hold more than is known."""
 
-import contextlib
 import json
-import os
 import re
 
 import pytest
 
 from harness import GIB, Model, Stack, Wave, statuses, wait_until
-from operators import greenthread, samples
+from memory import gpu_document, stranger
+from operators import explain, greenthread, samples, why_not
 from traffic import chats
-
-
-def explain(stack: Stack, name: str, last: int = 5) -> list[dict]:
-    return stack.client.get(f"{stack.control}/api/v1/models/{name}/explain", params={"last": last}).raise_for_status().json()
-
-
-def why_not(stack: Stack, name: str) -> dict:
-    return stack.client.get(f"{stack.control}/api/v1/models/{name}/why-not").raise_for_status().json()
 
 
 def evict(stack: Stack, victim: str, other: str, waiter: str) -> dict:
@@ -238,23 +229,10 @@ def test_gpus_that_are_not_there_are_told(stack):
     assert greenthread(stack, "accept-gpu", "abc").returncode == 2
 
 
-@contextlib.contextmanager
-def stranger(stack: Stack, gib: int):
-    """Somebody else holds memory on the simulated GPU: this process, as the simulation writes it down."""
-    pid = os.getpid()
-    start = int(open(f"/proc/{pid}/stat", encoding="ascii").read().rsplit(")", 1)[1].split()[19])
-    file = stack.state / "gpu" / f"{pid}.json"
-    file.write_text(json.dumps({"pid": pid, "start": start, "gpu": 0, "bytes": gib * GIB}))
-    try:
-        yield
-    finally:
-        file.unlink()
-
-
 def test_a_gpu_that_holds_more_than_is_known_stops_until_an_operator_decides(make_stack):
     stack = make_stack([Model("alpha"), Model("beta")])
     stack.sleep_now("alpha")
-    gpu = lambda: stack.client.get(f"{stack.control}/api/v1/gpus").raise_for_status().json()["gpus"][0]
+    gpu = lambda: gpu_document(stack)
     wait_until(lambda: gpu()["usedBytes"] is not None, "the GPU was read")
     assert gpu()["stopped"] is None
     with stranger(stack, gib=5):
@@ -281,7 +259,7 @@ def test_a_gpu_that_holds_more_than_is_known_stops_until_an_operator_decides(mak
 def test_the_second_policy_says_what_it_would_have_done(make_stack):
     """`cost` keeps the one that everybody wants; `lru` sends it when it happens to have rested longest."""
     names = ("alpha", "beta", "gamma")
-    stack = make_stack([Model(name) for name in names], top="policy: lru\nshadow: cost")
+    stack = make_stack([Model(name) for name in names], top="policy: lru\nshadow: cost", fairness={"minRuntime": "0s"})
     stack.wake_now("alpha")
     stack.wake_now("beta")
     for _ in range(30):

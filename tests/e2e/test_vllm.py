@@ -4,11 +4,13 @@ GREENTHREAD_VLLM_DIR names the folder of tests/vllm/install.sh; without it nothi
 start, so everything waits for long, and the tests share one product. What was seen is printed (pytest -s).
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import threading
 import time
@@ -61,6 +63,7 @@ def pair(tmp_path_factory):
         stack.start(wait=False).wait_ready(START)
         say(f"both booted after {time.monotonic() - began:.0f} s")
         yield stack
+        say(f"estimates: {WAITS.words()}")
     finally:
         stack.stop()
 
@@ -165,10 +168,41 @@ def decisions(stack: Stack, name: str) -> list[str]:
     return [entry["sentence"] for entry in stack.figures(name)["decisions"]]
 
 
+class Waits:
+    """What each wait was estimated to be when it began, and what it was, as control scores them itself; in milliseconds."""
+
+    def __init__(self):
+        self.pairs: list[tuple[int, int]] = []
+
+    @contextlib.contextmanager
+    def noted(self, stack: Stack):
+        """Notes the wait in which a model is woken meanwhile, if it is exactly one, and by the same control."""
+        before = self.score(stack)
+        yield
+        after = self.score(stack)
+        if after["scored"] == before["scored"] + 1:
+            self.pairs.append((after["estimatedMs"] - before["estimatedMs"], after["waitedMs"] - before["waitedMs"]))
+
+    def score(self, stack: Stack) -> dict:
+        return stack.client.get(f"{stack.control}/api/v1/status").raise_for_status().json()["tally"]["estimates"]
+
+    def words(self) -> str:
+        ratios = sorted(waited / max(told, 1) for told, waited in self.pairs)
+        if not ratios:
+            return "no wait was scored"
+        off = sorted((abs(waited - told) for told, waited in self.pairs))
+        kept = sum(waited <= told for told, waited in self.pairs)
+        return (f"{len(ratios)} waits, waited / told: median {statistics.median(ratios):.2f}, worst {ratios[-1]:.2f}, least {ratios[0]:.2f}; {kept} kept; "
+                f"off by {statistics.median(off):.0f} ms in the median, {off[-1]} ms at worst; told and waited in ms: {self.pairs}")
+
+
+WAITS = Waits()
+
+
 def ask(stack: Stack, name: str, tokens: int = SHORT) -> tuple[list[int], float]:
     """One chat by the SDK: its tokens, and how long it took."""
     began = time.monotonic()
-    with client(stack, name) as sdk:
+    with WAITS.noted(stack), client(stack, name) as sdk:
         answer = sdk.chat.completions.create(**question(name, tokens))
     return check_chat(answer, tokens), time.monotonic() - began
 

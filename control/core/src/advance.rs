@@ -130,8 +130,10 @@ impl Core {
         } else if self.wanted(now, state) {
             self.enter(now, id, Phase::Queued);
             self.wanted_back(now, id, effects);
-        } else if let Some(at) = state.last_refused {
-            self.wake_at(Some(at + crate::REFUSED_IS_DEMAND).filter(|at| *at > now));
+        } else {
+            let refused = state.last_refused.map(|at| at + crate::REFUSED_IS_DEMAND);
+            self.wake_at(refused.filter(|at| *at > now));
+            self.ends_at_last(now, id, effects);
         }
     }
 

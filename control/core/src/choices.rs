@@ -7,7 +7,7 @@ use crate::{
     decision::{Choice, Followed, GpuNeed, Regret, Shadow, Taken, Trigger, Verdict, Weighed},
     effect::Effect,
     ids::{Millis, ModelId},
-    phase::Phase,
+    phase::{Phase, Tier},
     policy::{self, Need, Policy, Resident as Candidate},
     state::ModelState,
 };
@@ -65,10 +65,13 @@ impl Choices {
         self.kept.get_mut(&number?)
     }
 
-    /// The latest about a model, oldest first.
+    /// The latest about a model, oldest first. First starts tell nothing that was weighed: only where there is nothing else.
     pub(crate) fn of(&self, model: &ModelId, last: usize) -> Vec<Choice> {
         let numbers = self.of.get(model).into_iter().flatten();
-        let choices: Vec<&Choice> = numbers.filter_map(|n| self.kept.get(n)).collect();
+        let mut choices: Vec<&Choice> = numbers.filter_map(|n| self.kept.get(n)).collect();
+        if !choices.iter().all(|choice| choice.is_first_start()) {
+            choices.retain(|choice| !choice.is_first_start());
+        }
         let from = choices.len().saturating_sub(last);
         choices.into_iter().skip(from).cloned().collect()
     }
@@ -223,7 +226,7 @@ impl Core {
             Trigger::Operator
         } else if state.spec.pinned {
             Trigger::Pinned
-        } else if self.wanted(now, state) {
+        } else if self.asked_for(now, state) {
             Trigger::Demand {
                 held,
                 inside: 0,
@@ -320,6 +323,23 @@ impl Core {
         }
     }
 
+    /// Notes that a model which was to make room does not.
+    pub(crate) fn made_no_room(&mut self, now: Millis, id: &ModelId, why: &str) {
+        let state = self.models.get_mut(id);
+        let number = state.and_then(|state| state.making_room.take());
+        self.followed(now, number, id, why);
+    }
+
+    /// Where a model that goes to sleep by a choice about itself has found a place.
+    pub(crate) fn sleeps_in(&mut self, id: &ModelId, tier: Tier) {
+        if let Some(choice) = self.choices.get_mut(self.choices.latest(id))
+            && choice.target == *id
+            && let Taken::Sleep(into) = &mut choice.taken
+        {
+            *into = tier;
+        }
+    }
+
     /// A model that made room is wanted again: was that too soon?
     pub(crate) fn wanted_back(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
         let Some(state) = self.models.get_mut(id) else {
@@ -371,6 +391,11 @@ impl Choice {
         self.target == *id
             && matches!(self.taken, Taken::Evict(_))
             && self.followed.iter().all(|followed| followed.model != *id)
+    }
+
+    /// Room was there for a start, or a wake, that only measures.
+    fn is_first_start(&self) -> bool {
+        self.trigger == Trigger::Boot && matches!(self.taken, Taken::Wake(_))
     }
 
     fn is_waiting(&self) -> bool {

@@ -39,7 +39,9 @@ impl Core {
         // 1. Is the drain still wanted? It can be taken back only before the engine was told (rule 11).
         if let Some(why) = self.drain_is_void(now, id, &cause) {
             self.enter(now, id, Phase::Serving);
-            self.record(now, id, format!("drain taken back: {why}"), effects);
+            let what = format!("drain taken back: {why}");
+            self.made_no_room(now, id, &what);
+            self.record(now, id, what, effects);
             return;
         }
         let back = |state: &ModelState| cause == Cause::Remove && !state.removing;
@@ -467,6 +469,7 @@ impl Core {
         let sentence = format!(
             "still busy ({in_flight} in flight) after a drain of {length}: reopened; its engine cannot freeze requests without loss"
         );
+        self.made_no_room(now, id, &sentence);
         self.record(now, id, sentence, effects);
         if let Cause::Preempt(waiter) = cause {
             let sentence = format!("{id} would not drain in {length}: waiting for another chance");
@@ -500,6 +503,7 @@ impl Core {
             Berth::Nowhere(why) => self.has_no_berth(now, id, cause, &why, effects),
             Berth::In(tier) => {
                 self.note_drained(now, id, &cause);
+                self.sleeps_in(id, tier);
                 if tier == Tier::Stopped {
                     let number = self.left_its_gpus(now, id, &cause, SleepMode::Abort);
                     self.followed(now, number, id, "its engine is stopped");

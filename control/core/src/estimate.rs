@@ -12,7 +12,7 @@ use crate::{
 
 /// An estimate is made anew after this.
 const ESTIMATED_FOR: Millis = Millis(1_000);
-/// Where nothing is known that could ever make room.
+/// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
 
 /// The way of a model from the first wish until it serves.
@@ -41,10 +41,13 @@ impl Core {
                 round_trip
             }
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes(),
+            Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
             Phase::Asleep | Phase::Queued => self.in_line(now, state),
             Phase::Sleeping { .. } => learned.sleep.promised() + self.in_line(now, state),
+            // It comes back after those for whom it goes.
             Phase::Draining { .. } => {
-                round_trip + self.drain_takes(state, self.gates.in_flight(state.slot) > 0)
+                let drain = self.drain_takes(state, self.gates.in_flight(state.slot) > 0);
+                drain + learned.sleep.promised() + self.in_line(now, state)
             }
             Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
             Phase::Serving | Phase::Removed { .. } => Millis(0),
@@ -151,10 +154,12 @@ impl Core {
             self.drain_takes(victim, busy) + victim.learned.sleep.promised()
         };
         let leaving = victims.map(leave).fold(Millis(0), |sum, takes| sum + takes);
-        from.since(now) + leaving
+        // Soon after a start of control nobody may be put to sleep yet.
+        from.max(self.sleeps_from()).since(now) + leaving
     }
 
-    fn drain_takes(&self, state: &ModelState, busy: bool) -> Millis {
+    /// How long a drain takes from now on.
+    pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Millis {
         let (caps, timeout) = (state.spec.caps, state.spec.drain_timeout);
         let bound = self.fleet.times.forward_bound;
         // A heartbeat's way there and back; and what may still be on its way to an engine that would lose it.

@@ -17,7 +17,8 @@ pub struct Figures {
     pub oldest_age: u64,
     /// Age of the last use in ms.
     pub last_used_age: Option<u64>,
-    /// Requests that wanted the model since the gate exists: only grows. Zero where the gate does not count them.
+    /// Requests that wanted the model since the gate exists, those that are held now among them: only grows. Zero where the gate does
+    /// not count them.
     pub asked: u64,
     /// Age in ms of the last request that wanted the model and was refused.
     pub last_refused_age: Option<u64>,

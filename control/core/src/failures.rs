@@ -37,6 +37,8 @@ impl Core {
         {
             // It died rather than failed; who waits for it is held while it is started again.
             (state.resident, state.inside, state.frozen_since) = (Resident::Stopped, 0, None);
+            let what = format!("died while it woke: {}", error.cause);
+            self.followed(now, self.choices.latest(id), id, &what);
             self.died_in_service(now, id, &error.cause, effects);
             return;
         }
@@ -61,6 +63,11 @@ impl Core {
             "{}; the next try is in {cool_down} at the earliest",
             error.cause
         );
+        let what = format!(
+            "did not come, the next try is in {cool_down} at the earliest: {}",
+            error.cause
+        );
+        self.followed(now, self.choices.latest(id), id, &what);
         self.fail(now, id, failure, Some(now + cool_down), &cause, effects);
     }
 

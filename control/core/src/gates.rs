@@ -35,6 +35,7 @@ pub(crate) struct Seen {
 pub(crate) struct News {
     pub(crate) used: Option<Millis>,
     pub(crate) refused: Option<Millis>,
+    /// Of a gate that does not count, one for each report of a use or a refusal.
     pub(crate) asked: u64,
 }
 
@@ -419,7 +420,7 @@ impl Gates {
         self.sums.get(&model).map_or(0, |sum| sum.in_flight)
     }
 
-    /// Newest use and newest refused wish that a gate saw of a model, and the requests that it has counted since this was last taken.
+    /// Newest use and newest refused wish that a gate saw of a model, and the requests that wanted it since this was last taken.
     pub(crate) fn take_news(&mut self, id: &GateId, model: Slot) -> News {
         let gate = self.gates.get_mut(id);
         let seen = gate.and_then(|gate| gate.figures.get_mut(&model));
@@ -564,12 +565,18 @@ impl Seen {
             last_refused_age,
             asked,
         } = figures;
-        self.news += asked.saturating_sub(self.asked).min(FIGURE_MOST);
-        self.asked = self.asked.max(*asked);
+        let moments = (self.last_used, self.last_refused);
         let held = sabotage!(DemandIsKept, self.held.max(*held), *held);
         (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), held.min(FIGURE_MOST));
         let at = |age: &u64| now.since(Millis(*age));
         self.last_used = self.last_used.max(last_used_age.as_ref().map(at));
         self.last_refused = self.last_refused.max(last_refused_age.as_ref().map(at));
+        // The end of a request is a use and no further wish: moments only tell of wishes where the gate counts none.
+        let wished = u64::from(moments != (self.last_used, self.last_refused));
+        self.news += match (*asked).max(self.asked) {
+            0 => wished,
+            counted => counted.saturating_sub(self.asked).min(FIGURE_MOST),
+        };
+        self.asked = self.asked.max(*asked);
     }
 }

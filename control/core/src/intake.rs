@@ -360,11 +360,11 @@ impl Core {
                 continue;
             }
             if let Some(state) = self.models.at_mut(*slot) {
-                // A gate that does not count has seen one request at least when a use is news.
-                let uses = u64::from(newer(state));
-                let at = used.max(refused).unwrap_or(now);
-                state.demand.arrived(at, asked.max(uses));
-                self.forecast.arrived(&state.spec.id, at, asked.max(uses));
+                if asked > 0 {
+                    let at = used.max(refused).unwrap_or(now);
+                    state.demand.arrived(at, asked);
+                    self.forecast.arrived(&state.spec.id, at, asked);
+                }
                 if let Some(at) = refused.filter(|_| refused > state.last_refused) {
                     let told = Millis::seconds(u64::from(state.told));
                     state.back_by = state.back_by.max(at + told + COMES_BACK_WITHIN);

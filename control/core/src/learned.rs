@@ -60,10 +60,22 @@ impl Samples {
         self.median
     }
 
-    /// How many measurements stand behind it.
-    pub fn measured(&self) -> usize {
-        self.kept.len()
+    /// What is promised and what stands behind it.
+    pub fn expected(&self) -> Expected {
+        Expected {
+            promised: self.promised,
+            measured: self.kept.len(),
+        }
     }
+}
+
+/// What an action is expected to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// No longer than this, most of the time.
+    pub promised: Millis,
+    /// How many measurements of this life of control stand behind it.
+    pub measured: usize,
 }
 
 /// All actions of one engine.
@@ -113,7 +125,7 @@ mod tests {
             samples.push(Millis(5));
         }
         assert_eq!(
-            (samples.quantile(100), samples.measured()),
+            (samples.quantile(100), samples.expected().measured),
             (Millis(5), KEPT)
         );
     }

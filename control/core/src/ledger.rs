@@ -10,6 +10,7 @@ use crate::{
     event::{EngineState, Memory, Observation},
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::LONGEST_WAKE,
+    models::Slot,
     outcomes::allowed_after_sleep,
     phase::{Boot, Phase},
     policy::{Need, Resident as Candidate},
@@ -31,6 +32,10 @@ pub(crate) struct Audit {
     pub(crate) foreign: Bytes,
     /// What an operator accepted as missing: models hold less than the ledger says.
     pub(crate) absent: Bytes,
+    /// An operator accepted what will be seen there once nothing moves any more.
+    pub(crate) accepting: bool,
+    /// What the ledger knew of at the last reading; `None`: something moved.
+    known: Option<Bytes>,
     /// Readings in a row that differed by more than the tolerance.
     differing: u32,
 }
@@ -218,7 +223,7 @@ impl Core {
         let Some(audit) = self.audits.get_mut(gpu.0) else {
             return;
         };
-        audit.used = Some(used);
+        (audit.used, audit.known) = (Some(used), known);
         // While something moves, or is not known, nobody can say what should be there.
         let Some(known) = known else {
             if audit.differing < READINGS {
@@ -226,6 +231,10 @@ impl Core {
             }
             return;
         };
+        if audit.accepting {
+            self.accept(now, gpu, used, known, effects);
+            return;
+        }
         let expected = (known + audit.foreign).less(audit.absent);
         let differs = used.less(expected).max(expected.less(used)) > tolerance;
         audit.differing = if differs { audit.differing + 1 } else { 0 };
@@ -241,16 +250,38 @@ impl Core {
         }
     }
 
-    /// An operator takes what the oracle sees for what it is.
+    /// An operator takes what the oracle sees for what it is: at once, or, where the last reading does not belong to what models hold
+    /// now, at the first that does.
     pub(crate) fn gpu_accepted(&mut self, now: Millis, gpu: GpuId, effects: &mut Vec<Effect>) {
         let known = self.known_on(gpu);
         let Some(audit) = self.audits.get_mut(gpu.0) else {
             return;
         };
-        let (Some(used), Some(known)) = (audit.used, known) else {
+        match (audit.used, known) {
+            (Some(used), Some(known)) if audit.known == Some(known) => {
+                self.accept(now, gpu, used, known, effects);
+            }
+            (Some(_) | None, _) => {
+                audit.accepting = true;
+                let sentence = "an operator accepted what the oracle will see there once nothing moves any more";
+                self.announce(now, gpu, sentence, effects);
+            }
+        }
+    }
+
+    fn accept(
+        &mut self,
+        now: Millis,
+        gpu: GpuId,
+        used: Bytes,
+        known: Bytes,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(audit) = self.audits.get_mut(gpu.0) else {
             return;
         };
-        (audit.foreign, audit.absent, audit.differing) = (used.less(known), known.less(used), 0);
+        (audit.foreign, audit.absent) = (used.less(known), known.less(used));
+        (audit.differing, audit.accepting) = (0, false);
         let foreign = audit.foreign;
         let sentence = format!(
             "an operator accepted what the oracle sees: {foreign} are not ours; transitions go on"
@@ -264,9 +295,13 @@ impl Core {
         let used = audit.used?;
         (audit.differing >= READINGS).then(|| {
             let known = self.known_on(gpu).unwrap_or_default();
+            let accepted = match audit.foreign {
+                Bytes(0) => String::new(),
+                foreign => format!(" and of {foreign} that are not ours"),
+            };
             format!(
-                "the oracle sees {used} in use, the ledger knows of {known} (accepted as not ours: {}): no sleep and no wake begins there until they agree within {}. See who uses it, or accept what the oracle sees (greenthread accept-gpu {})",
-                audit.foreign, self.fleet.tolerance, gpu.0
+                "the oracle sees {used} in use, the ledger knows of {known}{accepted}: no sleep and no wake begins there until they agree within {}. See who uses it, or accept what the oracle sees (greenthread accept-gpu {})",
+                self.fleet.tolerance, gpu.0
             )
         })
     }
@@ -283,11 +318,13 @@ impl Core {
 
     fn announce(&mut self, now: Millis, gpu: GpuId, what: &str, effects: &mut Vec<Effect>) {
         self.places.mark(gpu);
-        let there: Vec<ModelId> = self
+        let there: Vec<(Slot, ModelId)> = self
             .models_on(gpu)
-            .map(|state| state.spec.id.clone())
+            .map(|state| (state.slot, state.spec.id.clone()))
             .collect();
-        for id in there {
+        for (slot, id) in there {
+            // Whoever may sleep again does so now, and not at its next look.
+            self.models.touch(slot);
             self.record(now, &id, format!("GPU {}: {what}", gpu.0), effects);
         }
     }

@@ -40,7 +40,7 @@ mod tests;
 mod tiers;
 mod view;
 
-pub use view::{GpuView, HostView, ModelView};
+pub use view::{GpuView, HostView, ModelView, Takes};
 
 use agenda::Agenda;
 use choices::Choices;
@@ -236,6 +236,8 @@ impl Core {
                     if let Some(state) = self.models.get_mut(id) {
                         state.observing = Some((attempt, now));
                     }
+                    // What others did meanwhile changes what a request would have to wait for.
+                    self.update_estimate(now, id);
                 }
                 let Some(state) = self.models.get(id) else {
                     return;
@@ -274,6 +276,10 @@ impl Core {
     /// Moves a model into a phase. Every change of phase passes here.
     fn enter(&mut self, now: Millis, id: &ModelId, phase: Phase) {
         let estimate = self.estimate(now, id, &phase);
+        let drain = self.models.get(id).map(|state| {
+            let busy = self.gates.in_flight(state.slot) > 0;
+            self.drain_takes(state, busy)
+        });
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
@@ -302,6 +308,7 @@ impl Core {
         state.phase = phase;
         state.since = now;
         (state.estimate, state.estimated_at) = (estimate, now);
+        state.drain_takes = drain.unwrap_or_default();
         // A look that is under way was asked for in another phase; its answer would be stale.
         (state.observing, state.observe_at, state.silent) =
             (None, now + self.fleet.times.observe, 0);

@@ -446,6 +446,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let cause = format!("could not be put to sleep, serving on: {why}");
+        self.made_no_room(now, id, &cause);
         self.enter(now, id, Phase::Serving);
         if let Some(state) = self.models.get_mut(id) {
             state.spare_until = now + COOL_DOWN;

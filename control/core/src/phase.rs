@@ -197,12 +197,13 @@ impl Phase {
         }
     }
 
-    /// What gates do; `wait`: estimate for a request that arrives now, in ms.
-    pub fn admission(&self, wait: Millis, disabled: bool, stuck: bool) -> Admission {
-        let refuse = |reason| Admission::Refuse {
+    /// What gates do; `wait`: estimate for a request that arrives now, `drain`: how long a drain takes.
+    pub fn admission(&self, wait: Millis, drain: Millis, disabled: bool, stuck: bool) -> Admission {
+        let refuse_for = |reason, wait: Millis| Admission::Refuse {
             reason,
             retry_after: wait.retry_after(),
         };
+        let refuse = |reason| refuse_for(reason, wait);
         match self {
             // Its engine runs, so this is no first start: requests wait as they would for a wake.
             Self::Booting(Boot::Unanswered) => Admission::Hold {
@@ -210,7 +211,8 @@ impl Phase {
             },
             Self::Booting(_) => refuse(RefuseReason::Booting),
             Self::Serving => Admission::Admit,
-            Self::Draining { .. } => refuse(RefuseReason::Draining),
+            // Whoever comes back when it is over is held, and nobody overtakes.
+            Self::Draining { .. } => refuse_for(RefuseReason::Draining, drain),
             Self::Asleep | Self::Queued | Self::Waking { .. } | Self::Sleeping { .. }
                 if disabled =>
             {

@@ -85,7 +85,7 @@ impl Core {
             let gpus = state.spec.gpus.clone();
             self.update_estimate(now, &id);
             if self.is_stopped(&id) {
-                self.give_up_waiting(now, &id, effects);
+                // It waits for an operator or for whoever holds that memory, and nobody else waits for it.
                 continue;
             }
             // S6: one transition per GPU at a time; and nobody overtakes on a GPU.
@@ -283,11 +283,8 @@ impl Core {
         let sentence = match (&phase, start) {
             (Phase::Booting(_), true) => "first start".to_owned(),
             (Phase::Booting(_), false) => "waking once to be measured".to_owned(),
-            (_, true) => format!(
-                "starting for {}, about {takes}",
-                requests(held, state.inside)
-            ),
-            (_, false) => format!("waking for {}, about {takes}", requests(held, state.inside)),
+            (_, true) => format!("starting for {}, about {takes}", for_whom(state, held)),
+            (_, false) => format!("waking for {}, about {takes}", for_whom(state, held)),
         };
         effects.push(if start {
             Effect::Start { model, attempt }
@@ -406,11 +403,16 @@ fn missing(needs: &[GpuNeed]) -> Vec<(GpuId, Bytes)> {
     some.map(|need| (need.gpu, need.missing)).collect()
 }
 
-fn requests(held: u64, inside: u64) -> String {
+fn for_whom(state: &ModelState, held: u64) -> String {
     let waiting = format!("{} held", counted(held));
-    let frozen = format!("{} inside the engine", counted(inside));
-    match (held, inside) {
-        (0, 0) => "its operator, or a request that was told to come back".to_owned(),
+    let frozen = format!("{} inside the engine", counted(state.inside));
+    match (held, state.inside) {
+        (0, 0) if state.operator_wants => "its operator".to_owned(),
+        (0, 0) if state.spec.pinned => "whoever comes, since it is pinned".to_owned(),
+        (0, 0) if state.restoring => {
+            "whoever comes, since it is popular and there is room".to_owned()
+        }
+        (0, 0) => "a request that was told to come back".to_owned(),
         (_, 0) => waiting,
         (0, _) => frozen,
         (_, _) => format!("{waiting} and {frozen}"),

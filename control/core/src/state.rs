@@ -85,6 +85,8 @@ pub(crate) struct ModelState {
     pub(crate) futile: Option<(ModelId, u32)>,
     /// The wait that was last published.
     pub(crate) estimate: Millis,
+    /// How long its drain takes, by what was learned when it began: who comes back then is held.
+    pub(crate) drain_takes: Millis,
     /// Awake and asleep bytes as they were last declared.
     pub(crate) declared: (Bytes, Bytes),
     /// Its process is being ended, by this attempt; what is seen of it meanwhile does not count.
@@ -155,6 +157,7 @@ impl ModelState {
             spare_until: Millis(0),
             futile: None,
             estimate: Millis(0),
+            drain_takes: Millis(0),
             ending: None,
             unsettled: None,
             memory_repeat: false,
@@ -230,8 +233,9 @@ impl ModelState {
     }
 
     fn admission(&self) -> Admission {
+        let (estimate, drain) = (self.estimate, self.drain_takes);
         self.phase
-            .admission(self.estimate, self.disabled, self.stuck)
+            .admission(estimate, drain, self.disabled, self.stuck)
     }
 
     /// Whether publishing `row` over what was published needs a new epoch: the kind of admission changed.

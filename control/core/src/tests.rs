@@ -14,12 +14,14 @@ use crate::{
 
 mod barrier;
 mod engines;
+mod explain;
 mod found;
 mod fuzz;
 mod liveness;
 mod races;
 mod scale;
 mod scenarios;
+mod sharing;
 mod table;
 
 const GIB: u64 = 1 << 30;
@@ -150,14 +152,7 @@ impl Bench {
 
     /// Engines asleep, one gate, past the successor's wait.
     fn ready(names: &[&str]) -> Self {
-        let mut bench = Self::new(
-            &names.iter().map(|name| spec(name)).collect::<Vec<_>>(),
-            EngineState::Asleep,
-        );
-        bench.run(3_000);
-        bench.hello("g1", 1);
-        bench.run(10_000);
-        bench
+        started(&names.iter().map(|name| spec(name)).collect::<Vec<_>>())
     }
 
     fn event(&mut self, event: Event) -> Vec<Effect> {
@@ -450,6 +445,15 @@ fn looks(effects: &[Effect]) -> Vec<(ModelId, Attempt)> {
         }
     };
     effects.iter().filter_map(look).collect()
+}
+
+/// Engines of these models asleep, one gate, past the successor's wait.
+fn started(models: &[ModelSpec]) -> Bench {
+    let mut bench = Bench::new(models, EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.run(10_000);
+    bench
 }
 
 /// a and b serve with streams in flight; c is wanted.

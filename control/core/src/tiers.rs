@@ -109,6 +109,25 @@ impl Core {
         self.record(now, id, sentence, effects);
     }
 
+    /// A model that was to end rather than sleep, and had to keep its process (frozen requests, gates that could still send some), ends
+    /// once nothing can follow any more.
+    pub(crate) fn ends_at_last(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        let lies = matches!(state.phase, Phase::Asleep) && state.resident != Resident::Stopped;
+        let may = state.spec.tier == Some(Tier::Stopped) && self.can_leave_ram(state);
+        if !lies || !may || self.is_stopped(id) {
+            return;
+        }
+        let at = self.term_since.max(state.since) + self.flow_silence();
+        if now < at {
+            self.wake_at(Some(at));
+        } else {
+            self.stop_engine(now, id, effects);
+        }
+    }
+
     /// It cannot sleep anywhere: it goes on serving, and who waits for its room looks for another.
     pub(crate) fn has_no_berth(
         &mut self,
@@ -123,12 +142,9 @@ impl Core {
             state.operator_sleeps = false;
         }
         self.enter(now, id, Phase::Serving);
-        self.record(
-            now,
-            id,
-            format!("cannot be put to sleep, serving on: {why}"),
-            effects,
-        );
+        let what = format!("cannot be put to sleep, serving on: {why}");
+        self.made_no_room(now, id, &what);
+        self.record(now, id, what, effects);
         if let Cause::Preempt(waiter) = cause {
             let sentence = format!("{id} cannot make room: {why}");
             if let Some(waiting) = self.models.get_mut(&waiter) {

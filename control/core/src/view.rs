@@ -5,7 +5,9 @@ use crate::{
     decision::{Choice, Tally},
     effect::{Admission, PublicState},
     ids::{Bytes, GateId, GpuId, Millis, ModelId},
+    learned::Expected,
     phase::Tier,
+    state::ModelState,
 };
 
 /// What `status` shows of one model.
@@ -41,8 +43,23 @@ pub struct ModelView {
     pub reserved: Bytes,
     /// Estimated wait of a request that arrives now; `None` while it serves.
     pub estimated_wait: Option<Millis>,
+    /// What its actions take.
+    pub takes: Takes,
     /// Last error, in full, for operators.
     pub last_error: Option<String>,
+}
+
+/// What the actions of one model take, as learned; `None`: it cannot do that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Takes {
+    /// A wake from host RAM.
+    pub wake: Expected,
+    /// A wake from disk.
+    pub reload: Option<Expected>,
+    /// A start.
+    pub start: Option<Expected>,
+    /// A sleep.
+    pub sleep: Expected,
 }
 
 /// What `status` shows of one GPU.
@@ -58,6 +75,8 @@ pub struct GpuView {
     pub used: Option<Bytes>,
     /// Bytes that an operator accepted as somebody else's; not part of what models may use.
     pub foreign: Bytes,
+    /// An operator accepted what will be seen there once nothing moves any more.
+    pub accepting: bool,
     /// Why no transition begins on it, if so: ledger and oracle differ by more than the tolerance.
     pub stopped: Option<String>,
 }
@@ -97,6 +116,7 @@ impl Core {
                 reserved: self.reserved_on(GpuId(gpu)),
                 used: audit.used,
                 foreign: audit.foreign,
+                accepting: audit.accepting,
                 stopped: self.stopped(GpuId(gpu)),
             }
         };
@@ -116,7 +136,7 @@ impl Core {
 
     /// Every model, by id.
     pub fn view(&self) -> Vec<ModelView> {
-        let view = |state: &crate::state::ModelState| {
+        let view = |state: &ModelState| {
             let id = &state.spec.id;
             let row = state.row();
             ModelView {
@@ -135,6 +155,7 @@ impl Core {
                 since: state.since,
                 reserved: state.reserved(),
                 estimated_wait: (row.admission != Admission::Admit).then_some(state.estimate),
+                takes: state.takes(),
                 last_error: state.last_error.clone(),
             }
         };
@@ -156,5 +177,17 @@ impl Core {
     /// Every engine was looked at or timed out: gates may attach and get a table.
     pub const fn is_open(&self) -> bool {
         self.open
+    }
+}
+
+impl ModelState {
+    fn takes(&self) -> Takes {
+        let (caps, learned) = (self.spec.caps, &self.learned);
+        Takes {
+            wake: learned.wake.expected(),
+            reload: caps.disk.then(|| learned.reload.expected()),
+            start: caps.restartable.then(|| learned.start.expected()),
+            sleep: learned.sleep.expected(),
+        }
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn read(section: &Section<'_>, base: Behaviour) -> Behaviour {
     let fairness = section.section("fairness");
     let read = Behaviour {
         idle_timeout: sleep
-            .read_or("idleTimeout", base.idle_timeout, idle_timeout)
+            .read_or("idleTimeout", base.idle_timeout, units::duration_or_never)
             .value,
         drain_timeout: sleep
             .read_or("drainTimeout", base.drain_timeout, units::duration)
@@ -68,16 +68,6 @@ pub(super) fn read(section: &Section<'_>, base: Behaviour) -> Behaviour {
     sleep.finish();
     fairness.finish();
     read
-}
-
-fn idle_timeout(text: &str) -> Result<Option<Duration>, String> {
-    if text == "never" {
-        Ok(None)
-    } else {
-        units::positive_duration(text)
-            .map(Some)
-            .map_err(|cause| format!("{cause}, or never"))
-    }
 }
 
 fn on_drain_timeout(text: &str) -> Result<OnDrainTimeout, String> {

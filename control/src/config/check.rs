@@ -179,6 +179,45 @@ pub(super) fn tiers(drafts: &[Draft], hosts: &[u64], host_of: &[usize], reader: 
             Some(Tier::Stopped | Tier::Disk) | None => {}
         }
     }
+    for (host, capacity) in hosts.iter().enumerate() {
+        copies_that_stay(drafts, host, Bytes(*capacity), host_of, reader);
+    }
+}
+
+/// Copies that cannot leave RAM for anybody need it together, sooner or later: who then has no room cannot go to sleep.
+fn copies_that_stay(
+    drafts: &[Draft],
+    host: usize,
+    capacity: Bytes,
+    host_of: &[usize],
+    reader: &Reader<'_>,
+) {
+    let copy = |draft: &Draft| -> Bytes {
+        let gpus = draft.model.spec.gpus.iter();
+        let here = gpus.filter(|gpu| host_of.get(gpu.0) == Some(&host));
+        here.map(|_| draft.model.spec.sizes.host.bytes).sum()
+    };
+    let stays = |draft: &&Draft| {
+        let spec = &draft.model.spec;
+        let only_ram = spec.tier == Some(Tier::Ram) || !spec.caps.disk && !spec.caps.restartable;
+        only_ram && !spec.pinned && copy(draft) > Bytes(0)
+    };
+    let staying: Vec<&Draft> = drafts.iter().filter(stays).collect();
+    let together: Bytes = staying.iter().map(|draft| copy(draft)).sum();
+    let Some(last) = staying.last().filter(|_| together > capacity) else {
+        return;
+    };
+    let names: Vec<&str> = staying
+        .iter()
+        .map(|draft| draft.model.name.as_str())
+        .collect();
+    let cause = format!(
+        "copies that can sleep nowhere but in RAM ({}) take {together} of host {host}, which has {capacity}: when it is full, whoever of \
+         them is still awake cannot go to sleep and makes room for nobody. Give hosts[{host}].memory more, let some of them sleep in `disk` \
+         (sleep.tier), or correct memory.host",
+        names.join(", ")
+    );
+    reader.warn(&last.memory_places.host, cause);
 }
 
 /// A model that may only sleep in RAM needs a host with so much of it.

@@ -119,6 +119,7 @@ fn sections(root: &Section<'_>, mut around: Surroundings, reader: &Reader<'_>) -
         start_timeout,
         wake_timeout,
         models,
+        warnings: reader.warnings(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use greenthread_core::{
-    ids::{GpuId, Millis, ModelId},
+    ids::{Bytes, GpuId, Millis, ModelId},
     model::{Caps, Durations, ModelSpec, OnLeaseEnd},
     phase::Tier,
 };
@@ -28,6 +28,9 @@ const FIRST_GUESS: Durations = Durations {
     sleep: Millis::seconds(2),
     reload: Millis::seconds(10),
 };
+
+/// Weights are read again so fast at least, in bytes per second, until it was measured.
+const READ_PER_SECOND: u64 = 1 << 30;
 
 /// A model and the places of what is checked against other models.
 pub(super) struct Draft {
@@ -407,6 +410,16 @@ fn spec(
         max_wait: millis(behaviour.max_wait),
         on_lease_end: lease_end.unwrap_or(default_lease_end),
         caps,
-        guess: FIRST_GUESS,
+        guess: Durations {
+            reload: first_reload(memory.sizes.disk.bytes),
+            ..FIRST_GUESS
+        },
     }
+}
+
+/// How long a wake from disk takes by its weights, before one was measured.
+fn first_reload(weights: Bytes) -> Millis {
+    FIRST_GUESS
+        .reload
+        .max(Millis(weights.0.saturating_mul(1_000) / READ_PER_SECOND))
 }

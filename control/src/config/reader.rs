@@ -57,6 +57,7 @@ pub(super) struct Read<T> {
 pub(super) struct Reader<'a> {
     pub(super) environment: BTreeMap<&'a str, &'a str>,
     problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Reader<'a> {
@@ -64,6 +65,7 @@ impl<'a> Reader<'a> {
         Self {
             environment,
             problems: RefCell::default(),
+            warnings: RefCell::default(),
         }
     }
 
@@ -73,6 +75,19 @@ impl<'a> Reader<'a> {
             place: place.clone(),
             cause: cause.into(),
         });
+    }
+
+    /// Notes what is allowed and may not be meant.
+    pub(super) fn warn(&self, place: &Place, cause: impl Into<String>) {
+        self.warnings.borrow_mut().push(Problem {
+            place: place.clone(),
+            cause: cause.into(),
+        });
+    }
+
+    /// Every warning so far.
+    pub(super) fn warnings(&self) -> Vec<Problem> {
+        self.warnings.borrow().clone()
     }
 
     /// Every problem in the order of the file.

@@ -33,6 +33,17 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration that is not zero, or `never`.
+pub(crate) fn duration_or_never(text: &str) -> Result<Option<Duration>, String> {
+    if text == "never" {
+        Ok(None)
+    } else {
+        positive_duration(text)
+            .map(Some)
+            .map_err(|cause| format!("{cause}, or never"))
+    }
+}
+
 /// `17GiB`, `256MiB`, `512Mi`, `40GB`, `0`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 13] = [

@@ -3,7 +3,7 @@
 use greenthread_core::{GpuView, HostView, ModelView, ids::Millis};
 
 use super::{Driver, clock::START_OF_CLOCK};
-use crate::overview::{self, Overview, Readiness, Sizes, Tally};
+use crate::overview::{self, Overview, Readiness, Sizes, Takes, Tally};
 
 impl Driver {
     /// Everything, now.
@@ -54,6 +54,7 @@ impl Driver {
                 reserved,
                 used,
                 foreign,
+                accepting,
                 stopped,
             } = view;
             overview::Gpu {
@@ -62,6 +63,7 @@ impl Driver {
                 capacity_bytes: capacity.0,
                 used_bytes: used.map(|bytes| bytes.0),
                 foreign_bytes: foreign.0,
+                accepting,
                 stopped,
                 source: self.engines.memory_source().to_owned(),
             }
@@ -104,6 +106,7 @@ impl Driver {
             gpus: model.spec.gpus.iter().map(|gpu| gpu.0).collect(),
             // The core's own spec has what was measured since.
             sizes: Sizes::of(self.core.spec(&view.id).unwrap_or(&model.spec)),
+            takes: Takes::of(view.takes),
             reserved_bytes: view.reserved.0,
             since_ms: now.since(view.since).0,
             idle_ms: view.last_used.map(|last| now.since(last).0),

@@ -38,6 +38,7 @@ use crate::config::{EngineKind, Fleet, Model, OracleKind};
 
 pub use oracle::Oracle;
 use proc::Groups;
+pub(crate) use process::LAST_LINES;
 use registry::Registry;
 pub use registry::end_all;
 pub use reply::ModelCard;

@@ -269,12 +269,15 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
+/// What stands between a cause and an engine's own last lines.
+pub(crate) const LAST_LINES: &str = "; last lines of ";
+
 /// A cause with the last lines of the log.
 pub(super) fn with_tail(cause: &str, log: &Path) -> String {
     match tail(log).as_slice() {
         [] => format!("{cause}; its log {} is empty", log.display()),
         lines => format!(
-            "{cause}; last lines of {}: {}",
+            "{cause}{LAST_LINES}{}: {}",
             log.display(),
             lines.join(" | ")
         ),

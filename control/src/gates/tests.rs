@@ -158,7 +158,7 @@ fn figures_reach_the_core_and_the_counters() {
             oldest_age: 0,
             last_used_age: Some(9),
             last_refused_age: None,
-            asked: 4
+            asked: 7
         }
     );
     assert_eq!(totals[0].1.outcomes["forwarded"], 4);

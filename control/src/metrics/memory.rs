@@ -88,6 +88,7 @@ mod tests {
             capacity_bytes: 40,
             used_bytes: Some(30),
             foreign_bytes: 2,
+            accepting: false,
             stopped: Some("11 more are in use than models hold".into()),
             source: "simulated".into(),
         };

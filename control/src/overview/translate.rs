@@ -4,11 +4,12 @@ use greenthread_core::{
     decision,
     effect::{Admission, RefuseReason},
     ids::Bytes,
+    learned,
     model::{self, ModelSpec, Source},
     phase::Tier,
 };
 
-use super::{EstimateScore, Size, Sizes, Tally, WaitCauses};
+use super::{EstimateScore, Expected, Size, Sizes, Takes, Tally, WaitCauses};
 
 impl Sizes {
     /// The document of what a model takes.
@@ -33,6 +34,28 @@ impl Sizes {
             sleeping: with_source(sleeping),
             host: with_source(host),
             disk: with_source(disk),
+        }
+    }
+}
+
+impl Takes {
+    /// The document of what actions take.
+    pub fn of(takes: greenthread_core::Takes) -> Self {
+        let greenthread_core::Takes {
+            wake,
+            reload,
+            start,
+            sleep,
+        } = takes;
+        let expected = |known: learned::Expected| Expected {
+            ms: known.promised.0,
+            measured: known.measured,
+        };
+        Self {
+            ram: expected(wake),
+            disk: reload.map(expected),
+            stopped: start.map(expected),
+            sleep: expected(sleep),
         }
     }
 }

@@ -87,6 +87,15 @@ pub struct World {
     /// Replay with each of these instead of the fleet's `maxWait`, to see what grouping requests saves and costs
     #[arg(long, value_name = "TIME", value_delimiter = ',', value_parser = units::duration)]
     pub max_wait: Vec<Duration>,
+    /// Instead of the fleet's `minRuntime`
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub min_runtime: Option<Duration>,
+    /// Instead of the fleet's `drainTimeout`
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub drain_timeout: Option<Duration>,
+    /// Instead of the fleet's `idleTimeout`: a time, or `never`, which is assumed without a fleet file
+    #[arg(long, value_name = "TIME", value_parser = idle_timeout)]
+    pub idle_timeout: Option<IdleTimeout>,
     /// Requests that an engine works on at a time; the default is all that there are
     #[arg(long, value_name = "N", value_parser = places)]
     pub concurrency: Option<usize>,
@@ -100,6 +109,10 @@ pub struct World {
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub seed: u64,
 }
+
+/// After how long without a request a model sleeps; `None`: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleTimeout(pub Option<Duration>);
 
 /// What is assumed without a fleet file.
 #[derive(Clone, Copy, Debug, Args)]
@@ -158,6 +171,10 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((trace.to_owned(), fleet.to_owned()))
 }
 
+fn idle_timeout(text: &str) -> Result<IdleTimeout, String> {
+    units::duration_or_never(text).map(IdleTimeout)
+}
+
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..1.0).contains(share));
     share.ok_or_else(|| format!("{text} is no share from 0 to less than 1"))
@@ -177,6 +194,8 @@ mod tests {
         }
         assert_eq!(pair("a=b=c"), Ok(("a=b".to_owned(), "c".to_owned())));
         assert!(pair("a").is_err() && pair("=b").is_err());
+        assert_eq!(idle_timeout("never"), Ok(IdleTimeout(None)));
+        assert!(idle_timeout("5m").is_ok() && idle_timeout("0s").is_err());
         assert!(share("0.3").is_ok() && share("1").is_err() && share("nan").is_err());
     }
 }

@@ -8,9 +8,14 @@
 //! * *area bound*: a hit keeps a model's bytes from one of its uses to the next. That costs bytes × requests in between, there is
 //!   only capacity × requests of it, and the cheapest hits are taken first. No order of sleeping and waking has more hits.
 //!
+//! In truth requests take time, and who works on one does not leave. *Idle* is somebody who knows the future, keeps the order, and lets
+//! idle models go only, or waits for the one that will be idle first: with long requests on few places that is what OPT is worth.
+//!
 //! A gateway is not bound to the order: it may hold requests for a model until more have come. *Grouped* is what somebody who knows the
 //! future gets from that: each request may be served up to its model's `maxWait` later, together with those that came meanwhile, and
 //! then as above. It is what can be done, not the best that can be done.
+
+use std::cmp::Reverse;
 
 use greenthread_core::ids::Millis;
 
@@ -28,6 +33,8 @@ pub(super) struct StrictLoads {
     pub(super) opt: u64,
     /// Nobody needs fewer.
     pub(super) bound: u64,
+    /// As `opt`, where who works on a request does not leave.
+    pub(super) idle: u64,
     /// As `opt`, where each request may be held for `maxWait` to go with others.
     pub(super) grouped: u64,
     /// `opt` is exact: places are equal.
@@ -112,11 +119,12 @@ pub(super) fn strict_loads(trace: &Trace, setting: &Setting) -> StrictLoads {
     let room = Room::of(setting);
     let next = next_uses(trace);
     let exact = room.is_equal();
-    let lru = loads(trace, &room, |model, _, used| {
+    let lru = loads(trace, &room, None, |model, _, used| {
         (u128::from(u64::MAX - used[model] as u64), model)
     });
-    let opt = clairvoyant(trace, &room, exact);
-    let grouped = clairvoyant(&grouped(trace, setting), &room, exact).min(opt);
+    let opt = clairvoyant(trace, &room, exact, None);
+    let idle = clairvoyant(trace, &room, exact, Some(setting));
+    let grouped = clairvoyant(&grouped(trace, setting), &room, exact, None).min(opt);
     let counts = |request: &&super::trace::Request| room.fits[request.model];
     let requests = trace.requests.iter().filter(counts).count() as u64;
     let bound = if exact {
@@ -128,6 +136,7 @@ pub(super) fn strict_loads(trace: &Trace, setting: &Setting) -> StrictLoads {
         lru,
         opt,
         bound,
+        idle,
         grouped,
         exact,
         requests,
@@ -135,8 +144,8 @@ pub(super) fn strict_loads(trace: &Trace, setting: &Setting) -> StrictLoads {
 }
 
 /// Loads of somebody who knows the future: Belady where sizes are equal, weighed by size where they are not.
-fn clairvoyant(trace: &Trace, room: &Room, exact: bool) -> u64 {
-    loads(trace, room, |model, (position, next_of), _| {
+fn clairvoyant(trace: &Trace, room: &Room, exact: bool, takes: Option<&Setting>) -> u64 {
+    loads(trace, room, takes, |model, (position, next_of), _| {
         let distance = next_of[model].saturating_sub(position) as u128;
         let weight = if exact {
             1
@@ -170,10 +179,11 @@ fn grouped(trace: &Trace, setting: &Setting) -> Trace {
 }
 
 /// Loads when the resident with the largest `order` leaves first. It sees the position and every model's next use, and every model's
-/// last one.
+/// last one. With a setting requests and moves take the time that they take, and who works on a request leaves after who does not.
 fn loads(
     trace: &Trace,
     room: &Room,
+    takes: Option<&Setting>,
     order: impl Fn(usize, (usize, &[usize]), &[usize]) -> (u128, usize),
 ) -> u64 {
     let next = next_uses(trace);
@@ -182,14 +192,21 @@ fn loads(
     let mut free = room.free.clone();
     let mut resident = vec![false; models];
     let mut here: Vec<usize> = Vec::new();
+    // When each is awake, and until when it works.
+    let (mut ready, mut until) = (vec![Millis(0); models], vec![Millis(0); models]);
     let mut loads = 0;
     for (position, request) in trace.requests.iter().enumerate() {
         let model = request.model;
         (next_of[model], used[model]) = (next[position], position + 1);
         if resident[model] || !room.fits[model] {
+            if takes.is_some() {
+                let ends = ready[model].max(request.at) + request.service;
+                until[model] = until[model].max(ends);
+            }
             continue;
         }
         loads += 1;
+        let mut begins = request.at;
         let size = room.size[model];
         let lacks = |free: &[u64]| {
             room.gpus[model]
@@ -202,10 +219,15 @@ fn loads(
                 .iter()
                 .enumerate()
                 .filter(|(_, other)| room.size[**other] > 0 && room.gpus[**other].contains(&gpu));
-            let first =
-                candidates.max_by_key(|(_, other)| order(**other, (position, &next_of), &used));
+            let first = candidates.max_by_key(|(_, other)| {
+                let works = Reverse(until[**other].max(request.at));
+                (works, order(**other, (position, &next_of), &used))
+            });
             let Some((at, _)) = first else { break };
             let leaver = here.swap_remove(at);
+            if let Some(setting) = takes {
+                begins = begins.max(until[leaver]) + setting.models[leaver].takes.sleep;
+            }
             resident[leaver] = false;
             for gpu in &room.gpus[leaver] {
                 free[*gpu] += room.size[leaver];
@@ -216,6 +238,10 @@ fn loads(
         }
         resident[model] = true;
         here.push(model);
+        if let Some(setting) = takes {
+            ready[model] = begins + setting.models[model].takes.wake;
+            until[model] = ready[model] + request.service;
+        }
     }
     loads
 }

@@ -65,8 +65,8 @@ impl Refusal {
 pub(super) enum Verdict {
     /// It goes to its engine.
     Forward,
-    /// It waits.
-    Hold,
+    /// It waits, and is told to expect so many milliseconds of it.
+    Hold(u64),
     /// It is answered; seconds until it may come back.
     Refuse(Refusal, u32),
 }
@@ -154,11 +154,11 @@ impl Gate {
             Admission::Hold { estimated_wait } if full => {
                 Verdict::Refuse(Refusal::HoldFull, Millis(estimated_wait).retry_after())
             }
-            Admission::Hold { .. } => Verdict::Hold,
+            Admission::Hold { estimated_wait } => Verdict::Hold(estimated_wait),
         };
         match verdict {
             Verdict::Forward => row.admit(now),
-            Verdict::Hold => {
+            Verdict::Hold(_) => {
                 row.held.push_back((request, now));
                 self.held += 1;
             }
@@ -221,6 +221,13 @@ impl Gate {
             }
         }
         settled
+    }
+
+    /// Control has published another estimate of a hold.
+    pub(super) fn expect(&mut self, model: usize, wait: Millis) {
+        if let Admission::Hold { estimated_wait } = &mut self.rows[model].admission {
+            *estimated_wait = wait.0;
+        }
     }
 
     /// What the gate reports of a model.

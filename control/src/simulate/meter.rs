@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use greenthread_core::{
-    effect::{PublicState, PublishedRow},
+    effect::{Admission, PublicState, PublishedRow},
     ids::{Bytes, Millis},
 };
 
-use super::{gate::Refusal, setting::Setting};
+use super::{gate::Refusal, promises::Told, setting::Setting};
 
 /// What a model is doing, for pictures and for the time of GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,8 @@ struct Watch {
     since: Millis,
     busy_since: Option<Millis>,
     busy: Millis,
+    /// When requests were told to come back, and after what.
+    sent_away: Vec<(Millis, Millis)>,
 }
 
 /// Everything that is counted.
@@ -85,6 +87,10 @@ pub(super) struct Meter {
     pub(super) lost: BTreeMap<&'static str, u64>,
     /// Requests that were cut off.
     pub(super) cut: u64,
+    /// What held requests were told to wait, and what they waited.
+    pub(super) held: Vec<Told>,
+    /// Retry-After of refused requests, and when their model held requests, or admitted them, again.
+    pub(super) sent_away: Vec<Told>,
 }
 
 impl Meter {
@@ -95,6 +101,7 @@ impl Meter {
             since: now,
             busy_since: None,
             busy: Millis(0),
+            sent_away: Vec::new(),
         };
         Self {
             models: vec![watch; models],
@@ -108,7 +115,14 @@ impl Meter {
             refusals: BTreeMap::new(),
             lost: BTreeMap::new(),
             cut: 0,
+            held: Vec::new(),
+            sent_away: Vec::new(),
         }
+    }
+
+    /// Whether a model is not on its GPUs, and wanted by nobody.
+    pub(super) fn is_asleep(&self, model: usize) -> bool {
+        self.models[model].doing == Doing::Asleep
     }
 
     /// A request has arrived for the first time.
@@ -128,6 +142,16 @@ impl Meter {
             .push((model, u32::try_from(wait.0).unwrap_or(u32::MAX)));
     }
 
+    /// A held request goes on.
+    pub(super) fn released(&mut self, told: Told) {
+        self.held.push(told);
+    }
+
+    /// A request for a model was told to come back after a while.
+    pub(super) fn sent_away(&mut self, now: Millis, model: usize, retry_after: Millis) {
+        self.models[model].sent_away.push((now, retry_after));
+    }
+
     /// A request was answered by the gate.
     pub(super) fn refused(&mut self, refusal: Refusal, gives_up: bool) {
         *self.refusals.entry(refusal.word()).or_default() += 1;
@@ -142,6 +166,12 @@ impl Meter {
         if self.models[model].doing != doing {
             self.close(now, model);
             self.models[model].doing = doing;
+        }
+        if !matches!(row.admission, Admission::Refuse { .. }) {
+            for (at, told) in self.models[model].sent_away.drain(..) {
+                let took = now.since(at);
+                self.sent_away.push(Told { told, took });
+            }
         }
     }
 

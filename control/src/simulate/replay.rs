@@ -24,6 +24,7 @@ use super::{
     gate::{Gate, Refusal, Verdict},
     meter::Meter,
     progress::Progress,
+    promises::Told,
     setting::Setting,
     trace::Trace,
 };
@@ -110,6 +111,8 @@ struct Progressed {
     tries: u8,
     /// It could not go on at once.
     missed: bool,
+    /// It is held: since when, and what it was told to expect.
+    held: Option<(Millis, Millis)>,
     over: bool,
 }
 
@@ -265,11 +268,13 @@ impl<'a> Replay<'a> {
         if self.requests[request].tries == 0 {
             self.meter.arrived(model);
         }
+        self.look_at_sleeper(now, model);
         let verdict = self.gate.arrive(now, model, request);
         match verdict {
             Verdict::Forward => self.forward(now, request),
-            Verdict::Hold => {
+            Verdict::Hold(estimated_wait) => {
                 self.miss(request);
+                self.requests[request].held = Some((now, Millis(estimated_wait)));
                 let tries = self.requests[request].tries;
                 self.later(
                     now + self.setting.hold.budget,
@@ -279,6 +284,16 @@ impl<'a> Replay<'a> {
             Verdict::Refuse(refusal, seconds) => self.refuse(now, request, refusal, seconds),
         }
         self.report(now, Some(model));
+    }
+
+    /// In production who sleeps is looked at every second, and its wait estimated again. Here nobody looks until somebody asks.
+    fn look_at_sleeper(&mut self, now: Millis, model: usize) {
+        let id = &self.setting.models[model].spec.id;
+        if self.meter.is_asleep(model)
+            && let Some(why) = self.core.why_not(now, id)
+        {
+            self.gate.expect(model, why.estimated_wait);
+        }
     }
 
     fn happened(&mut self, now: Millis, happening: Happening) {
@@ -397,6 +412,10 @@ impl<'a> Replay<'a> {
             .map_or(Millis(0), |request| request.at);
         let arrived = START + wanted.at.since(first);
         self.meter.forwarded(wanted.model, now.since(arrived));
+        if let Some((since, told)) = self.requests[request].held.take() {
+            let took = now.since(since);
+            self.meter.released(Told { told, took });
+        }
         let foreseen = self.engines[wanted.model].take(now, request, wanted.service);
         self.foresee(wanted.model, foreseen);
         self.meter
@@ -405,17 +424,20 @@ impl<'a> Replay<'a> {
 
     fn refuse(&mut self, now: Millis, request: usize, refusal: Refusal, seconds: u32) {
         self.miss(request);
+        let retry_after = Millis::seconds(seconds.into());
+        if refusal.is_worth_another_try() {
+            let model = self.trace.requests[request].model;
+            self.meter.sent_away(now, model, retry_after);
+        }
         let state = &mut self.requests[request];
+        state.held = None;
         let gives_up = state.tries >= self.habits.retries || !refusal.is_worth_another_try();
         state.tries = state.tries.saturating_add(1);
         self.meter.refused(refusal, gives_up);
         if gives_up {
             self.close(request);
         } else {
-            self.later(
-                now + Millis::seconds(seconds.into()),
-                Happening::Again { request },
-            );
+            self.later(now + retry_after, Happening::Again { request });
         }
     }
 
@@ -476,5 +498,7 @@ impl<'a> Replay<'a> {
     }
 }
 
+#[cfg(test)]
+mod sharing;
 #[cfg(test)]
 mod tests;

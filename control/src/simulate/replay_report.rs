@@ -1,35 +1,29 @@
 //! What replays came to: tables for people, one object per run as JSON, one line per run as CSV.
 
+mod text;
+
 use std::collections::BTreeMap;
 
-use greenthread_core::ids::{Bytes, Millis};
+use greenthread_core::ids::Millis;
 use serde::Serialize;
 
 use super::{
     arguments::Output,
     bound::StrictLoads,
     enough::Tried,
+    policies::LRU,
+    promises::{Score, score},
     replay::Replayed,
     setting::Setting,
     slots_report::{csv, ratio},
-    table::{Table, gpus},
     waits::{self, ModelWaits},
 };
+use text::time;
 
 /// Models that are shown as worst off.
 const WORST: usize = 5;
-/// Runs for which they are shown as text.
-const RUNS_IN_DETAIL: usize = 3;
-
-/// What the columns mean.
-const ABOUT: &str = "
-misses: requests that had to wait; evicted: left for another model; regrets: wanted back within their own wake time
-GPU hours are by memory; idle: awake without a request; fairness: 1 when all models wait equally long on average
-in order: loads when each request needs its model at its turn; grouped: when it may be held for maxWait to go with others
-";
-
 /// One run, as numbers. Times in seconds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Row {
     /// Name of the policy.
     pub(super) policy: &'static str,
@@ -66,6 +60,26 @@ pub(super) struct Row {
     /// Absent when more than a hundredth of the requests was lost.
     pub(super) wait_p99_s: Option<f64>,
     wait_max_s: Option<f64>,
+    /// The longest of all models' mean waits, and of their 99 % quantiles.
+    worst_mean_s: Option<f64>,
+    worst_p99_s: Option<f64>,
+    /// What a wake waited for, in seconds on average: others first or nobody who could go, victims' requests, their sleep, its own wake.
+    wait_turn_s: Option<f64>,
+    wait_drain_s: Option<f64>,
+    wait_sleep_s: Option<f64>,
+    wait_wake_s: Option<f64>,
+    /// Share of the wakes that took no longer than was estimated when somebody began to wait, and by how much estimates were off on
+    /// average, as the core counts it.
+    estimates_kept: Option<f64>,
+    estimates_off_s: Option<f64>,
+    /// The same of each held request, by what its row said when it came.
+    held_kept: Option<f64>,
+    held_off_p50_s: Option<f64>,
+    held_off_p95_s: Option<f64>,
+    /// The same of each refused request: its Retry-After, and when it would have been held, or admitted.
+    retry_kept: Option<f64>,
+    retry_off_p50_s: Option<f64>,
+    retry_off_p95_s: Option<f64>,
     /// Refusals, each try counted.
     refusals: Option<u64>,
     /// Requests that gave up.
@@ -83,6 +97,10 @@ pub(super) struct Row {
     /// Loads of LRU and OPT in strict order, each request alone.
     strict_lru: u64,
     strict_opt: u64,
+    /// Loads of OPT in strict order when who works on a request stays.
+    idle_opt: u64,
+    /// Share of the gap between LRU as replayed (0) and `idle_opt` (1); absent where LRU was not replayed or needs no more.
+    gap_closed: Option<f64>,
     /// Loads of OPT when each request may be held for `maxWait` to go with others.
     grouped_opt: u64,
     /// How many loads fewer than strict OPT this took; negative: more.
@@ -94,6 +112,8 @@ pub(super) struct Row {
 /// What does not fit into a line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Details {
+    held_told: u64,
+    retry_told: u64,
     refusals_by_reason: BTreeMap<&'static str, u64>,
     lost_by_reason: BTreeMap<&'static str, u64>,
     worst_models: Vec<Worst>,
@@ -154,6 +174,13 @@ impl Run {
         let requests: u64 = meter.requests_of.iter().sum();
         let misses: u64 = meter.misses_of.iter().sum();
         let quantile = |share| all.quantile(share, lost).map(seconds);
+        let worst_of = |of: &dyn Fn(&ModelWaits) -> Option<f64>| {
+            models.iter().filter_map(of).max_by(f64::total_cmp)
+        };
+        let tally = &replayed.tally;
+        let scored = tally.estimates.scored;
+        let per_wake = |millis: u64| ratio(millis, scored).map(|mean| mean / 1_000.0);
+        let (held, retry) = (score(&meter.held), score(&meter.sent_away));
         let p99 = all.quantile(0.99, lost);
         let hours = meter.hours(setting);
         let total = setting.gpus.len() as f64 * seconds(replayed.to.since(replayed.from)) / 3_600.0;
@@ -178,6 +205,20 @@ impl Run {
             wait_p95_s: quantile(0.95),
             wait_p99_s: p99.map(seconds),
             wait_max_s: all.longest().map(seconds),
+            worst_mean_s: worst_of(&|model| model.waits.mean_s()),
+            worst_p99_s: worst_of(&|model| model.waits.quantile(0.99, 0).map(seconds)),
+            wait_turn_s: per_wake(tally.waits.turn),
+            wait_drain_s: per_wake(tally.waits.drain),
+            wait_sleep_s: per_wake(tally.waits.sleep),
+            wait_wake_s: per_wake(tally.waits.wake),
+            estimates_kept: ratio(tally.estimates.kept, scored),
+            estimates_off_s: per_wake(tally.estimates.off),
+            held_kept: held.map(|held| held.kept),
+            held_off_p50_s: held.map(|held| held.off_p50_s),
+            held_off_p95_s: held.map(|held| held.off_p95_s),
+            retry_kept: retry.map(|retry| retry.kept),
+            retry_off_p50_s: retry.map(|retry| retry.off_p50_s),
+            retry_off_p95_s: retry.map(|retry| retry.off_p95_s),
             refusals: Some(meter.refusals.values().sum()),
             lost: Some(lost),
             cut: Some(meter.cut),
@@ -189,11 +230,16 @@ impl Run {
             gpu_hours_free: Some((total - hours.awake - hours.moving).max(0.0)),
             strict_lru: strict.lru,
             strict_opt: strict.opt,
+            idle_opt: strict.idle,
+            gap_closed: None,
             grouped_opt: strict.grouped,
             saved_beyond_opt: strict.opt.cast_signed() - meter.wakes.cast_signed(),
             meets_target: Some(p99.is_some_and(|wait| wait <= target)),
         };
+        let told = |score: Option<Score>| score.map_or(0, |score| score.count);
         let details = Details {
+            held_told: told(held),
+            retry_told: told(retry),
             refusals_by_reason: meter.refusals.clone(),
             lost_by_reason: meter.lost.clone(),
             worst_models: worst(&models, replayed, setting),
@@ -208,6 +254,7 @@ impl Run {
             lru: _,
             opt,
             bound,
+            idle,
             grouped,
             exact,
             requests: _,
@@ -222,6 +269,8 @@ impl Run {
             let area = "strict order, sizes differ: area bound, nobody needs fewer loads";
             runs.push(Self::future(of, "opt-bound", area, bound));
         }
+        let stays = "as opt, but who works on a request does not leave: a heuristic";
+        runs.push(Self::future(of, "opt-idle", stays, idle));
         let together =
             "as opt, but each request may be held for maxWait to go with others: a heuristic";
         runs.push(Self::future(of, "opt-grouped", together, grouped));
@@ -237,39 +286,33 @@ impl Run {
             gpus: of.setting.gpus.len(),
             max_wait_s: of.max_wait.map(seconds),
             requests: strict.requests,
-            served: None,
             misses: loads,
             miss_ratio: ratio(loads, strict.requests).unwrap_or(0.0),
             wakes: loads,
-            sleeps: None,
-            evictions: None,
-            regrets: None,
-            thrash: None,
-            bytes_moved: None,
-            wait_mean_s: None,
-            wait_p50_s: None,
-            wait_p95_s: None,
-            wait_p99_s: None,
-            wait_max_s: None,
-            refusals: None,
-            lost: None,
-            cut: None,
-            fairness: None,
-            gpu_hours: None,
-            gpu_hours_awake: None,
-            gpu_hours_idle: None,
-            gpu_hours_moving: None,
-            gpu_hours_free: None,
             strict_lru: strict.lru,
             strict_opt: strict.opt,
+            idle_opt: strict.idle,
             grouped_opt: strict.grouped,
             saved_beyond_opt: strict.opt.cast_signed() - loads.cast_signed(),
-            meets_target: None,
+            ..Row::default()
         };
         Self {
             row,
             details: Details::default(),
         }
+    }
+}
+
+/// How much of the gap between LRU and who knows the future each of these runs in one world closes.
+pub(super) fn measure_gap(runs: &mut [Run]) {
+    let lru = runs.iter().find(|run| run.row.policy == LRU);
+    let Some(lru) = lru.map(|run| run.row.wakes) else {
+        return;
+    };
+    for row in runs.iter_mut().map(|run| &mut run.row) {
+        let gap = lru.saturating_sub(row.idle_opt) as f64;
+        let closed = lru as f64 - row.wakes as f64;
+        row.gap_closed = (gap > 0.0 && !row.bound).then(|| closed / gap);
     }
 }
 
@@ -318,7 +361,7 @@ pub(super) fn tried(runs: &[Run]) -> Vec<Tried> {
 /// All runs in one form. `notes` and `answers` are for people.
 pub(super) fn report(runs: &[Run], notes: &[String], answers: &[String], output: Output) -> String {
     match output {
-        Output::Text => text(runs, notes, answers),
+        Output::Text => text::text(runs, notes, answers),
         Output::Json => json(runs),
         Output::Csv => csv(&runs.iter().map(|run| &run.row).collect::<Vec<_>>()),
     }
@@ -341,156 +384,4 @@ fn json(runs: &[Run]) -> String {
     };
     let lines: Vec<String> = runs.iter().map(whole).collect();
     format!("[\n{}\n]\n", lines.join(",\n"))
-}
-
-fn text(runs: &[Run], notes: &[String], answers: &[String]) -> String {
-    let mut text = String::new();
-    for note in notes {
-        text += &format!("{note}\n");
-    }
-    for sentence in runs.first().map_or(&[][..], |run| &run.details.assumptions) {
-        text += &format!("assumed: {sentence}\n");
-    }
-    text += &format!("\n{}\n{}{ABOUT}", waits_table(runs), hours_table(runs));
-    let replayed: Vec<&Run> = runs.iter().filter(|run| !run.row.bound).collect();
-    for run in replayed.iter().filter(|_| replayed.len() <= RUNS_IN_DETAIL) {
-        text += &details(run);
-    }
-    if !answers.is_empty() {
-        text += &format!("\n{}\n", answers.join("\n"));
-    }
-    text
-}
-
-fn waits_table(runs: &[Run]) -> String {
-    let mut table = Table::new([
-        "POLICY", "GPUS", "MAX WAIT", "REQUESTS", "MISSES", "RATIO", "WAKES", "EVICTED", "REGRETS",
-        "MOVED", "MEAN", "P50", "P95", "P99", "MAX", "LOST",
-    ]);
-    for Run { row, .. } in runs {
-        table.line([
-            row.policy.to_owned(),
-            row.gpus.to_string(),
-            time(row.max_wait_s),
-            row.requests.to_string(),
-            row.misses.to_string(),
-            format!("{:.3}", row.miss_ratio),
-            row.wakes.to_string(),
-            count(row.evictions),
-            count(row.regrets),
-            row.bytes_moved.map_or_else(absent, moved),
-            time(row.wait_mean_s),
-            time(row.wait_p50_s),
-            time(row.wait_p95_s),
-            time(row.wait_p99_s),
-            time(row.wait_max_s),
-            count(row.lost),
-        ]);
-    }
-    table.text()
-}
-
-fn hours_table(runs: &[Run]) -> String {
-    let mut table = Table::new([
-        "POLICY",
-        "GPUS",
-        "MAX WAIT",
-        "GPU HOURS",
-        "AWAKE",
-        "IDLE",
-        "MOVING",
-        "FREE",
-        "FAIRNESS",
-        "LRU IN ORDER",
-        "OPT IN ORDER",
-        "OPT GROUPED",
-        "SAVED BEYOND OPT",
-    ]);
-    let hours = |hours: Option<f64>| hours.map_or_else(absent, |hours| format!("{hours:.1}"));
-    for Run { row, .. } in runs.iter().filter(|run| !run.row.bound) {
-        table.line([
-            row.policy.to_owned(),
-            row.gpus.to_string(),
-            time(row.max_wait_s),
-            hours(row.gpu_hours),
-            hours(row.gpu_hours_awake),
-            hours(row.gpu_hours_idle),
-            hours(row.gpu_hours_moving),
-            hours(row.gpu_hours_free),
-            row.fairness
-                .map_or_else(absent, |index| format!("{index:.3}")),
-            row.strict_lru.to_string(),
-            row.strict_opt.to_string(),
-            row.grouped_opt.to_string(),
-            row.saved_beyond_opt.to_string(),
-        ]);
-    }
-    table.text()
-}
-
-fn details(run: &Run) -> String {
-    let Run { row, details } = run;
-    let mut text = format!("\n{} on {}", row.policy, gpus(row.gpus));
-    if let Some(max_wait) = row.max_wait_s {
-        text += &format!(", maxWait {}", time(Some(max_wait)));
-    }
-    let idle = row
-        .sleeps
-        .zip(row.evictions)
-        .map_or(0, |(all, evicted)| all.saturating_sub(evicted));
-    if idle > 0 {
-        text +=
-            &format!("; {idle} sleeps were not for another model: nobody had asked for so long");
-    }
-    if details.worst_models.is_empty() {
-        return format!("{text}; no request waited.\n");
-    }
-    text += "; the models that wait longest:\n";
-    let mut table = Table::new(["MODEL", "REQUESTS", "MISSES", "MEAN", "P95", "MAX"]);
-    for worst in &details.worst_models {
-        table.line([
-            worst.model.clone(),
-            worst.requests.to_string(),
-            worst.misses.to_string(),
-            time(Some(worst.wait_mean_s)),
-            time(worst.wait_p95_s),
-            time(worst.wait_max_s),
-        ]);
-    }
-    text += &table.text();
-    for (what, reasons) in [
-        ("refused", &details.refusals_by_reason),
-        ("gave up", &details.lost_by_reason),
-    ] {
-        if !reasons.is_empty() {
-            let each = reasons
-                .iter()
-                .map(|(reason, count)| format!("{count} {reason}"));
-            text += &format!("{what}: {}\n", each.collect::<Vec<_>>().join(", "));
-        }
-    }
-    text
-}
-
-fn absent() -> String {
-    "-".to_owned()
-}
-
-fn count(count: Option<u64>) -> String {
-    count.map_or_else(absent, |count| count.to_string())
-}
-
-fn moved(bytes: u64) -> String {
-    Bytes(bytes).to_string()
-}
-
-/// Seconds for people.
-pub(super) fn time(seconds: Option<f64>) -> String {
-    seconds.map_or_else(absent, |seconds| {
-        if seconds >= 100.0 {
-            format!("{seconds:.0} s")
-        } else {
-            format!("{seconds:.1} s")
-        }
-    })
 }

@@ -11,7 +11,7 @@ use super::{
     policies::Policy,
     progress::Progress,
     replay::{self, Habits},
-    replay_report::{Of, Run},
+    replay_report::{self, Of, Run},
     setting::{Setting, millis},
     table::gpus as in_words,
     trace::Trace,
@@ -100,6 +100,7 @@ impl Runs<'_> {
     fn of(&mut self, setting: &Setting, max_wait: Option<Millis>) -> Result<(), SimulateError> {
         let strict = bound::strict_loads(self.trace, setting);
         let gpus = setting.gpus.len();
+        let before = self.outcome.runs.len();
         for policy in self.policies {
             let of = Of {
                 policy: policy.name(),
@@ -137,6 +138,7 @@ impl Runs<'_> {
             }
             self.outcome.runs.push(Run::of_core(of, &replayed));
         }
+        replay_report::measure_gap(&mut self.outcome.runs[before..]);
         Ok(())
     }
 }

@@ -216,7 +216,7 @@ pub(super) fn assumed(trace: &Trace, gpus: usize, assumed: &Assumptions) -> Sett
             per_model: 5_000,
         },
         assumptions: vec![format!(
-            "every model takes one place of {place}, a GPU has {}, wakes in {} and sleeps in {}; nobody sleeps but to make room",
+            "every model takes one place of {place}, a GPU has {}, wakes in {} and sleeps in {}",
             assumed.places, takes.wake, takes.sleep
         )],
     };

@@ -9,8 +9,8 @@ use greenthread_core::ids::Millis;
 
 use super::{
     SimulateError,
-    arguments::Arguments,
-    setting::{self, Files, Setting},
+    arguments::{self, Arguments, IdleTimeout},
+    setting::{self, Files, Setting, millis},
     trace::Trace,
 };
 use crate::config::{self, Fleet};
@@ -31,7 +31,7 @@ pub(super) struct World {
 /// # Errors
 /// The fleet file is wrong, or does not have the models of the trace.
 pub(super) fn of(arguments: &Arguments, trace: &Trace) -> Result<World, SimulateError> {
-    let (trace, setting, left_out) = match &arguments.world.fleet {
+    let (trace, mut setting, left_out) = match &arguments.world.fleet {
         None => {
             let assumed = &arguments.assumptions;
             let setting = setting::assumed(trace, assumed.gpus, assumed);
@@ -43,6 +43,7 @@ pub(super) fn of(arguments: &Arguments, trace: &Trace) -> Result<World, Simulate
             (translated, setting::of_fleet(&fleet), left_out)
         }
     };
+    change(&mut setting, &arguments.world);
     let mut notes = vec![about(&trace)];
     if left_out > 0 {
         notes.push(format!(
@@ -54,6 +55,38 @@ pub(super) fn of(arguments: &Arguments, trace: &Trace) -> Result<World, Simulate
         setting,
         notes,
     })
+}
+
+/// What the command line says instead of the fleet.
+fn change(setting: &mut Setting, wanted: &arguments::World) {
+    let mut sentences = Vec::new();
+    for actor in &mut setting.models {
+        let spec = &mut actor.spec;
+        if let Some(IdleTimeout(time)) = wanted.idle_timeout {
+            spec.idle_timeout = time.map(millis);
+        }
+        spec.min_runtime = wanted.min_runtime.map_or(spec.min_runtime, millis);
+        spec.drain_timeout = wanted.drain_timeout.map_or(spec.drain_timeout, millis);
+    }
+    let said = [
+        ("minRuntime", wanted.min_runtime.map(millis)),
+        ("drainTimeout", wanted.drain_timeout.map(millis)),
+    ];
+    for (name, time) in said {
+        sentences.extend(time.map(|time| format!("{name} {time}, as asked for")));
+    }
+    let mut idle = setting.models.iter().map(|actor| actor.spec.idle_timeout);
+    match wanted.idle_timeout {
+        Some(IdleTimeout(Some(time))) => sentences.push(format!(
+            "who was not asked for in {} sleeps, as asked for",
+            millis(time)
+        )),
+        _ if idle.all(|time| time.is_none()) => {
+            sentences.push("nobody sleeps but to make room".to_owned());
+        }
+        _ => {}
+    }
+    setting.assumptions.extend(sentences);
 }
 
 fn translated(

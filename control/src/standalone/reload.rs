@@ -118,6 +118,7 @@ fn changed_sections(old: &Fleet, new: &Fleet) -> Vec<&'static str> {
         start_timeout,
         wake_timeout,
         models: _,
+        warnings: _,
     } = old;
     let waits = (observe_timeout, start_timeout, wake_timeout)
         == (&new.observe_timeout, &new.start_timeout, &new.wake_timeout);

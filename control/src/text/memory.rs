@@ -2,7 +2,8 @@
 
 use greenthread_core::ids::Bytes;
 
-use crate::overview::{Gpu, Host, Model, Overview, Size, Sizes};
+use super::length;
+use crate::overview::{Expected, Gpu, Host, Model, Overview, Size, Sizes, Takes};
 
 /// One GPU: what models have, what is seen, and, where nothing moves, why; the core's words say what to do as well.
 pub fn gpu(gpu: &Gpu) -> String {
@@ -12,6 +13,7 @@ pub fn gpu(gpu: &Gpu) -> String {
         capacity_bytes,
         used_bytes,
         foreign_bytes,
+        accepting,
         stopped,
         source,
     } = gpu;
@@ -27,6 +29,11 @@ pub fn gpu(gpu: &Gpu) -> String {
         text.push_str(&format!(", {} somebody else's", Bytes(*foreign_bytes)));
     }
     text.push('\n');
+    if *accepting {
+        text.push_str(
+            "  accepted: what is in use there once nothing moves any more; whatever models do not hold then is somebody else's\n",
+        );
+    }
     if let Some(reason) = stopped {
         text.push_str(&format!("  STOPPED: {}.\n", reason.trim_end_matches('.')));
     }
@@ -79,6 +86,36 @@ pub(super) fn sizes(sizes: &Sizes) -> String {
     let known = more.iter().filter(|(size, _)| size.bytes > 0);
     parts.extend(known.map(|(size, what)| said(size, what)));
     parts.join(", ")
+}
+
+/// How long a model's wakes take, by where its weights are.
+pub(super) fn wakes(takes: &Takes) -> String {
+    let from = |expected: &Expected, place: &str| {
+        let Expected { ms, measured } = expected;
+        format!("{} {place} ({})", length(*ms), stands_on(*measured))
+    };
+    let mut parts = vec![from(&takes.ram, "from host RAM")];
+    parts.extend(takes.disk.as_ref().map(|disk| from(disk, "from disk")));
+    parts.extend(
+        takes
+            .stopped
+            .as_ref()
+            .map(|start| from(start, "by a start")),
+    );
+    parts.join(", ")
+}
+
+/// How long its sleeps take.
+pub(super) fn sleeps(takes: &Takes) -> String {
+    let Expected { ms, measured } = takes.sleep;
+    format!("{} ({})", length(ms), stands_on(measured))
+}
+
+fn stands_on(measured: usize) -> String {
+    match measured {
+        0 => "not measured since control started".to_owned(),
+        measured => format!("of {measured} measured"),
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +171,38 @@ mod tests {
         let text = gpu(&stopped);
         let expected = "  STOPPED: 30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1).\n";
         assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn what_is_accepted_later_says_so() {
+        let pending = Gpu {
+            accepting: true,
+            ..zero()
+        };
+        let text = gpu(&pending);
+        assert!(
+            text.contains("\n  accepted: what is in use there once nothing moves"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn wakes_are_told_by_tier_and_what_cannot_be_is_left_out() {
+        let expected = |ms, measured| Expected { ms, measured };
+        let mut all = Takes {
+            ram: expected(642, 4),
+            disk: Some(expected(10_000, 0)),
+            stopped: Some(expected(60_000, 1)),
+            sleep: expected(90, 5),
+        };
+        assert_eq!(
+            wakes(&all),
+            "642 ms from host RAM (of 4 measured), 10.0 s from disk (not measured since control started), \
+             1 min 0 s by a start (of 1 measured)"
+        );
+        (all.disk, all.stopped) = (None, None);
+        assert_eq!(wakes(&all), "642 ms from host RAM (of 4 measured)");
+        assert_eq!(sleeps(&all), "90 ms (of 5 measured)");
     }
 
     #[test]

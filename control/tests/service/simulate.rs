@@ -140,11 +140,8 @@ fn a_replay_counts_waits_and_draws() {
         "--plot",
         "picture.svg",
     ]);
-    assert_eq!(runs.len(), 3);
-    assert_eq!(
-        (&runs[1]["policy"], &runs[2]["policy"]),
-        (&"opt".into(), &"opt-grouped".into())
-    );
+    let policies: Vec<&Value> = runs.iter().map(|run| &run["policy"]).collect();
+    assert_eq!(policies, ["lru", "opt", "opt-idle", "opt-grouped"]);
     let (lru, opt) = (&runs[0], &runs[1]);
     assert_eq!((number(lru, "requests"), number(lru, "served")), (200, 200));
     assert!(
@@ -178,6 +175,73 @@ fn a_replay_counts_waits_and_draws() {
         lines.len() == 2 && lines[0].starts_with("policy,") && lines[1].starts_with("lru,"),
         "{csv}"
     );
+}
+
+#[test]
+fn a_replay_says_what_was_waited_for_and_how_good_estimates_were() {
+    let bench = Bench::new("reasons");
+    let runs = bench.json(&["--places", "2", "--policy", "lru,forecast"]);
+    for run in &runs {
+        let figure = |field: &str| run[field].as_f64().unwrap_or_else(|| panic!("{field}"));
+        // Requests are far apart: a sleep of another, the own wake, and no turn to wait for.
+        let reasons = ["wait_turn_s", "wait_drain_s", "wait_sleep_s", "wait_wake_s"].map(figure);
+        assert!(
+            reasons[0] + reasons[1] < 0.1 && reasons[2] > 0.9 && reasons[3] == 2.0,
+            "{reasons:?}"
+        );
+        assert!(figure("estimates_kept") >= 0.9 && figure("estimates_off_s") < 0.5);
+        assert!(figure("held_kept") >= 0.9 && figure("held_off_p95_s") < 1.0);
+        assert!(figure("worst_mean_s") <= figure("worst_p99_s"));
+        assert!(run["retry_kept"].is_null(), "nobody was refused");
+        assert!(number(run, "idle_opt") >= number(run, "strict_opt"));
+        let (wakes, opt) = (figure("wakes"), figure("idle_opt"));
+        let lru = runs[0]["wakes"].as_f64().unwrap();
+        let closed = figure("gap_closed");
+        assert!((closed - (lru - wakes) / (lru - opt)).abs() < 1e-9);
+    }
+    // There is no gap without its other end.
+    let alone = bench.json(&["--places", "2", "--policy", "forecast"]);
+    assert!(alone[0]["gap_closed"].is_null());
+    let text = bench.text(&["--places", "2", "--policy", "lru"]);
+    for column in [
+        "TURN",
+        "ESTIMATED",
+        "RETRY",
+        "OPT IDLE",
+        "GAP CLOSED",
+        "WORST P99",
+    ] {
+        assert!(text.contains(column), "{column} in {text}");
+    }
+    let csv = bench.text(&["--places", "2", "--policy", "lru", "--output", "csv"]);
+    let head: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+    for field in ["wait_turn_s", "held_kept", "retry_off_p95_s", "idle_opt"] {
+        assert!(head.contains(&field), "{field} in {head:?}");
+    }
+}
+
+#[test]
+fn times_of_the_fleet_can_be_others() {
+    let bench = Bench::new("times");
+    let run = |more: &[&str]| {
+        let arguments = [&["--places", "2", "--policy", "lru"], more].concat();
+        bench.json(&arguments).remove(0)
+    };
+    let said = |run: &Value| run["assumptions"].to_string();
+    let never = run(&[]);
+    assert!(said(&never).contains("nobody sleeps but to make room"));
+    let soon = run(&["--idle-timeout", "30s"]);
+    assert!(said(&soon).contains("who was not asked for in 30.0 s sleeps, as asked for"));
+    assert!(number(&soon, "sleeps") > number(&soon, "evictions"));
+    assert_eq!(number(&never, "sleeps"), number(&never, "evictions"));
+    let hours = |run: &Value| run["gpu_hours_awake"].as_f64().unwrap();
+    assert!(hours(&soon) < hours(&never));
+    // Who just came stays for so long.
+    let long = run(&["--min-runtime", "90s", "--drain-timeout", "5s"]);
+    let longest = |run: &Value| run["wait_max_s"].as_f64().unwrap();
+    assert!(longest(&long) > longest(&never) + 10.0);
+    assert!(said(&long).contains("minRuntime 90.0 s, as asked for"));
+    bench.check_refused(&["--idle-timeout", "0s"], "longer than zero, or never");
 }
 
 #[test]

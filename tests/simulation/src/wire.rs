@@ -206,7 +206,7 @@ fn figures(row: RowFigures) -> (ModelId, Figures) {
         oldest_age: row.oldest_age_ms,
         last_used_age: row.last_used_age_ms,
         last_refused_age: row.last_refused_age_ms,
-        asked: wanted.map(|counted| counted.count).sum(),
+        asked: row.held + wanted.map(|counted| counted.count).sum::<u64>(),
     };
     (ModelId(row.row), figures)
 }

@@ -1,9 +1,10 @@
 //! When a model will be used next, learned from the uses so far: what an eviction policy would like to know.
 //!
 //! A number of witnesses each remember a model's past in their own way: requests or uses that fade over half a minute, … over days,
-//! turns that fade over one turn, … over thousands, and how recent its last turn is. Whenever another model has its turn, those
-//! witnesses that had expected it gain trust, at the cost of the others; and each model's own record of kept promises corrects what
-//! is claimed for it. Nothing is tuned to a traffic beyond that, and nothing needs to know how many places there are.
+//! turns that fade over one turn, … over thousands, how recent its last turn is, and how many uses follow from those before, as all
+//! models together have shown. Whenever another model has its turn, those witnesses that had expected it gain trust, at the
+//! cost of the others; and each model's own record of kept promises corrects what is claimed for it. Nothing is tuned to a traffic
+//! beyond that, and nothing needs to know how many places there are.
 //!
 //! Foresight is held to account: where it and recency disagree about who should go, whoever's victim is wanted back first was wrong.
 //! While recency wins these duels, the forecast is how long ago the last use was, and a policy that follows it is least recently used.
@@ -12,6 +13,7 @@
 //! with [`CONTENDERS_MOST`]; else only names are looked up.
 
 mod duels;
+mod echo;
 mod past;
 mod trust;
 
@@ -19,7 +21,8 @@ use std::collections::BTreeMap;
 
 use crate::ids::{Millis, ModelId};
 use duels::Duels;
-use past::{Claims, Past};
+use echo::Echo;
+use past::{BY_TIME, Claims, Past};
 use trust::{Contender, Trust};
 
 /// Models that are remembered; what more there are stay unknown.
@@ -52,6 +55,7 @@ pub struct Forecast {
     /// Mean milliseconds between turns.
     pace: f64,
     trust: Trust,
+    echo: Echo,
     contenders: Vec<Contender>,
     /// What each witness claims for all contenders together, at the last turn.
     totals: Claims,
@@ -72,6 +76,7 @@ impl Default for Forecast {
             turned: Millis(0),
             pace: 1.0,
             trust: Trust::default(),
+            echo: Echo::default(),
             contenders: Vec::new(),
             totals: past::NO_CLAIMS,
             lasting: past::NO_CLAIMS,
@@ -93,6 +98,7 @@ impl Forecast {
         if is_turn {
             self.trust.learn(&self.contenders, seat, &mut self.pasts);
             self.duels.used(seat);
+            self.learn_echo(seat, now);
             self.pass_turn(seat, now);
         }
         if let Some(past) = self.pasts.get_mut(seat) {
@@ -163,7 +169,7 @@ impl Forecast {
 
     /// The expected number of turns of a model, per turn of anyone.
     fn chance(&self, past: &Past) -> f64 {
-        let claims = past.claims(self.turned, self.turn);
+        let claims = past.claims(self.turned, self.turn, &self.echo);
         let mut shares = past::shares(&claims, &self.totals);
         for (share, lasting) in shares.iter_mut().zip(&self.lasting) {
             *share *= lasting;
@@ -190,6 +196,13 @@ impl Forecast {
         Some(seat)
     }
 
+    fn learn_echo(&mut self, seat: usize, now: Millis) {
+        if let Some(past) = self.pasts.get(seat) {
+            let pause = now.since(self.turned).0 as f64;
+            self.echo.learn(pause, &past.uses(now));
+        }
+    }
+
     fn pass_turn(&mut self, seat: usize, now: Millis) {
         let pause = (now.since(self.turned).0 as f64).clamp(1.0, PAUSE_MOST);
         self.pace = match self.turn {
@@ -209,11 +222,19 @@ impl Forecast {
         self.lasting = past::lasting(HORIZON * self.pace, HORIZON);
         self.totals = past::NO_CLAIMS;
         self.contenders.clear();
+        let mut there = [0.0; BY_TIME];
+        for past in self.recent.iter().filter_map(|seat| self.pasts.get(*seat)) {
+            let uses = past.uses(self.turned);
+            for (there, uses) in there.iter_mut().zip(uses) {
+                *there += uses;
+            }
+        }
+        self.echo.begin(there);
         for seat in self.recent.iter().skip(1) {
             let Some(past) = self.pasts.get(*seat) else {
                 continue;
             };
-            let claims = past.claims(self.turned, self.turn);
+            let claims = past.claims(self.turned, self.turn, &self.echo);
             past::add(&mut self.totals, &claims);
             self.contenders.push(Contender {
                 seat: *seat,

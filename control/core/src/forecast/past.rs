@@ -2,19 +2,22 @@
 
 use std::f64::consts::LN_2;
 
+use super::echo::Echo;
 use crate::ids::Millis;
 
 /// Witnesses that count requests, and as many that count uses, by half-lives of time.
-const BY_TIME: usize = 8;
+pub(super) const BY_TIME: usize = 8;
 /// Witnesses that count turns, by half-lives of turns.
 const BY_TURNS: usize = 6;
-/// The last witness only knows how many turns ago the last use was.
+/// One witness only knows how many turns ago the last use was.
 const RECENCY: usize = 2 * BY_TIME + BY_TURNS;
-/// All of them: first requests, then uses, then turns, then recency.
-pub(super) const WITNESSES: usize = RECENCY + 1;
+/// How far ahead, in milliseconds, those look that know how uses echo.
+const ECHOES: [f64; 2] = [150_000.0, 3_600_000.0];
+/// All of them: first requests, then uses, then turns, then recency, then echoes.
+pub(super) const WITNESSES: usize = RECENCY + 1 + ECHOES.len();
 
 /// The longest half-life of time: 3.8 days. Each shorter one is a quarter of the next, down to 20 s.
-const LONGEST_MILLIS: f64 = 20_000.0 * 16_384.0;
+pub(super) const LONGEST_MILLIS: f64 = 20_000.0 * 16_384.0;
 /// The longest half-life of turns, down to 1 turn.
 const LONGEST_TURNS: f64 = 1_024.0;
 /// Requests so close together are one use rather than several: half of one when so many milliseconds apart.
@@ -33,7 +36,7 @@ pub(super) const NO_CLAIMS: Claims = [0.0; WITNESSES];
 /// What all witnesses remember of one model, as of its last use.
 #[derive(Clone, Debug)]
 pub(super) struct Past {
-    /// Of all witnesses but the last, which needs no more than `turn`.
+    /// Of those witnesses that have any: recency needs no more than `turn`, and echoes come of the uses.
     counts: [f64; RECENCY],
     last: Millis,
     /// The turn of the last use; 0 before the first.
@@ -82,8 +85,18 @@ impl Past {
         self.last = self.last.max(now);
     }
 
+    /// Uses by half-lives of time, as faded at `now`.
+    pub(super) fn uses(&self, now: Millis) -> [f64; BY_TIME] {
+        let fades = fades(now.since(self.last).0 as f64, 0);
+        let mut uses = [0.0; BY_TIME];
+        for (at, uses) in uses.iter_mut().enumerate() {
+            *uses = self.counts[BY_TIME + at] * fades[BY_TIME + at];
+        }
+        uses
+    }
+
     /// What each witness claims at `now` and at this turn, corrected by the record of its promises about this model.
-    pub(super) fn claims(&self, now: Millis, turn: u64) -> Claims {
+    pub(super) fn claims(&self, now: Millis, turn: u64, echo: &Echo) -> Claims {
         let turns_ago = turn.saturating_sub(self.turn);
         let fades = fades(now.since(self.last).0 as f64, turns_ago);
         let mut claims = NO_CLAIMS;
@@ -91,6 +104,11 @@ impl Past {
             claims[at] = self.counts[at] * fades[at];
         }
         claims[RECENCY] = 1.0 / turns_ago.max(1) as f64;
+        let mut uses = [0.0; BY_TIME];
+        uses.copy_from_slice(&claims[BY_TIME..2 * BY_TIME]);
+        for (claim, horizon) in claims[RECENCY + 1..].iter_mut().zip(ECHOES) {
+            *claim = echo.rate(&uses, horizon);
+        }
         let records = self.kept.iter().zip(&self.promised);
         for (claim, (kept, promised)) in claims.iter_mut().zip(records) {
             *claim *= (kept + PROMISES_TO_HEED) / (promised + PROMISES_TO_HEED);
@@ -130,7 +148,8 @@ pub(super) fn shares(claims: &Claims, totals: &Claims) -> Claims {
 }
 
 /// What part of its claim each witness still upholds, on average over `horizon` milliseconds and as many turns as `turns`: claims
-/// that fade soon promise little beyond the next moment. Recency's fades more slowly the older it is; it counts in full.
+/// that fade soon promise little beyond the next moment. Recency's fades more slowly the older it is, and
+/// echoes are counted over horizons of their own; these count in full.
 pub(super) fn lasting(horizon: f64, turns: f64) -> Claims {
     let by_time: [f64; BY_TIME] = lengths(LONGEST_MILLIS).map(|half| mean_left(horizon / half));
     let by_turns: [f64; BY_TURNS] = lengths(LONGEST_TURNS).map(|half| mean_left(turns / half));
@@ -143,7 +162,7 @@ pub(super) fn lasting(horizon: f64, turns: f64) -> Claims {
 }
 
 /// Half-lives up to the longest, the shortest first.
-fn lengths<const N: usize>(longest: f64) -> [f64; N] {
+pub(super) fn lengths<const N: usize>(longest: f64) -> [f64; N] {
     let mut lengths = [longest; N];
     for at in (0..N.saturating_sub(1)).rev() {
         lengths[at] = lengths[at + 1] / 4.0;
@@ -186,7 +205,7 @@ fn quarters<const N: usize>(longest: f64) -> [f64; N] {
 
 /// ½ to the power of `halvings`, which is not negative. Of multiplications and additions alone: the standard library's may differ
 /// between machines in the last bit, and decisions would.
-fn half_to_the(halvings: f64) -> f64 {
+pub(super) fn half_to_the(halvings: f64) -> f64 {
     /// −ln 2 to the power of n, over n!, from n = 10 down to 1.
     const TERMS: [f64; 10] = [
         7.054_911_620_801_12e-9,
@@ -251,7 +270,7 @@ mod tests {
         let mut past = Past::new(Millis(0));
         past.used(Millis(0), 1, 1);
         past.used(Millis(0), 99, 1);
-        let claims = past.claims(Millis(0), 2);
+        let claims = past.claims(Millis(0), 2, &Echo::default());
         assert_eq!((claims[0], claims[BY_TIME]), (100.0, 1.0));
     }
 }

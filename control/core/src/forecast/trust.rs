@@ -3,8 +3,8 @@
 
 use super::past::{Claims, NO_CLAIMS, Past, WITNESSES};
 
-/// What one turn changes once enough were seen, at each speed: about 200, 50 and 12 turns are remembered.
-const RATES: [f64; 3] = [0.005, 0.02, 0.08];
+/// What one turn changes once enough were seen, at each speed: about 100, 25 and 6 turns are remembered.
+const RATES: [f64; 3] = [0.01, 0.04, 0.16];
 /// Turns that the equal trust at the start is worth.
 const TURNS_AT_START: f64 = 30.0;
 /// Nobody loses all trust: traffic changes.

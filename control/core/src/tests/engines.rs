@@ -428,7 +428,12 @@ fn what_the_oracle_sees_beyond_the_ledger_stops_a_gpu_until_it_goes_or_is_accept
     };
     read(&mut bench, 9);
     assert!(bench.core.gpus()[0].stopped.is_some());
-    assert_eq!(names(&bench.figures("g1", "a", 0, 1)), ["a refuse TooLong"]);
+    // Who asks now waits, and is told that nobody knows for how long.
+    bench.figures("g1", "a", 0, 1);
+    bench.run(1_100);
+    let view = bench.core.view().remove(0);
+    assert_eq!(view.estimated_wait, Some(Millis::seconds(60)));
+    assert_eq!(bench.phase("a"), "Queued");
     bench.event(Event::GpuAccepted(GpuId(0)));
     bench.run(2_000);
     assert_eq!(bench.core.gpus()[0].foreign, Bytes(8 * GIB));

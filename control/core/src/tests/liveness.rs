@@ -2,15 +2,6 @@
 
 use super::*;
 
-/// A bench past its start, with one gate.
-fn started(models: &[ModelSpec]) -> Bench {
-    let mut bench = Bench::new(models, EngineState::Asleep);
-    bench.run(3_000);
-    bench.hello("g1", 1);
-    bench.run(10_000);
-    bench
-}
-
 fn sized(name: &str, gib: u64) -> ModelSpec {
     ModelSpec {
         awake: Bytes(gib * GIB),
@@ -166,4 +157,28 @@ fn a_model_that_waits_to_be_measured_can_be_removed() {
     bench.event(Event::ModelRemoved(id("a")));
     bench.run(2_000);
     assert_eq!(bench.phase("a"), "Removed");
+}
+
+#[test]
+fn who_waits_until_somebody_may_sleep_is_told_so() {
+    let free = |name| ModelSpec {
+        min_runtime: Millis(0),
+        ..spec(name)
+    };
+    let mut bench = Bench::new(&[free("a"), free("b"), free("c")], EngineState::Awake);
+    bench.engines.get_mut(&id("c")).expect("known").state = EngineState::Asleep;
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.figures("g1", "c", 0, 1);
+    assert_eq!(bench.phase("c"), "Queued");
+    let from = times().lease + times().margin;
+    let view = bench
+        .core
+        .view()
+        .into_iter()
+        .find(|view| view.id == id("c"));
+    let told = view.expect("known").estimated_wait.expect("it waits");
+    assert!(Millis(bench.now) + told >= from, "{told} at {}", bench.now);
+    bench.run(told.0);
+    assert_eq!(bench.phase("c"), "Serving");
 }

@@ -116,6 +116,7 @@ fn where_only_recency_counts_little_is_lost() {
 
 #[test]
 fn sessions_and_pairs_and_cycles_lose_little() {
+    hardly_worse_than_lru(&traffic::people());
     hardly_worse_than_lru(&traffic::sessions());
     hardly_worse_than_lru(&traffic::pairs());
     hardly_worse_than_lru(&traffic::cycle(2));

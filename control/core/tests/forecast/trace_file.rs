@@ -1,4 +1,4 @@
-//! A trace of real traffic, when there is one: the whole, each half by itself, and the second half after the first.
+//! A trace of real traffic, when there is one: as it is, in halves and quarters, backwards, and of some of its models only.
 
 use std::{collections::BTreeMap, env, fs};
 
@@ -15,20 +15,10 @@ fn a_trace_is_measured() {
     };
     let text = fs::read_to_string(path).expect("GREENTHREAD_TRACE can be read");
     let whole = read(&text);
-    let (first, second) = whole.requests.split_at(whole.requests.len() / 2);
-    let part = |name: &str, requests: &[(u64, usize)]| Traffic {
-        name: name.to_owned(),
-        requests: requests.to_vec(),
-        models: whole.models,
-    };
     println!(
         "miss ratios                lru   rates  forecast  optimum    rates close  forecast closes"
     );
-    for traffic in [
-        &whole,
-        &part("first half", first),
-        &part("second half", second),
-    ] {
+    for traffic in &parts(whole) {
         for places in PLACES {
             let count = traffic.requests.len() as f64;
             let rules = [Rule::Lru, Rule::Rates, Rule::Forecast, Rule::Optimum];
@@ -44,6 +34,33 @@ fn a_trace_is_measured() {
             assert!(forecast <= lru * 1.02, "worse than least recently used");
         }
     }
+}
+
+/// The trace, and what can be made of it that has its character and other requests.
+fn parts(whole: Traffic) -> Vec<Traffic> {
+    let part = |name: String, requests: Vec<(u64, usize)>| Traffic {
+        name,
+        requests,
+        models: whole.models,
+    };
+    let mut parts = Vec::new();
+    for pieces in [2, 4] {
+        let length = whole.requests.len().div_ceil(pieces);
+        for (requests, number) in whole.requests.chunks(length).zip(1..) {
+            parts.push(part(format!("{number} of {pieces}"), requests.to_vec()));
+        }
+    }
+    let end = whole.requests.last().map_or(0, |(at, _)| *at);
+    let backwards = whole.requests.iter().rev();
+    let backwards = backwards.map(|(at, model)| (end - at, *model)).collect();
+    parts.push(part("backwards".to_owned(), backwards));
+    for left_out in 0..3 {
+        let stays = |(_, model): &&(u64, usize)| model % 3 != left_out;
+        let requests = whole.requests.iter().filter(stays).copied().collect();
+        parts.push(part(format!("no {left_out} mod 3"), requests));
+    }
+    parts.insert(0, whole);
+    parts
 }
 
 /// `time_s,model,…`, with a header.

@@ -238,6 +238,37 @@ pub(crate) fn sessions() -> Traffic {
     Traffic::new("sessions", 40, requests)
 }
 
+/// By day people work with one model each for a while, at their own pace; some models are liked more, and that drifts. Nothing tells when
+/// somebody will stop.
+pub(crate) fn people() -> Traffic {
+    let mut chance = Chance(1);
+    let (weights, day) = (ranks(60, 1.1), 86_400_000.0);
+    let mut order: Vec<usize> = (0..60).collect();
+    let (mut now, mut requests) = (0, Vec::new());
+    while now < 864_000_000 {
+        now += chance.pause(250_000.0);
+        let sun = (now as f64 / day * std::f64::consts::TAU).cos();
+        if chance.unit() > (1.0 + sun) / 2.0 {
+            continue;
+        }
+        if chance.unit() < 0.02 {
+            let (a, b) = (chance.below(60), chance.below(60));
+            order.swap(a, b);
+        }
+        let model = order[chance.pick(&weights)];
+        let pace = [30_000.0, 90_000.0, 400_000.0][chance.below(3)];
+        let mut then = now;
+        loop {
+            requests.push((then, model));
+            then += 15_000 + chance.pause(pace);
+            if chance.unit() < 1.0 / 8.0 {
+                break;
+            }
+        }
+    }
+    Traffic::new("people", 60, requests)
+}
+
 /// Two models alternate for a while, then two others.
 pub(crate) fn pairs() -> Traffic {
     let weights = ranks(20, 0.5);

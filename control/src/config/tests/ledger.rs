@@ -1,7 +1,7 @@
 //! What the file says for the ledger: hosts, sizes and their sources, tiers, policies.
 
 use greenthread_core::{
-    ids::Bytes,
+    ids::{Bytes, Millis},
     model::{Size, Source},
     phase::Tier,
     policy::Policy,
@@ -147,6 +147,56 @@ fn tiers() {
     );
     let deep = complaint("  sleep: {tier: deep}\n", STARTED);
     assert!(deep.contains("ram, disk, stopped, or auto"), "{deep}");
+}
+
+#[test]
+fn copies_that_can_sleep_nowhere_else_are_added_up() {
+    let fleet = |host: &str, first: &str, second: &str| {
+        let model = |name: &str, port: u16, rest: &str| {
+            format!(
+                "- name: {name}\n  model: {name}\n  memory: {{awake: 17GiB}}\n  engine: {{url: \"http://127.0.0.1:{port}\"}}\n{rest}"
+            )
+        };
+        let text = format!(
+            "gpus: [{{memory: 40GiB}}]\nhosts: [{{memory: {host}}}]\nmodels:\n{}{}",
+            model("a", 8000, first),
+            model("b", 8001, second)
+        );
+        read(&text, &[]).expect("valid").warnings
+    };
+    let disk = "  sleep: {tier: disk}\n";
+    assert_eq!(fleet("32GiB", "", ""), []);
+    assert_eq!(fleet("31GiB", disk, ""), []);
+    assert_eq!(fleet("31GiB", "  fairness: {pinned: true}\n", ""), []);
+    let warnings = fleet("31GiB", "", "");
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:?}");
+    };
+    let words = warning.to_string();
+    for part in [
+        "models[1].memory.host: ",
+        "(a, b) take 32.0 GiB of host 0, which has 31.0 GiB",
+        "hosts[0].memory",
+        "sleep.tier",
+    ] {
+        assert!(words.contains(part), "{words}");
+    }
+}
+
+#[test]
+fn a_wake_from_disk_is_guessed_by_the_weights() {
+    let guess = |memory: &str| {
+        let text = with(
+            "",
+            &format!("  memory: {{awake: 17GiB{memory}}}\n{STARTED}"),
+        );
+        read(&text, &[]).expect("valid").models["a"]
+            .spec
+            .guess
+            .reload
+    };
+    assert_eq!(guess(""), Millis::seconds(16));
+    assert_eq!(guess(", disk: 4GiB"), Millis::seconds(10));
 }
 
 #[test]

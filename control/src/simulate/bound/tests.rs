@@ -148,3 +148,14 @@ fn requests_that_may_wait_are_served_together() {
         .for_each(|actor| actor.spec.max_wait = Millis::seconds(5));
     assert_eq!((loads(&setting).opt, loads(&setting).grouped), (12, 4));
 }
+
+#[test]
+fn who_works_on_a_request_does_not_leave() {
+    // On two places, 0 works for long: who knows the future would let it go for 2, and cannot.
+    let (mut trace, setting) = world(2, &[1; 3], &[0, 1, 2, 1, 2, 1, 2, 0]);
+    let loads = strict_loads(&trace, &setting);
+    assert_eq!((loads.opt, loads.idle), (4, 4));
+    trace.requests[0].service = Millis::seconds(60);
+    let loads = strict_loads(&trace, &setting);
+    assert_eq!((loads.opt, loads.idle), (4, 7));
+}

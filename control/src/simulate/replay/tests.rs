@@ -7,7 +7,7 @@ use greenthread_core::{ids::GpuId, model::OnDrainTimeout};
 use super::*;
 use crate::simulate::{arguments::Assumptions, meter::Doing, setting, trace::Request};
 
-const HABITS: Habits = Habits {
+pub(super) const HABITS: Habits = Habits {
     policy: Policy::ALL[0],
     concurrency: usize::MAX,
     retries: 2,
@@ -16,7 +16,7 @@ const HABITS: Habits = Habits {
 };
 
 /// Requests as (second, model, seconds of service).
-fn trace(requests: &[(u64, usize, u64)]) -> Trace {
+pub(super) fn trace(requests: &[(u64, usize, u64)]) -> Trace {
     let models = requests
         .iter()
         .map(|(_, model, _)| model + 1)
@@ -37,7 +37,7 @@ fn trace(requests: &[(u64, usize, u64)]) -> Trace {
 }
 
 /// One GPU with so many places; a wake takes 2 s, a sleep 1 s.
-fn world(trace: &Trace, places: usize) -> Setting {
+pub(super) fn world(trace: &Trace, places: usize) -> Setting {
     let assumptions = Assumptions {
         gpus: 1,
         places,
@@ -49,7 +49,7 @@ fn world(trace: &Trace, places: usize) -> Setting {
     setting::assumed(trace, 1, &assumptions)
 }
 
-fn run(trace: &Trace, setting: &Setting, habits: Habits) -> Replayed {
+pub(super) fn run(trace: &Trace, setting: &Setting, habits: Habits) -> Replayed {
     replay(trace, setting, habits, &mut Progress::to_stderr(), "test")
 }
 

@@ -1,0 +1,144 @@
+//! What choices tell afterwards, and what operators are told of GPUs.
+
+use super::*;
+use crate::{
+    decision::{Choice, Taken, Trigger},
+    phase::Tier,
+};
+
+fn latest(bench: &Bench, model: &str) -> Choice {
+    let choices = bench.core.explain(&id(model), 1);
+    choices.into_iter().next().expect("a choice")
+}
+
+fn followed(choice: &Choice) -> Vec<String> {
+    let told = choice.followed.iter();
+    told.map(|one| format!("{}: {}", one.model, one.what))
+        .collect()
+}
+
+#[test]
+fn a_wake_that_failed_is_told_where_it_was_chosen() {
+    let mut bench = Bench::ready(&["a"]);
+    bench.engines.get_mut(&id("a")).expect("known").wake = Some(Outcome::Failed(ActionError {
+        cause: "no luck".into(),
+        engine: EngineState::Asleep,
+    }));
+    bench.figures("g1", "a", 0, 1);
+    assert_eq!(
+        followed(&latest(&bench, "a")),
+        ["a: did not come, the next try is in 10.0 s at the earliest: no luck"]
+    );
+}
+
+#[test]
+fn a_victim_that_does_not_go_is_told_where_it_was_chosen() {
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    for model in ["a", "b"] {
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 0, 0);
+    }
+    bench.run(11_000);
+    bench.engines.get_mut(&id("a")).expect("known").sleep = Some(Outcome::Failed(ActionError {
+        cause: "not now".into(),
+        engine: EngineState::Awake,
+    }));
+    bench.figures("g1", "c", 0, 1);
+    let told = followed(&latest(&bench, "a"));
+    assert_eq!(told, ["a: could not be put to sleep, serving on: not now"]);
+}
+
+#[test]
+fn first_starts_are_told_only_where_nothing_else_was_chosen() {
+    let mut fresh = spec("a");
+    fresh.conditioned = false;
+    let mut bench = Bench::new(&[fresh], EngineState::Gone);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.run(10_000);
+    let triggers = |bench: &Bench| -> Vec<Trigger> {
+        let choices = bench.core.explain(&id("a"), 10);
+        choices.iter().map(|choice| choice.trigger).collect()
+    };
+    assert_eq!(triggers(&bench), [Trigger::Boot, Trigger::Boot]);
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Wake,
+    });
+    assert_eq!(triggers(&bench), [Trigger::Operator]);
+}
+
+#[test]
+fn a_choice_to_sleep_says_where() {
+    let mut deep = spec("a");
+    (deep.tier, deep.caps.disk) = (Some(Tier::Disk), true);
+    let mut bench = Bench::new(&[deep], EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.run(10_000);
+    for verb in [Operator::Wake, Operator::Sleep] {
+        bench.event(Event::Operator {
+            model: id("a"),
+            verb,
+        });
+    }
+    bench.run(2_000);
+    assert_eq!(bench.phase("a"), "Asleep");
+    assert_eq!(latest(&bench, "a").taken, Taken::Sleep(Tier::Disk));
+}
+
+#[test]
+fn what_is_accepted_while_something_moves_counts_when_it_has_ended() {
+    let mut bench = Bench::ready(&["a"]);
+    let gpu = GpuId(0);
+    let read = |bench: &mut Bench, gib: u64| {
+        let used = Bytes(gib * GIB);
+        bench.event(Event::GpuRead { gpu, used });
+    };
+    read(&mut bench, 1);
+    bench.answering = false;
+    bench.figures("g1", "a", 0, 1);
+    assert_eq!(bench.phase("a"), "Waking");
+    bench.event(Event::GpuAccepted(gpu));
+    assert!(bench.core.gpus()[0].accepting);
+    read(&mut bench, 9);
+    assert_eq!(bench.core.gpus()[0].foreign, Bytes(0), "in between");
+    let attempt = |effect: &Effect| {
+        if let Effect::Wake { attempt, .. } = effect {
+            Some(*attempt)
+        } else {
+            None
+        }
+    };
+    let attempt = bench.log.iter().rev().find_map(attempt).expect("a wake");
+    let outcome = bench.moved(&id("a"), EngineState::Awake, 600);
+    bench.event(Event::Woke {
+        model: id("a"),
+        attempt,
+        outcome,
+    });
+    read(&mut bench, 22);
+    let after = &bench.core.gpus()[0];
+    assert_eq!((after.foreign, after.accepting), (Bytes(5 * GIB), false));
+}
+
+#[test]
+fn what_is_accepted_after_a_change_is_the_next_reading() {
+    let mut bench = Bench::ready(&["a"]);
+    let gpu = GpuId(0);
+    bench.event(Event::GpuRead {
+        gpu,
+        used: Bytes(GIB),
+    });
+    bench.figures("g1", "a", 0, 1);
+    assert_eq!(bench.phase("a"), "Serving");
+    // The last reading is older than the wake: taken for what is there now, 16 GiB would be missing.
+    bench.event(Event::GpuAccepted(gpu));
+    bench.event(Event::GpuRead {
+        gpu,
+        used: Bytes(17 * GIB),
+    });
+    let after = &bench.core.gpus()[0];
+    assert_eq!((after.foreign, after.accepting), (Bytes(0), false));
+    assert_eq!(after.stopped, None);
+}
