@@ -95,9 +95,11 @@ impl Core {
         let serving = self
             .neighbours(id)
             .filter(|other| matches!(other.phase, Phase::Serving));
-        if turns > 0 && turns >= serving.count() {
-            // Whoever could go by then has only just been woken.
-            wait = wait + state.spec.min_runtime;
+        // Who goes for those at the end of a long queue has only just been woken for those at its front, and may be busy.
+        let cycles = turns / serving.count().max(1);
+        let stays = |other: &&ModelState| other.spec.min_runtime + self.drain_takes(other, true);
+        for stay in ahead.iter().map(stays).take(cycles) {
+            wait = wait + stay;
         }
         // Whoever is first waits for somebody to go; from then on one after the other goes and comes.
         let first = ahead
@@ -126,7 +128,7 @@ impl Core {
         if missing.is_empty() {
             let leaving = self.neighbours(id).filter(|other| other.leaves_soon(now));
             return leaving
-                .map(|other| self.drain_takes(other, self.gates.in_flight(other.slot) > 0))
+                .map(|other| self.leaving_takes(now, other))
                 .max()
                 .unwrap_or_default();
         }
@@ -158,12 +160,36 @@ impl Core {
 
     /// How long a drain takes from now on.
     pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Millis {
+        let (caps, timeout) = (state.spec.caps, state.spec.drain_timeout);
+        let bound = self.fleet.times.forward_bound;
+        // A heartbeat's way there and back; and what may still be on its way to an engine that would lose it.
+        let least = match (caps.lossless, caps.counts) {
+            (true, _) => Millis(50),
+            (false, true) => bound + Millis(50),
+            (false, false) => timeout.max(bound),
+        };
         if busy {
-            let drain = state.learned.drain.promised();
-            drain.min(state.spec.drain_timeout)
+            state.learned.drain.promised().min(timeout).max(least)
         } else {
-            // A heartbeat's way there and back.
-            Millis(50)
+            least
+        }
+    }
+
+    /// What is left until a model that leaves has left.
+    fn leaving_takes(&self, now: Millis, state: &ModelState) -> Millis {
+        match state.phase {
+            Phase::Draining { deadline, .. } => {
+                let drain = self.drain_takes(state, self.gates.in_flight(state.slot) > 0);
+                drain.min(deadline.since(now)) + state.learned.sleep.promised()
+            }
+            Phase::Booting(_)
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Waking { .. }
+            | Phase::Serving
+            | Phase::Sleeping { .. }
+            | Phase::Failed { .. }
+            | Phase::Removed { .. } => remaining(state, now),
         }
     }
 

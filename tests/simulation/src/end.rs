@@ -3,7 +3,7 @@
 use greenthread_core::{
     effect::{Admission, RefuseReason},
     event::Operator,
-    ids::{Bytes, Millis},
+    ids::Bytes,
 };
 
 use crate::{
@@ -195,14 +195,6 @@ impl World {
         self.note(|_| "calm".to_owned());
         self.plan.service = self.plan.service.min(300);
         self.calm_since = Some(self.now + 5_000);
-        // A client that is told to come back in a second finds nobody where models fall asleep within that second.
-        for engine in 0..self.engines.len() {
-            let idle = &mut self.engines[engine].spec.idle_timeout;
-            *idle = idle.map(|length| length.max(Millis(10_000)));
-            if self.engines[engine].present {
-                self.set_model(engine);
-            }
-        }
         // Long enough to see somebody starve, where that does not take too long.
         let length = if self.random.chance(1, 3) && self.longest_wait() < 60_000 {
             self.longest_wait() * 3

@@ -275,3 +275,70 @@ fn a_broken_engine_holds_its_copy_for_as_long_as_it_is_broken() {
     assert_eq!(bench.phase("a"), "Failed");
     assert_eq!(bench.core.hosts()[0].reserved, Bytes(8 * GIB));
 }
+
+#[test]
+fn a_sleep_of_unknown_end_is_repeated_when_the_first_call_can_no_longer_be_accepted() {
+    let mut bench = started(&[spec("a")]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.engines.get_mut(&id("a")).expect("known").sleep = Some(Outcome::Unknown {
+        cause: "the connection broke".into(),
+    });
+    let sleeps = |effects: &[Effect]| {
+        let names = names(effects).into_iter();
+        names.filter(|name| name.starts_with("sleep")).count()
+    };
+    let verb = Operator::Sleep;
+    let model = id("a");
+    assert_eq!(sleeps(&bench.event(Event::Operator { model, verb })), 1);
+    let command = times().command.0;
+    assert_eq!(sleeps(&bench.run(command)), 0);
+    assert_eq!(sleeps(&bench.run(1)), 1);
+}
+
+#[test]
+fn a_removed_model_that_is_back_before_its_process_has_ended_holds_its_memory_and_does_not_serve() {
+    let mut bench = started(&[spec("a")]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.event(Event::ModelRemoved(id("a")));
+    assert_eq!(bench.phase("a"), "Removed");
+    let removed = bench.removed_by();
+    bench.event(Event::ModelSet(Box::new(spec("a"))));
+    bench.run(5_000);
+    assert_eq!(bench.phase("a"), "Booting");
+    assert_eq!(reserved(&bench), Bytes(17 * GIB));
+    bench.answering = false;
+    let effects = bench.event(Event::EngineGone {
+        model: id("a"),
+        attempt: removed,
+        cause: "it was removed from the fleet".into(),
+    });
+    assert_eq!(names(&effects)[..1], ["start a"]);
+}
+
+#[test]
+fn nothing_sleeps_on_a_gpu_that_was_stopped_while_its_engine_counted() {
+    let mut bench = started(&[spec("a")]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.answering = false;
+    let (model, verb) = (id("a"), Operator::Sleep);
+    let effects = bench.event(Event::Operator { model, verb });
+    let (model, attempt) = looks(&effects).pop().expect("asked for its count");
+    for _ in 0..3 {
+        let (gpu, used) = (GpuId(0), Bytes(30 * GIB));
+        bench.event(Event::GpuRead { gpu, used });
+    }
+    let effects = bench.event(Event::Observed {
+        model,
+        attempt,
+        observation: Observation {
+            state: EngineState::Awake,
+            count: Some(0),
+            memory: Memory::on_gpus(Bytes(17 * GIB)),
+            tier: None,
+        },
+    });
+    assert_eq!(names(&effects), Vec::<String>::new());
+}
