@@ -510,8 +510,9 @@ impl Core {
                     self.stop_engine(now, id, effects);
                     return;
                 }
+                let follows_until = self.follows_until(now, id);
                 if let Some(state) = self.models.get_mut(id) {
-                    state.copy = tier;
+                    (state.copy, state.follows_until) = (tier, follows_until);
                 }
                 self.send_sleep(now, id, cause, mode, 0, effects);
             }

@@ -108,6 +108,8 @@ pub(crate) struct ModelState {
     pub(crate) regretted: bool,
     /// Where its weights are, or are going, while it is not awake and has a process.
     pub(crate) copy: Tier,
+    /// A gate that was silent when it went to sleep may send requests to its engine until then: its process does not end before.
+    pub(crate) follows_until: Millis,
     /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
     pub(crate) host_kept: Bytes,
     /// When who could make room for it was last weighed, and its wait last estimated.
@@ -168,6 +170,7 @@ impl ModelState {
             evicted: None,
             regretted: false,
             copy: Tier::Ram,
+            follows_until: Millis(0),
             host_kept: Bytes(0),
             weighed_at: Millis(0),
             estimated_at: Millis(0),

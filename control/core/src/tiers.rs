@@ -76,6 +76,23 @@ impl Core {
         }
     }
 
+    /// Until when a gate that is silent as a model goes to sleep may flow on to its engine (rule 14); the beginning of time when none is.
+    pub(crate) fn follows_until(&self, now: Millis, id: &ModelId) -> Millis {
+        let Some(state) = self.models.get(id) else {
+            return Millis(0);
+        };
+        let Phase::Draining { epoch, .. } = state.phase else {
+            return Millis(0);
+        };
+        let flows = state.spec.on_lease_end == OnLeaseEnd::Flow;
+        let waiting = self.waiting(now, id, epoch, self.flow_silence());
+        if flows && !waiting.all_acknowledged {
+            now + self.flow_silence()
+        } else {
+            Millis(0)
+        }
+    }
+
     /// Nothing is on its way to the engine, not even from a gate that flows, so that its process may end (rule 14).
     pub(crate) fn nothing_follows(&self, now: Millis, id: &ModelId) -> bool {
         let Some(state) = self.models.get(id) else {
@@ -88,7 +105,7 @@ impl Core {
         let waiting = self.waiting(now, id, epoch, self.flow_silence());
         let seen = state.spec.caps.counts || !waiting.fenced_in_flight;
         let since = self.term_since + self.flow_silence();
-        let over = seen && (!flows || now >= since && waiting.all_acknowledged);
+        let over = seen && (!flows || now >= since && self.follows_until(now, id) <= now);
         sabotage!(StopsTooEarly, true, over)
     }
 
@@ -116,7 +133,7 @@ impl Core {
             return;
         };
         let lies = matches!(state.phase, Phase::Asleep) && state.resident != Resident::Stopped;
-        let may = state.spec.tier == Some(Tier::Stopped) && self.can_leave_ram(state);
+        let may = state.spec.tier == Some(Tier::Stopped) && self.can_leave_ram(now, state);
         if !lies || !may || self.is_stopped(id) {
             return;
         }
@@ -205,7 +222,7 @@ impl Core {
             .partition(|state| state.ending.is_some());
         let mut can_go: Vec<(f64, &ModelState)> = staying
             .into_iter()
-            .filter(|state| self.can_leave_ram(state))
+            .filter(|state| self.can_leave_ram(now, state))
             .map(|state| (self.loss_of_leaving(now, state), state))
             .collect();
         can_go.sort_by(|(a, first), (b, second)| {
@@ -253,8 +270,9 @@ impl Core {
         certain + self.loss(now, state, Tier::Stopped)
     }
 
-    fn can_leave_ram(&self, state: &ModelState) -> bool {
+    fn can_leave_ram(&self, now: Millis, state: &ModelState) -> bool {
         matches!(state.phase, Phase::Asleep | Phase::Queued)
+            && now >= state.follows_until
             && state.spec.caps.restartable
             && state.spec.tier != Some(Tier::Ram)
             && state.inside == 0

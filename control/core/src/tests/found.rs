@@ -342,3 +342,44 @@ fn nothing_sleeps_on_a_gpu_that_was_stopped_while_its_engine_counted() {
     });
     assert_eq!(names(&effects), Vec::<String>::new());
 }
+
+#[test]
+fn a_copy_stays_in_host_ram_while_a_silent_gate_may_still_send_requests_to_it() {
+    let sleep = |model: &str| Event::Operator {
+        model: id(model),
+        verb: Operator::Sleep,
+    };
+    let asleep_for_another = |silent: bool| {
+        let mut bench = with_host_ram();
+        for name in ["a", "b"] {
+            let mut copied = spec(name);
+            copied.sizes.host.bytes = Bytes(40 * GIB);
+            copied.idle_timeout = None;
+            bench.add(&copied, EngineState::Awake);
+        }
+        bench.run(3_000);
+        bench.hello("g1", 1);
+        bench.run(20_000);
+        if silent {
+            bench.hello("g2", 2);
+            bench.gates.remove(&GateId("g2".into()));
+        }
+        bench.event(sleep("a"));
+        bench.run(20_000);
+        assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
+        bench
+    };
+    // Only the end of the one engine makes room for the copy of the other.
+    let ends_for_the_other = |bench: &mut Bench| {
+        let effects = [bench.event(sleep("b")), bench.run(3_000)].concat();
+        names(&effects).iter().any(|name| name == "kill a")
+    };
+    let mut known = asleep_for_another(false);
+    assert!(ends_for_the_other(&mut known), "{}", known.sentences());
+    let mut silent = asleep_for_another(true);
+    assert!(!ends_for_the_other(&mut silent), "{}", silent.sentences());
+    silent.run(500_000);
+    assert_eq!(silent.phase("b"), "Serving", "{}", silent.sentences());
+    silent.run(120_000);
+    assert!(ends_for_the_other(&mut silent), "{}", silent.sentences());
+}
