@@ -286,9 +286,12 @@ impl Place<'_> {
             return Err(self.wrong(name, cause));
         }
         if seconds > SECONDS_MAX {
-            let cause = format!(
-                "{seconds} s is more than thirty years; count from the start of the trace (subtract the first time from all), in seconds"
-            );
+            let remedy = if name == "time_s" {
+                "count from the start of the trace (subtract the first time from all), in seconds"
+            } else {
+                "write seconds, not milliseconds or less"
+            };
+            let cause = format!("`{}` is more than thirty years; {remedy}", shown(text));
             return Err(self.wrong(name, cause));
         }
         #[expect(
