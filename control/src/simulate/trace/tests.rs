@@ -89,7 +89,11 @@ fn mistakes_name_file_line_field_and_remedy() {
     );
     check_wrong(
         &format!("{head}1700000000,a,1\n"),
-        "t.csv:2: time_s: 1700000000 s is more than thirty years; count from the start",
+        "t.csv:2: time_s: `1700000000` is more than thirty years; count from the start",
+    );
+    check_wrong(
+        &format!("{head}0,a,1700000000000\n"),
+        "t.csv:2: service_s: `1700000000000` is more than thirty years; write seconds",
     );
     check_wrong(head, "holds no request");
     check_wrong("", "holds no request");
