@@ -77,7 +77,8 @@ impl Core {
     /// What is under way on its GPUs, then everybody who waits before it, then room for itself, then its wake.
     fn in_line(&self, now: Millis, state: &ModelState) -> Millis {
         let id = &state.spec.id;
-        let moving = self.neighbours(id).map(|other| remaining(other, now));
+        let neighbours: Vec<&ModelState> = self.neighbours(id).collect();
+        let moving = neighbours.iter().map(|other| remaining(other, now));
         let mut wait = moving.max().unwrap_or_default();
         let since = waits_since(state, now);
         let before = |other: &&ModelState| {
@@ -87,13 +88,13 @@ impl Core {
             );
             queued && (waits_since(other, now), &other.spec.id) < (since, id)
         };
-        let ahead: Vec<&ModelState> = self.neighbours(id).filter(before).collect();
+        let ahead: Vec<&ModelState> = neighbours.iter().copied().filter(before).collect();
         for other in &ahead {
             wait = wait + other.learned.sleep.promised() + other.wake_takes();
         }
         let turns = ahead.len();
-        let serving = self
-            .neighbours(id)
+        let serving = neighbours
+            .iter()
             .filter(|other| matches!(other.phase, Phase::Serving));
         // Who goes for those at the end of a long queue has only just been woken for those at its front, and may be busy.
         let cycles = turns / serving.count().max(1);

@@ -11,7 +11,7 @@ const ROUNDS: usize = 8;
 
 /// Turns that are due and taken in one step: a fleet that was started at once wants its looks at once. What is left stays due, and the
 /// next step follows without a pause.
-const DUE_MOST: usize = 8;
+const DUE_MOST: usize = 4;
 
 impl Core {
     /// Lets everybody who may do something have a turn.
