@@ -28,7 +28,10 @@ pub struct Epochs {
 
 impl World {
     /// Rule 3: within a step, no row change stands behind a heartbeat.
-    pub(crate) fn check_order(&mut self, effects: &[Effect]) {
+    pub(crate) fn check_order(&mut self, life: usize, effects: &[Effect]) {
+        if !self.controls[life].deposed {
+            self.check_echoes(life, effects);
+        }
         let heartbeat =
             (effects.iter()).position(|effect| matches!(effect, Effect::Heartbeat { .. }));
         let publish = (effects.iter()).rposition(|effect| matches!(effect, Effect::Publish(_)));
@@ -323,6 +326,11 @@ impl World {
         self.check(mode == SleepMode::Keep || cuts || again, |_| {
             "S3: requests are cut off, and nobody chose so".to_owned()
         });
+        let booting = (self.controls[life].phases.get(&engine))
+            .is_some_and(|(phase, _)| *phase == "Booting");
+        if !again && !booting {
+            self.check_evidence(life, &spec, freezes || cuts, ran_out);
+        }
         let known = &self.engines[engine];
         let awake = known.process == Process::Up && !known.asleep;
         if awake && !again && !freezes && mode == SleepMode::Keep {
@@ -498,6 +506,7 @@ impl World {
         self.check(fits, |_| {
             format!("S4: the ledger is beyond capacity: {ledger:?}")
         });
+        self.check_account(life);
         self.controls[life].roomy = self.roomy(life, &view, &ledger);
         self.check_hosts(life);
     }

@@ -15,6 +15,7 @@ use crate::{
     agenda::{Item, Order},
     driver::Driver,
     fault::Fault,
+    heard::Account,
     plan::{CAPACITY, TOLERANCE},
     stream::Arrival,
     wire,
@@ -95,12 +96,19 @@ pub struct Control {
     pub filled: Vec<usize>,
     /// Outcomes that were delivered, for telling them again.
     pub told: Vec<Event>,
+    /// What it has heard.
+    pub account: Account,
 }
 
 impl Control {
     /// Its clock.
     pub fn local(&self, now: u64) -> Millis {
         Millis(START + (now - self.started) * self.speed / MILLION)
+    }
+
+    /// For how long it has run, by its clock.
+    pub fn age(&self, now: u64) -> u64 {
+        self.local(now).0 - START
     }
 
     fn real(&self, at: Millis) -> u64 {
@@ -160,6 +168,7 @@ impl World {
             roomy: BTreeSet::new(),
             seen_asleep: None,
             told: Vec::new(),
+            account: Account::default(),
         });
         for engine in &mut self.engines {
             (engine.surprise, engine.host_surprise) = (true, true);
@@ -174,6 +183,7 @@ impl World {
             self.agenda.push(self.now + every, Item::Renew { life });
             self.agenda.push(self.leadership.until, Item::Elect);
         }
+        self.controls[life].account.begins = true;
         for row in 0..self.engines.len() {
             if self.engines[row].present {
                 let spec = self.spec_for_core(row);
@@ -183,6 +193,7 @@ impl World {
                 self.end_process(row, None);
             }
         }
+        self.controls[life].account.begins = false;
     }
 
     /// A model's spec as control hands it to its core: with what was measured before.
@@ -318,10 +329,11 @@ impl World {
         let control = &mut self.controls[life];
         let mut effects = Vec::new();
         let now = control.local(self.now);
+        control.account.hears(now, &self.plan.times, &event);
         control.core.step(now, event, &mut effects);
         self.totals.core_steps += 1;
         let changed = !effects.is_empty();
-        self.check_order(&effects);
+        self.check_order(life, &effects);
         for effect in effects {
             self.perform(life, effect);
         }
@@ -346,6 +358,9 @@ impl World {
         self.note(|_| format!("control {life} is deposed"));
         self.controls[life].deposed = true;
         self.step(life, Event::Deposed);
+        let mut streams = self.controls[life].streams.values();
+        let served = streams.any(|(_, version)| *version > 0);
+        self.check(!served, |_| "rule 10: a deposed leader keeps streams".to_owned());
         let streams: Vec<usize> = (self.controls[life].streams.values())
             .map(|(stream, _)| *stream)
             .collect();
@@ -409,6 +424,7 @@ impl World {
             Effect::Removed { model, attempt } => self.remove_engine(life, &model, attempt),
             Effect::Dropped(model) => {
                 self.controls[life].published.remove(&model);
+                self.controls[life].account.drops(&model);
             }
             Effect::Record(_) => {}
             Effect::RaiseTerm { at_least } => self.raise_term(life, at_least),
@@ -436,6 +452,7 @@ impl World {
         self.check(open, |_| {
             "rule 7: a snapshot before every engine was looked at".to_owned()
         });
+        self.check_first_look(life, true);
         let rows: Vec<gate::Row> = rows
             .into_iter()
             .map(|row| {

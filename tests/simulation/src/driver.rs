@@ -270,6 +270,10 @@ impl World {
         let Some(engine) = self.rows.get(model).copied() else {
             return;
         };
+        self.check_first_look(life, false);
+        let control = &mut self.controls[life];
+        let local = control.local(self.now);
+        control.account.asks(local, model, attempt);
         let way = self.short_way();
         self.agenda.push(
             self.now + way,

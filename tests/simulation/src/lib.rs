@@ -17,6 +17,7 @@ pub mod engine;
 pub mod fault;
 pub mod figures;
 pub mod gate;
+pub mod heard;
 pub mod load;
 pub mod memory;
 pub mod plan;
