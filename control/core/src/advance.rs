@@ -125,7 +125,7 @@ impl Core {
         if state.ending.is_some() {
             return;
         }
-        if state.removing && state.inside == 0 {
+        if state.removing && state.is_surely_empty(self.fleet.times.observe) {
             self.begin_removal(now, id, effects);
         } else if self.wanted(now, state) {
             self.enter(now, id, Phase::Queued);

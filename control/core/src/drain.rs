@@ -64,7 +64,7 @@ impl Core {
             sabotage!(
                 SuccessorWaitsOneLease,
                 self.sleeps_from(),
-                self.sleeps_from().max(self.flows_until(id))
+                self.sleeps_from().max(self.flows_until(id, &cause))
             )
         );
         if now < from {
@@ -149,9 +149,12 @@ impl Core {
         })
     }
 
-    /// Until when a gate of which this control never heard may flow on to an engine that would lose it. The beginning of time otherwise.
-    fn flows_until(&self, id: &ModelId) -> Millis {
-        if self.loses_what_flows(id) {
+    /// Until when a gate of which this control never heard may flow on to an engine that would lose it, or that goes for good. The
+    /// beginning of time otherwise.
+    fn flows_until(&self, id: &ModelId, cause: &Cause) -> Millis {
+        let flows = |state: &ModelState| state.spec.on_lease_end == OnLeaseEnd::Flow;
+        let goes = *cause == Cause::Remove && self.models.get(id).is_some_and(flows);
+        if goes || self.loses_what_flows(id) {
             self.term_since + self.flow_silence()
         } else {
             Millis(0)

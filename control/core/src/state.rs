@@ -197,6 +197,14 @@ impl ModelState {
         }
     }
 
+    /// No request is in its sleeping engine, as far as anybody can tell. Gates that fell silent while it was frozen did not say what they
+    /// had in it: an engine with a count says so at the first look after it fell asleep.
+    pub(crate) fn is_surely_empty(&self, observe: Millis) -> bool {
+        let looked_at = self.observe_at > self.since + observe;
+        let says_so = self.spec.caps.counts && self.spec.caps.lossless;
+        self.inside == 0 && (looked_at || !says_so)
+    }
+
     /// The row as it stands. The epoch is the model's; the caller decides whether it grows.
     pub(crate) fn row(&self) -> PublishedRow {
         PublishedRow {

@@ -275,7 +275,7 @@ impl Core {
             && now >= state.follows_until
             && state.spec.caps.restartable
             && state.spec.tier != Some(Tier::Ram)
-            && state.inside == 0
+            && state.is_surely_empty(self.fleet.times.observe)
             && state.ending.is_none()
     }
 

@@ -126,6 +126,7 @@ impl World {
                     }
                 }
             }
+            Event::GpuRead { gpu, used } => self.note_reading(life, *gpu, *used),
             // From now on less may be there than is needed.
             Event::GpuAccepted(gpu) => {
                 self.controls[life].roomy.remove(gpu);
@@ -144,7 +145,6 @@ impl World {
             | Event::Ack { .. }
             | Event::Bye { .. }
             | Event::StreamClosed { .. }
-            | Event::GpuRead { .. }
             | Event::ModelRemoved(_)
             | Event::Operator { .. }
             | Event::Deposed
@@ -196,6 +196,10 @@ impl World {
                     Some(("Sleeping", _))
                 );
                 self.check_stopped(life, engine, again);
+                if !again {
+                    self.check_agrees(life, engine);
+                    self.check_tier(engine, tier);
+                }
                 self.check_sleep(life, engine, mode, again);
                 let roomy = gpus.into_iter();
                 let roomy = roomy.filter(|gpu| self.controls[life].roomy.contains(gpu));
@@ -210,6 +214,8 @@ impl World {
                     format!("rule 11: {order:?} while {pending:?} is under way")
                 });
                 self.check_stopped(life, engine, false);
+                self.check_agrees(life, engine);
+                self.check_wake(life, engine, order);
                 self.check_room(engine, &gpus);
                 self.controls[life].begun.extend(gpus);
             }
@@ -326,8 +332,8 @@ impl World {
         self.check(mode == SleepMode::Keep || cuts || again, |_| {
             "S3: requests are cut off, and nobody chose so".to_owned()
         });
-        let booting = (self.controls[life].phases.get(&engine))
-            .is_some_and(|(phase, _)| *phase == "Booting");
+        let booting =
+            (self.controls[life].phases.get(&engine)).is_some_and(|(phase, _)| *phase == "Booting");
         if !again && !booting {
             self.check_evidence(life, &spec, freezes || cuts, ran_out);
         }
@@ -364,7 +370,7 @@ impl World {
     }
 
     /// Whether control has heard nothing of a gate for so long that it is fenced.
-    fn is_silent(&self, gate: usize) -> bool {
+    pub(crate) fn is_silent(&self, gate: usize) -> bool {
         let fence = self.plan.times.lease.0 + self.plan.times.margin.0;
         self.now + 1
             >= self.gates[gate].heard_at + fence - fence * self.plan.clock_error / 1_000_000
@@ -507,6 +513,7 @@ impl World {
             format!("S4: the ledger is beyond capacity: {ledger:?}")
         });
         self.check_account(life);
+        self.check_fairness(life, &view);
         self.controls[life].roomy = self.roomy(life, &view, &ledger);
         self.check_hosts(life);
     }

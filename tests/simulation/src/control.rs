@@ -14,6 +14,7 @@ use greenthread_proto::gate;
 use crate::{
     agenda::{Item, Order},
     driver::Driver,
+    fair::Fairness,
     fault::Fault,
     heard::Account,
     plan::{CAPACITY, TOLERANCE},
@@ -98,6 +99,8 @@ pub struct Control {
     pub told: Vec<Event>,
     /// What it has heard.
     pub account: Account,
+    /// What happened to its models.
+    pub fair: Fairness,
 }
 
 impl Control {
@@ -169,6 +172,7 @@ impl World {
             seen_asleep: None,
             told: Vec::new(),
             account: Account::default(),
+            fair: Fairness::default(),
         });
         for engine in &mut self.engines {
             (engine.surprise, engine.host_surprise) = (true, true);
@@ -330,6 +334,7 @@ impl World {
         let mut effects = Vec::new();
         let now = control.local(self.now);
         control.account.hears(now, &self.plan.times, &event);
+        control.fair.hears(&event);
         control.core.step(now, event, &mut effects);
         self.totals.core_steps += 1;
         let changed = !effects.is_empty();
@@ -360,7 +365,9 @@ impl World {
         self.step(life, Event::Deposed);
         let mut streams = self.controls[life].streams.values();
         let served = streams.any(|(_, version)| *version > 0);
-        self.check(!served, |_| "rule 10: a deposed leader keeps streams".to_owned());
+        self.check(!served, |_| {
+            "rule 10: a deposed leader keeps streams".to_owned()
+        });
         let streams: Vec<usize> = (self.controls[life].streams.values())
             .map(|(stream, _)| *stream)
             .collect();

@@ -330,7 +330,9 @@ impl World {
             return;
         };
         self.controls[life].under_way.remove(&engine);
+        self.controls[life].fair.killed(model);
         self.check_kill(life, engine);
+        self.check_leaves(life, engine);
         if !self.engines[engine].spec.caps.restartable {
             return;
         }
@@ -340,6 +342,8 @@ impl World {
     /// The model has drained and goes; its process ends, and that is told.
     pub(crate) fn remove_engine(&mut self, life: usize, model: &ModelId, attempt: Attempt) {
         if let Some(engine) = self.rows.get(model).copied() {
+            self.controls[life].fair.killed(model);
+            self.check_removed(engine);
             if self.engines[engine].spec.caps.restartable {
                 self.end_process(engine, Some((life, attempt)));
             } else {

@@ -130,8 +130,8 @@ impl Account {
                 let looks = self.looks.entry(model.clone()).or_default();
                 if let Some(look) = looks.iter_mut().find(|look| look.attempt == *attempt) {
                     self.seen.insert(model.clone());
-                    let zero = observation.state == EngineState::Awake
-                        && observation.count == Some(0);
+                    let zero =
+                        observation.state == EngineState::Awake && observation.count == Some(0);
                     look.zero = zero.then_some(now);
                 }
             }
@@ -291,8 +291,8 @@ impl Account {
         let mut clear = 0;
         for (id, gate) in &self.gates {
             let said = gate.rows.get(&spec.id);
-            let barrier = (said.and_then(|said| said.barrier))
-                .filter(|(epoch, _, _)| *epoch == barrier);
+            let barrier =
+                (said.and_then(|said| said.barrier)).filter(|(epoch, _, _)| *epoch == barrier);
             let blocks = now.since(gate.at) < silence;
             match (barrier, gate.fenced) {
                 (None, _) if blocks => {
@@ -331,7 +331,9 @@ impl Account {
         let zeros = after.filter(|look| look.step >= clear && look.zero.is_some());
         let zeros: Vec<&Look> = zeros.collect();
         let Some(last) = zeros.iter().find(|look| look.attempt == *attempt) else {
-            return Some("rule 6: the count was not asked for after the gates were clear".to_owned());
+            return Some(
+                "rule 6: the count was not asked for after the gates were clear".to_owned(),
+            );
         };
         let earlier = |look: &&&Look| {
             let from = look.zero.map(|at| at + times.forward_bound + Millis(1));
@@ -353,9 +355,9 @@ impl World {
                 .is_some_and(|(_, version)| *version > 0)
         };
         let closes = |id: StreamId| {
-            effects.iter().any(
-                |effect| matches!(effect, Effect::CloseStream { stream, .. } if *stream == id),
-            )
+            effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::CloseStream { stream, .. } if *stream == id))
         };
         let owes = control.account.owes;
         let owes = owes.filter(|(stream, _)| served(stream) && !closes(*stream));
@@ -367,9 +369,8 @@ impl World {
         }
         let control = &self.controls[life];
         let fenced = (control.account.gates.values()).filter(|gate| gate.fenced.is_some());
-        let open = |gate: &&Heard| {
-            control.streams.contains_key(&gate.stream) && !closes(gate.stream)
-        };
+        let open =
+            |gate: &&Heard| control.streams.contains_key(&gate.stream) && !closes(gate.stream);
         let kept = fenced.filter(open).map(|gate| gate.stream).next();
         self.check(kept.is_none(), |_| {
             format!("rule 4: the stream of a fenced gate stays open: {kept:?}")
