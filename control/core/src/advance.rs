@@ -235,8 +235,9 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        // Nobody can wake it now for the requests that are frozen in it: it stays until they are gone, or there is room.
-        let keeps = failure == Failure::NeverFits && state.inside > 0;
+        // Nobody can wake it now for the requests that are frozen in it: it stays until they are gone, there is room, or it has cooled
+        // down.
+        let keeps = matches!(failure, Failure::NeverFits | Failure::Wake) && state.inside > 0;
         if state.removing && !keeps {
             self.begin_removal(now, id, effects);
             return;

@@ -180,6 +180,9 @@ impl Core {
         seen: &Observation,
         effects: &mut Vec<Effect>,
     ) {
+        // It sleeps without a drain, and no gate was waited for.
+        let sends_for = self.models.get(id).map(|state| self.sends_for(state));
+        let follows_until = now + sends_for.unwrap_or_default();
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
@@ -190,6 +193,7 @@ impl Core {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
                 state.seen_asleep(seen.memory);
                 state.copy = seen.tier.unwrap_or(Tier::Ram);
+                state.follows_until = follows_until;
                 let inside = seen.count.unwrap_or(0).max(self.in_flight(id));
                 self.note_inside(now, id, inside);
                 self.enter(now, id, Phase::Asleep);

@@ -270,9 +270,23 @@ impl Core {
         certain + self.loss(now, state, Tier::Stopped)
     }
 
+    /// How long a silent gate may go on sending requests for a row: by its lease, or because it flows (rules 4 and 14).
+    pub(crate) fn sends_for(&self, state: &ModelState) -> Millis {
+        match state.spec.on_lease_end {
+            OnLeaseEnd::Flow => self.flow_silence(),
+            OnLeaseEnd::Hold => self.fence(),
+        }
+    }
+
+    /// From when on no gate sends requests to an engine that sleeps already: a silent one may have, one of a predecessor too.
+    fn nothing_follows_from(&self, state: &ModelState) -> Millis {
+        let strangers = self.term_since + self.sends_for(state);
+        state.follows_until.max(strangers)
+    }
+
     fn can_leave_ram(&self, now: Millis, state: &ModelState) -> bool {
         matches!(state.phase, Phase::Asleep | Phase::Queued)
-            && now >= state.follows_until
+            && now >= self.nothing_follows_from(state)
             && state.spec.caps.restartable
             && state.spec.tier != Some(Tier::Ram)
             && state.is_surely_empty(self.fleet.times.observe)

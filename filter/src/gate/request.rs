@@ -137,7 +137,9 @@ impl Gate {
             }
         }
         let deadline = self.created.plus(self.config.hold.start);
-        if self.started || now >= deadline || self.is_full(now, None, around, arrival.has_body) {
+        // A gate that has said Bye holds nobody.
+        let takes = !self.started && !self.has_left() && now < deadline;
+        if !takes || self.is_full(now, None, around, arrival.has_body) {
             return Verdict::Pass;
         }
         let kept = KEPT_HEADERS

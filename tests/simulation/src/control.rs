@@ -71,7 +71,7 @@ pub struct Control {
     pub term: u64,
     raising: bool,
     /// When the last renewal that succeeded was sent.
-    renewed: u64,
+    pub(crate) renewed: u64,
     tick_at: u64,
     next_stream: u64,
     /// Open streams, with the table version that their gate will have.
@@ -308,7 +308,7 @@ impl World {
     }
 
     /// Rule 7: whether a leader has enough of its lease left to start anything, by its own clock.
-    fn may_lead(&self, life: usize) -> bool {
+    pub(crate) fn may_lead(&self, life: usize) -> bool {
         let control = &self.controls[life];
         if self.plan.leader_lease == 0 {
             return true;
@@ -359,7 +359,7 @@ impl World {
     }
 
     /// A leader that is none any more stops.
-    fn depose(&mut self, life: usize) {
+    pub(crate) fn depose(&mut self, life: usize) {
         self.note(|_| format!("control {life} is deposed"));
         self.controls[life].deposed = true;
         self.step(life, Event::Deposed);
@@ -574,45 +574,5 @@ impl World {
         }
         self.controls[life].streams.clear();
         self.controls[life].drivers.clear();
-    }
-
-    pub(crate) fn renew(&mut self, life: usize) {
-        if self.waits_for_control(life, Item::Renew { life }) || self.controls[life].deposed {
-            return;
-        }
-        let every = (self.plan.leader_lease / 4).max(1);
-        self.agenda.push(self.now + every, Item::Renew { life });
-        let holds = self.leadership.holder == Some(life) && self.now < self.leadership.until;
-        if holds && self.now >= self.leadership.away_until {
-            self.leadership.until = self.now + self.plan.leader_lease;
-            self.agenda.push(self.leadership.until, Item::Elect);
-            let (sent, after) = (self.now, self.random.below(30));
-            self.agenda
-                .push(self.now + after, Item::Renewed { life, sent });
-        }
-        if !self.may_lead(life) {
-            self.depose(life);
-        }
-    }
-
-    pub(crate) fn renewed(&mut self, life: usize, sent: u64) {
-        if !self.waits_for_control(life, Item::Renewed { life, sent }) {
-            self.controls[life].renewed = self.controls[life].renewed.max(sent);
-        }
-    }
-
-    /// The standby takes over when the lease has ended.
-    pub(crate) fn elect(&mut self) {
-        if self.plan.leader_lease == 0 || self.now < self.leadership.until {
-            return;
-        }
-        if self.now < self.leadership.away_until {
-            return self.agenda.push(self.leadership.away_until, Item::Elect);
-        }
-        let before = self.leadership.holder;
-        if before.is_some_and(|life| self.controls[life].alive) {
-            self.faulted(Fault::Succession);
-        }
-        self.begin_life();
     }
 }

@@ -6,7 +6,7 @@ use greenthread_core::{
     ModelView,
     decision::{Choice, Taken, Trigger, Verdict},
     effect::{Admission, RefuseReason},
-    event::{Event, Operator, Outcome},
+    event::{EngineState, Event, Operator, Outcome},
     ids::{Bytes, GpuId, Millis, ModelId},
 };
 
@@ -78,6 +78,12 @@ impl Fairness {
                 self.course(model).shaky = !matches!(outcome, Outcome::Done { .. });
             }
             Event::EngineGone { model, .. } => self.course(model).shaky = true,
+            Event::Observed {
+                model, observation, ..
+            } => {
+                let lost = matches!(observation.state, EngineState::Broken | EngineState::Gone);
+                self.course(model).shaky |= lost;
+            }
             Event::ModelSet(spec) => {
                 let course = self.course(&spec.id);
                 if course.phase == "Removed" {
@@ -132,6 +138,8 @@ impl Fairness {
                 course.failures += 1;
                 course.cools = Some(now + Millis(length));
             }
+            // It leaves; what is found in it then is owed an answer.
+            "Draining" if before == "Failed" => course.cools = None,
             _ => {}
         }
     }

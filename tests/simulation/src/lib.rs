@@ -19,6 +19,8 @@ pub mod fault;
 pub mod figures;
 pub mod gate;
 pub mod heard;
+pub mod holds;
+pub mod leadership;
 pub mod load;
 pub mod memory;
 pub mod plan;

@@ -1,6 +1,9 @@
 //! Where weights go, and what must not go with them: tiers as they are told to engines, processes that end, models that are removed.
 
-use greenthread_core::{ids::ModelId, phase::Tier};
+use greenthread_core::{
+    ids::{Bytes, ModelId},
+    phase::Tier,
+};
 
 use crate::{
     agenda::Order,
@@ -127,5 +130,62 @@ impl World {
                 world.engines[engine].spec.id.0
             )
         });
+    }
+
+    /// Host RAM: a copy goes into it only where there is room for it.
+    pub(crate) fn check_hosts(&mut self, life: usize) {
+        let filled = std::mem::take(&mut self.controls[life].filled);
+        let hosts = self.controls[life].core.hosts();
+        for engine in filled {
+            let known = &self.engines[engine];
+            let nodes = (known.spec.gpus.iter()).map(|gpu| self.plan.host_of(*gpu));
+            let beyond = |node: &usize| {
+                hosts
+                    .get(*node)
+                    .is_some_and(|host| host.reserved > host.capacity)
+            };
+            let takes = known.spec.sizes.host.bytes > known.host && !known.asleep;
+            let full = nodes.filter(beyond).count() > 0;
+            self.check(!takes || !full, |world| {
+                format!(
+                    "a copy of {} goes into host RAM where no room is: {hosts:?}",
+                    world.engines[engine].spec.id.0
+                )
+            });
+        }
+        if !self.controls[life].core.is_open() {
+            return;
+        }
+        let mut fits = true;
+        for (node, host) in hosts.iter().enumerate() {
+            let there = |engine: &usize| {
+                let known = &self.engines[*engine];
+                let shares =
+                    (known.spec.gpus.iter()).filter(|gpu| self.plan.host_of(**gpu) == node);
+                Bytes(known.host.0 * shares.count() as u64)
+            };
+            let counts = |engine: &&usize| {
+                let phase = self.controls[life].phases.get(engine);
+                phase.is_some_and(|(phase, _)| !matches!(*phase, "Removed" | "Booting"))
+            };
+            let rows: Vec<usize> = (0..self.engines.len()).collect();
+            let held: Bytes = rows.iter().filter(counts).map(there).sum();
+            let explained = (rows.iter())
+                .any(|engine| self.engines[*engine].host_surprise && there(engine) > Bytes(0));
+            fits &= held <= host.reserved;
+            self.check(explained || held <= host.reserved, |_| {
+                format!(
+                    "copies take {held} of node {node}, and the ledger says {}",
+                    host.reserved
+                )
+            });
+        }
+        // A copy that a stranger made is known from the moment at which control takes it for one.
+        let seen = self.controls[life].seen_asleep.take();
+        let phases = &self.controls[life].phases;
+        for (at, engine) in self.engines.iter_mut().enumerate() {
+            let taken = matches!(phases.get(&at), Some(("Asleep" | "Queued", _)));
+            engine.host_surprise &= engine.host > Bytes(0) && !(fits && taken && seen == Some(at));
+        }
     }
 }
