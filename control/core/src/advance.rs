@@ -169,7 +169,7 @@ impl Core {
         } else if self.is_stopped(id) {
             // Nothing begins on its GPU: a barrier would refuse requests for nothing.
             None
-        } else if state.operator_sleeps {
+        } else if sabotage!(OperatorSleepIgnored, false, state.operator_sleeps) {
             Some((
                 Cause::Operator,
                 "an operator put it to sleep: draining".to_owned(),
@@ -199,6 +199,7 @@ impl Core {
     fn idle_since(&mut self, now: Millis, id: &ModelId) -> Option<Millis> {
         let state = self.models.get(id)?;
         let timeout = state.spec.idle_timeout?;
+        let timeout = sabotage!(IdleTooEarly, Millis(timeout.0 / 10), timeout);
         let quiet = self.gates.any_alive()
             && self.gates.in_flight(state.slot) == 0
             && !self.wanted(now, state);
@@ -216,7 +217,11 @@ impl Core {
             self.wake_at(Some(back_by));
             return None;
         }
-        if now.since(since) >= timeout && now >= since {
+        if sabotage!(
+            NeverIdle,
+            false,
+            now.since(since) >= timeout && now >= since
+        ) {
             return Some(now.since(since));
         }
         let at = since + timeout;

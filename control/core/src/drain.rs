@@ -64,7 +64,7 @@ impl Core {
             sabotage!(
                 SuccessorWaitsOneLease,
                 self.sleeps_from(),
-                self.sleeps_from().max(self.flows_until(id, &cause))
+                self.sleeps_from().max(self.flows_until(id))
             )
         );
         if now < from {
@@ -152,12 +152,9 @@ impl Core {
         })
     }
 
-    /// Until when a gate of which this control never heard may flow on to an engine that would lose it, or that goes for good. The
-    /// beginning of time otherwise.
-    fn flows_until(&self, id: &ModelId, cause: &Cause) -> Millis {
-        let flows = |state: &ModelState| state.spec.on_lease_end == OnLeaseEnd::Flow;
-        let goes = *cause == Cause::Remove && self.models.get(id).is_some_and(flows);
-        if goes || self.loses_what_flows(id) {
+    /// Until when a gate of which this control never heard may flow on to an engine that would lose it. The beginning of time otherwise.
+    fn flows_until(&self, id: &ModelId) -> Millis {
+        if self.loses_what_flows(id) {
             self.term_since + self.flow_silence()
         } else {
             Millis(0)
@@ -286,13 +283,19 @@ impl Core {
                 EngineState::Silent => now >= deadline,
                 EngineState::Awake | EngineState::Asleep | EngineState::Gone => false,
             };
+        let done_with = sabotage!(RemovedWithRequests, cause == Cause::Remove, done_with);
         match (seen.state, seen.count) {
             (_, _) if done_with => self.counted_zero(now, id, &cause, epoch, true, effects),
             (EngineState::Gone, _) => self.engine_gone(now, id, "it refuses connections", effects),
             (EngineState::Broken, _) => self.end_engine(now, id, BROKEN, effects),
-            (EngineState::Awake, Some(0)) => {
-                self.counted_zero(now, id, &cause, epoch, lossless || confirming, effects)
-            }
+            (EngineState::Awake, Some(0)) => self.counted_zero(
+                now,
+                id,
+                &cause,
+                epoch,
+                sabotage!(CountedOnce, true, lossless || confirming),
+                effects,
+            ),
             // S6 holds for it too: its end is an event, and then it is asked again.
             (EngineState::Asleep, _) if self.gpus_in_transition(id) || self.is_stopped(id) => {
                 self.set_count(id, Count::NotYet);

@@ -47,7 +47,7 @@ impl Core {
             count: Count::Asked { attempt: asked, .. },
             ..
         } = state.phase
-            && asked == attempt
+            && sabotage!(AnyLookCounts, true, asked == attempt)
         {
             self.counted(now, id, seen, effects);
             return;
@@ -98,6 +98,7 @@ impl Core {
             return;
         };
         state.seen_in_host(seen);
+        state.adopted = matches!(seen.state, EngineState::Awake | EngineState::Asleep);
         let restartable = state.spec.caps.restartable;
         match seen.state {
             EngineState::Silent if now.since(self.leader_since) < LONGEST_WAKE => {

@@ -110,6 +110,8 @@ pub(crate) struct ModelState {
     pub(crate) copy: Tier,
     /// A gate that was silent when it went to sleep may send requests to its engine until then: its process does not end before.
     pub(crate) follows_until: Millis,
+    /// Its engine ran when this life first looked: gates of which this control never heard may send requests to it by an older table.
+    pub(crate) adopted: bool,
     /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
     pub(crate) host_kept: Bytes,
     /// When who could make room for it was last weighed, and its wait last estimated.
@@ -171,6 +173,7 @@ impl ModelState {
             regretted: false,
             copy: Tier::Ram,
             follows_until: Millis(0),
+            adopted: false,
             host_kept: Bytes(0),
             weighed_at: Millis(0),
             estimated_at: Millis(0),

@@ -281,7 +281,8 @@ impl Core {
     /// From when on no gate sends requests to an engine that sleeps already: a silent one may have, one of a predecessor too.
     fn nothing_follows_from(&self, state: &ModelState) -> Millis {
         let strangers = self.term_since + self.sends_for(state);
-        state.follows_until.max(strangers)
+        let adopted = state.adopted.then_some(strangers);
+        state.follows_until.max(adopted.unwrap_or_default())
     }
 
     fn can_leave_ram(&self, now: Millis, state: &ModelState) -> bool {

@@ -15,7 +15,6 @@ use crate::{
     agenda::{Item, Order},
     driver::Driver,
     fair::Fairness,
-    fault::Fault,
     heard::Account,
     plan::{CAPACITY, TOLERANCE},
     stream::Arrival,

@@ -24,6 +24,7 @@ pub mod leadership;
 pub mod load;
 pub mod memory;
 pub mod plan;
+pub mod quiet;
 pub mod random;
 pub mod reference;
 pub mod request;

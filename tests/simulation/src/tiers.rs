@@ -111,13 +111,15 @@ impl World {
     }
 
     /// Rule 13: removing a model is a drain.
-    pub(crate) fn check_removed(&mut self, engine: usize) {
+    pub(crate) fn check_removed(&mut self, life: usize, engine: usize) {
         let known = &self.engines[engine];
         if !self.is_well(known) {
             return;
         }
         let inside = self.within(engine, 0);
-        let admits = self.admitting(&known.spec.id);
+        // What a predecessor's gates do that never came to this control it cannot know.
+        let heard = |gate: &usize| self.controls[life].account.knows(&self.gates[*gate].id);
+        let admits = self.admitting(&known.spec.id).filter(heard);
         self.check(inside.is_none(), |world| {
             format!(
                 "rule 13: {} is removed with request {inside:?}",
