@@ -391,9 +391,9 @@ fn a_removed_model_is_looked_at_before_what_may_be_frozen_in_it_is_ended() {
     bench.figures("g1", "a", 0, 1);
     bench.figures("g1", "a", 1, 0);
     bench.engines.get_mut(&id("a")).expect("known").count = 1;
-    // The only gate falls silent with a request in flight: nobody but the engine knows of it.
+    // The only gate falls silent with a request in flight, for so long that it is forgotten: nobody but the engine knows of it.
     bench.gates.clear();
-    bench.run(20_000);
+    bench.run(620_000);
     bench.event(Event::Operator {
         model: id("a"),
         verb: Operator::Sleep,
@@ -445,7 +445,9 @@ fn a_gate_that_comes_while_a_neighbour_moves_makes_the_first_count_worthless() {
     ]
     .concat();
     assert!(
-        !names(&effects).iter().any(|name| name == "sleep a"),
+        !names(&effects)
+            .iter()
+            .any(|name| name.starts_with("sleep a")),
         "{}",
         bench.sentences()
     );
