@@ -21,7 +21,7 @@ use crate::{
 const READINGS: u32 = 3;
 
 /// What an engine takes or gives back the oracle shows within this.
-const SHOWS_WITHIN: Millis = Millis(2_000);
+pub(crate) const SHOWS_WITHIN: Millis = Millis(2_000);
 
 /// What the oracle says of one GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

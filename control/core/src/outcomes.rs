@@ -57,6 +57,11 @@ impl Core {
                 state.learned.start.push(Millis(took));
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
+                // A start that takes little says nothing of wakes; what it takes more is reserved for both.
+                let above = memory.peak.unwrap_or_default().less(state.spec.awake);
+                if above > state.spec.sizes.waking.bytes {
+                    raise(&mut state.spec.sizes.waking, memory.peak, state.spec.awake);
+                }
                 if booting {
                     self.enter(now, id, Phase::Booting(Boot::Started));
                     self.record(now, id, format!("started in {}", Millis(took)), effects);
@@ -123,6 +128,7 @@ impl Core {
                 learned.push(Millis(took));
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
+                raise(&mut state.spec.sizes.waking, memory.peak, state.spec.awake);
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);
@@ -484,11 +490,33 @@ impl ModelState {
     /// What an engine was seen to hold when it had just become awake.
     fn measured_awake(&mut self, memory: Memory) {
         if let Some(awake) = memory.gpu.filter(|bytes| bytes.0 > 0) {
-            (self.spec.awake, self.spec.sizes.awake) = (awake, Source::Measured);
+            self.takes_awake(awake);
         }
-        let awake = self.spec.awake;
-        raise(&mut self.spec.sizes.waking, memory.peak, awake);
         self.host_kept = memory.host.unwrap_or(self.host_kept);
+    }
+
+    /// An engine that has served for a while was seen to hold this. Returns what it takes from now on, if that is something else.
+    pub(crate) fn seen_awake(&mut self, memory: Memory, tolerance: Bytes) -> Option<Bytes> {
+        let seen = memory.gpu.filter(|bytes| bytes.0 > 0)?;
+        let before = self.spec.awake;
+        let differs = seen.less(before).max(before.less(seen)) > tolerance;
+        if differs || self.spec.sizes.awake != Source::Measured {
+            self.takes_awake(seen);
+        }
+        differs.then_some(seen)
+    }
+
+    /// Measured: it takes this while it is awake. A peak that was measured above what was only declared stays where it was.
+    fn takes_awake(&mut self, awake: Bytes) {
+        let declared = self.spec.sizes.awake != Source::Measured;
+        let before = std::mem::replace(&mut self.spec.awake, awake);
+        let sizes = &mut self.spec.sizes;
+        sizes.awake = Source::Measured;
+        for size in [&mut sizes.waking, &mut sizes.sleeping] {
+            if declared && size.source == Source::Measured {
+                size.bytes = (before + size.bytes).less(awake);
+            }
+        }
     }
 
     /// What an engine was seen to hold when it had just fallen asleep.

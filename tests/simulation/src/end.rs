@@ -68,7 +68,7 @@ impl World {
     /// away.
     fn is_hopeless(&self, engine: usize) -> bool {
         let known = &self.engines[engine];
-        known.asleep && (!known.present || self.never_fits(engine))
+        known.asleep && (!known.present || self.never_fits(engine) || !self.really_fits(engine))
     }
 
     /// Open requests, without those that are frozen where nobody will wake them.
@@ -168,6 +168,9 @@ impl World {
         let Some(engine) = (0..self.engines.len()).find(owns) else {
             return false;
         };
+        if !self.really_fits(engine) {
+            return false;
+        }
         let id = &self.engines[engine].spec.id;
         let leader = self
             .controls

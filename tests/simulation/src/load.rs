@@ -135,6 +135,7 @@ impl World {
                 };
                 self.persisted.term = term;
                 self.persisted.measured.clear();
+                self.persisted.conditioned.clear();
                 self.crash_control(life);
             }
             Fault::TermJump if rare => {
@@ -472,7 +473,7 @@ impl World {
             self.agenda
                 .push(self.now + 1_000, Item::StartedByHand { engine });
         }
-        let spec = self.spec_for_core(engine);
+        let spec = self.engines[engine].spec.clone();
         self.tell_controls(0, &Event::ModelSet(Box::new(spec)));
     }
 
@@ -491,6 +492,7 @@ impl World {
             name: old.name.clone(),
             begins_awake: false,
             takes: old.takes(),
+            real: old.real,
         };
         (old.present, old.has_prefix) = (false, false);
         let gone = old.spec.id.clone();

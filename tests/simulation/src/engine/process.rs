@@ -5,12 +5,17 @@ use super::*;
 impl World {
     pub(crate) fn start_process(&mut self, engine: usize, command: Option<Command>) {
         let now = self.now;
+        self.grows(engine, 6);
+        let life = command.map(|command| command.life);
+        let fits = self.takes_memory(life, engine, Order::Start);
         let known = &mut self.engines[engine];
+        known.starved = !fits;
         known.process = Process::Starting;
         known.started_at = now;
         known.asleep = false;
         known.host = Bytes(0);
-        known.hold(now, known.spec.awake + known.spec.sizes.waking.bytes);
+        let takes = known.real.during(Order::Start);
+        known.hold(now, if fits { takes } else { Bytes(0) });
         known.executes = command;
         known.process_generation += 1;
         let generation = known.process_generation;
@@ -24,7 +29,7 @@ impl World {
         if known.process_generation != generation || known.process != Process::Starting {
             return;
         }
-        if known.lie.take() == Some(Lie::Refuses) {
+        if known.lie.take() == Some(Lie::Refuses) || known.starved {
             return self.process_ends(engine, generation);
         }
         let known = &mut self.engines[engine];
