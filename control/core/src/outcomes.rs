@@ -233,7 +233,15 @@ impl Core {
         match outcome {
             Outcome::Done { took, memory } => {
                 state.learned.sleep.push(Millis(took));
-                state.measured_asleep(memory);
+                if let Some(left) = memory.gpu.filter(|left| state.keeps(*left)) {
+                    let error = ActionError {
+                        cause: format!("it sleeps, but {left} were not freed"),
+                        engine: EngineState::Awake,
+                    };
+                    self.wake_failed(now, id, Failure::Start, error, effects);
+                    return;
+                }
+                state.measured_asleep(memory, false);
                 state.resident = Resident::Asleep(state.spec.asleep);
                 if state.spec.conditioned {
                     self.enter(now, id, Phase::Asleep);
@@ -313,11 +321,12 @@ impl Core {
         };
         state.learned.sleep.push(Millis(took));
         let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
-        let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
-        if !kept {
-            state.measured_asleep(memory);
-        }
-        let repeated = std::mem::replace(&mut state.memory_repeat, kept);
+        let (awake, asleep) = (state.spec.awake, state.spec.asleep);
+        let more = left > allowed_after_sleep(awake, asleep);
+        let repeated = std::mem::replace(&mut state.memory_repeat, more);
+        // What was only declared may be wrong: what stays twice, and was not freed like the rest, is its residual.
+        let kept = more && (!repeated || state.keeps(left));
+        state.measured_asleep(memory, kept);
         if kept && !repeated {
             let sentence = format!(
                 "says it sleeps, but {left} are still held on its GPU: asked to sleep once more"
@@ -519,9 +528,21 @@ impl ModelState {
         }
     }
 
-    /// What an engine was seen to hold when it had just fallen asleep.
-    fn measured_asleep(&mut self, memory: Memory) {
-        if let Some(asleep) = memory.gpu.filter(|bytes| bytes.0 > 0) {
+    /// A sleep that left so much freed too little. Of a residual that was only declared nobody knows more than that a sleep frees
+    /// something worth it.
+    fn keeps(&self, left: Bytes) -> bool {
+        let Bytes(awake) = self.spec.awake;
+        let most = if self.spec.sizes.asleep == Source::Measured {
+            allowed_after_sleep(self.spec.awake, self.spec.asleep)
+        } else {
+            Bytes(awake - awake / 10)
+        };
+        left > most.max(allowed_after_sleep(self.spec.awake, self.spec.asleep))
+    }
+
+    /// What an engine was seen to hold when it had just fallen asleep; `kept`: it is not what it holds when it has.
+    fn measured_asleep(&mut self, memory: Memory, kept: bool) {
+        if let Some(asleep) = memory.gpu.filter(|bytes| bytes.0 > 0 && !kept) {
             (self.spec.asleep, self.spec.sizes.asleep) = (asleep, Source::Measured);
         }
         let awake = self.spec.awake;

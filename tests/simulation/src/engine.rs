@@ -93,6 +93,8 @@ pub struct Engine {
     pub lie: Option<Lie>,
     /// Its process will not come up: it has no room on a GPU.
     starved: bool,
+    /// What it was told last changed what it holds.
+    pub(crate) moved: bool,
     /// It may hold more than control knows, through no fault of control.
     pub surprise: bool,
     /// Somebody else woke it, and control has not seen it yet.
@@ -152,6 +154,7 @@ impl Engine {
             slower: 0,
             lie: None,
             starved: false,
+            moved: false,
             surprise: true,
             strange: false,
             told_to_sleep: false,
@@ -321,6 +324,7 @@ impl World {
             known.cheats = Some(Lie::Refuses);
         }
         let refuses = refuses || !fits;
+        known.moved = moves;
         let cheats = known.cheats;
         if sleeps && !refuses {
             known.hold(self.now, known.real.during(command.order));
@@ -403,10 +407,11 @@ impl World {
     ) {
         let now = self.now;
         let (measured, keeps_host) = (self.plan.measured, self.plan.keeps_host);
+        let host_unknown = !self.can_know_host(engine);
         let known = &mut self.engines[engine];
         known.work(now);
         let stray = stray || (known.asleep && known.stray);
-        known.host_surprise |= stray;
+        known.host_surprise |= stray || host_unknown;
         if !known.asleep {
             // One that sleeps already sleeps no deeper.
             known.copy = tier;

@@ -99,7 +99,9 @@ impl World {
         }
         let known = &self.engines[engine];
         let all = |bytes: Bytes| Bytes(bytes.0 * known.spec.gpus.len() as u64);
-        let peak = after.map(|order| known.real.during(order));
+        // Of an action that had nothing to do there was no worst moment.
+        let peak = after.filter(|_| known.moved);
+        let peak = peak.map(|order| known.real.during(order));
         Memory {
             gpu: Some(all(each)),
             peak: peak.map(all),

@@ -102,24 +102,24 @@ pub struct Measured {
 impl Measured {
     /// An action has ended and was measured.
     fn learn(&mut self, declared: Bytes, order: Order, memory: Memory) {
-        let (Some(gpu), Some(peak)) = (memory.gpu, memory.peak) else {
+        let Some(gpu) = memory.gpu else {
             return;
         };
+        let above = |awake: Bytes| memory.peak.map(|peak| peak.less(awake));
         match order {
             Order::Start => {
                 self.is_awake(declared, gpu);
-                self.starting = self.starting.max(Some(peak.less(gpu)));
+                self.starting = self.starting.max(above(gpu));
             }
             Order::Wake(_) => {
                 self.is_awake(declared, gpu);
-                self.waking = self.waking.max(Some(peak.less(gpu)));
+                self.waking = self.waking.max(above(gpu));
             }
             Order::Sleep(_, tier) => {
-                let above = peak.less(self.awake.unwrap_or(declared));
                 self.asleep = Some(gpu);
-                self.sleeping = self.sleeping.max(Some(above));
+                self.sleeping = self.sleeping.max(above(self.awake.unwrap_or(declared)));
                 if tier == Tier::Ram {
-                    self.host = self.host.max(memory.host);
+                    self.host = self.host.max(memory.host.filter(|host| host.0 > 0));
                 }
             }
         }
@@ -147,6 +147,8 @@ impl Measured {
             (spec.asleep, sizes.asleep) = (asleep, Source::Measured);
         }
         sizes.waking = self.waking.map_or(sizes.waking, measured);
+        let starts = self.starting.filter(|above| *above > sizes.waking.bytes);
+        sizes.waking = starts.map_or(sizes.waking, measured);
         sizes.sleeping = self.sleeping.map_or(sizes.sleeping, measured);
         sizes.host = self.host.map_or(sizes.host, measured);
     }
@@ -255,6 +257,14 @@ impl World {
         let declared = Real::as_declared(&known.spec);
         let measured = measured.unwrap_or_default();
         measured.covers(&declared, &known.real, order)
+    }
+
+    /// Whether control can know what an engine's copy takes of host RAM.
+    pub(crate) fn can_know_host(&self, engine: usize) -> bool {
+        let latest = self.controls.last();
+        let measured = latest.and_then(|control| control.measured.get(&engine)?.host);
+        let known = &self.engines[engine];
+        measured.unwrap_or(known.spec.sizes.host.bytes) >= known.real.host
     }
 
     /// Whether an engine may hold more than control can know, since its sizes were declared wrongly and have changed or were never

@@ -9,7 +9,7 @@ impl World {
         let life = command.map(|command| command.life);
         let fits = self.takes_memory(life, engine, Order::Start);
         let known = &mut self.engines[engine];
-        known.starved = !fits;
+        (known.starved, known.moved) = (!fits, true);
         known.process = Process::Starting;
         known.started_at = now;
         known.asleep = false;
