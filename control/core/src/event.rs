@@ -83,6 +83,8 @@ pub struct ActionError {
     pub cause: String,
     /// State of the engine after the failure, observed.
     pub engine: EngineState,
+    /// It failed since a GPU had no room for it, as the engine says.
+    pub no_room: bool,
 }
 
 /// How one action ended. Durations were measured by the shell.

@@ -83,6 +83,7 @@ impl Core {
                     ActionError {
                         cause,
                         engine: EngineState::Silent,
+                        no_room: false,
                     },
                     effects,
                 );
@@ -158,6 +159,7 @@ impl Core {
                     ActionError {
                         cause,
                         engine: EngineState::Silent,
+                        no_room: false,
                     },
                     effects,
                 );
@@ -237,8 +239,9 @@ impl Core {
                     let error = ActionError {
                         cause: format!("it sleeps, but {left} were not freed"),
                         engine: EngineState::Awake,
+                        no_room: false,
                     };
-                    self.wake_failed(now, id, Failure::Start, error, effects);
+                    self.boot_sleep_failed(now, id, error, effects);
                     return;
                 }
                 state.measured_asleep(memory, false);
@@ -259,21 +262,34 @@ impl Core {
                     self.enter(now, id, Phase::Booting(Boot::Slept));
                 }
             }
-            Outcome::Failed(ActionError { cause, .. }) | Outcome::Unknown { cause } => {
-                // Nobody uses it yet: end it and start again after a pause.
-                state.resident = Resident::Awake;
-                self.wake_failed(
-                    now,
-                    id,
-                    Failure::Start,
-                    ActionError {
-                        cause,
-                        engine: EngineState::Silent,
-                    },
-                    effects,
-                );
+            Outcome::Failed(error) => self.boot_sleep_failed(now, id, error, effects),
+            Outcome::Unknown { cause } => {
+                let error = ActionError {
+                    cause,
+                    engine: EngineState::Silent,
+                    no_room: false,
+                };
+                self.boot_sleep_failed(now, id, error, effects);
             }
         }
+    }
+
+    /// Nobody uses it yet: end it and start again after a pause.
+    fn boot_sleep_failed(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        error: ActionError,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(state) = self.models.get_mut(id) {
+            state.resident = Resident::Awake;
+        }
+        let error = ActionError {
+            engine: EngineState::Silent,
+            ..error
+        };
+        self.wake_failed(now, id, Failure::Start, error, effects);
     }
 
     fn service_slept(
@@ -295,13 +311,17 @@ impl Core {
             Outcome::Failed(_) if sabotage!(TrustsTheReply, true, false) => {
                 self.says_it_sleeps(now, id, order, 1, Memory::default(), effects);
             }
-            Outcome::Failed(ActionError { cause, engine }) => match engine {
+            Outcome::Failed(ActionError {
+                cause,
+                engine,
+                no_room,
+            }) => match engine {
                 EngineState::Asleep | EngineState::Silent => {
                     self.may_sleep(now, id, order, cause, effects);
                 }
                 EngineState::Gone => self.engine_gone(now, id, &cause, effects),
                 EngineState::Broken => self.end_engine(now, id, &cause, effects),
-                EngineState::Awake => self.refused_to_sleep(now, id, &cause, effects),
+                EngineState::Awake => self.refused_to_sleep(now, id, &cause, no_room, effects),
             },
         }
     }
@@ -433,7 +453,7 @@ impl Core {
     ) -> Option<u64> {
         let inside = self.in_flight(id);
         let state = self.models.get_mut(id)?;
-        state.futile = None;
+        (state.futile, state.crowded) = (None, false);
         let made_room = match cause {
             Cause::Preempt(_) => state.making_room.take(),
             Cause::Idle | Cause::Overcommit | Cause::Operator | Cause::Disable | Cause::Remove => {
@@ -458,6 +478,7 @@ impl Core {
         now: Millis,
         id: &ModelId,
         why: &str,
+        no_room: bool,
         effects: &mut Vec<Effect>,
     ) {
         let cause = format!("could not be put to sleep, serving on: {why}");
@@ -465,7 +486,7 @@ impl Core {
         self.enter(now, id, Phase::Serving);
         if let Some(state) = self.models.get_mut(id) {
             state.spare_until = now + COOL_DOWN;
-            state.operator_sleeps = false;
+            (state.operator_sleeps, state.crowded) = (false, no_room);
             state.last_error = Some(cause.clone());
         }
         self.record(now, id, cause, effects);

@@ -70,6 +70,9 @@ pub(crate) struct ModelState {
     pub(crate) removing: bool,
     /// No room can be made in reasonable time; shown as `too_long`.
     pub(crate) stuck: bool,
+    /// What it did last failed since a GPU had no room for it: its figures say less than it takes. Where it goes to sleep next it ends,
+    /// and where it wakes next others go before.
+    pub(crate) crowded: bool,
     pub(crate) last_error: Option<String>,
     pub(crate) failures: u32,
     pub(crate) restarts: Vec<Millis>,
@@ -151,6 +154,7 @@ impl ModelState {
             disabled: false,
             removing: false,
             stuck: false,
+            crowded: false,
             last_error: None,
             failures: 0,
             restarts: Vec::new(),

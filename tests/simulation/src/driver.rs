@@ -393,10 +393,20 @@ pub(crate) fn unknown(cause: &str) -> Outcome {
     }
 }
 
+/// A definite failure for lack of room on a GPU.
+pub(crate) fn starved(engine: EngineState) -> Outcome {
+    Outcome::Failed(ActionError {
+        cause: "CUDA out of memory".to_owned(),
+        engine,
+        no_room: true,
+    })
+}
+
 /// A definite failure.
 pub(crate) fn failed(cause: &str, engine: EngineState) -> Outcome {
     Outcome::Failed(ActionError {
         cause: cause.to_owned(),
         engine,
+        no_room: false,
     })
 }

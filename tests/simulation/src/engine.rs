@@ -13,7 +13,7 @@ use greenthread_core::{
 
 use crate::{
     agenda::{Command, Item, Order},
-    driver::{LONGEST_END, failed, unknown},
+    driver::{LONGEST_END, failed, starved, unknown},
     fault::Fault,
     plan::ModelPlan,
     request::{Outcome, Stage},
@@ -91,7 +91,7 @@ pub struct Engine {
     pub slower: u64,
     /// How it cheats next.
     pub lie: Option<Lie>,
-    /// Its process will not come up: it has no room on a GPU.
+    /// What it does will come to nothing: a GPU has no room for it.
     starved: bool,
     /// What it was told last changed what it holds.
     pub(crate) moved: bool,
@@ -320,6 +320,7 @@ impl World {
         let moves = (sleeps || wakes) && !refuses;
         let fits = !moves || self.takes_memory(Some(command.life), engine, command.order);
         let known = &mut self.engines[engine];
+        known.starved = !fits;
         if !fits {
             known.cheats = Some(Lie::Refuses);
         }
@@ -359,7 +360,12 @@ impl World {
         let lie = self.engines[engine].cheats.take();
         match (lie, command.order) {
             (Some(Lie::Refuses), _) => {
-                let outcome = failed("it refuses", self.state(engine));
+                let state = self.state(engine);
+                let outcome = if self.engines[engine].starved {
+                    starved(state)
+                } else {
+                    failed("it refuses", state)
+                };
                 self.ends(command.life, engine, command.attempt, 1, outcome);
                 return self.next_command(engine);
             }

@@ -415,6 +415,10 @@ impl World {
                 if known.is_busy() {
                     return false;
                 }
+                if !self.has_room(engine) {
+                    return false;
+                }
+                let known = &mut self.engines[engine];
                 (known.surprise, known.strange) = (true, true);
                 self.fall_awake(engine);
             }
@@ -522,6 +526,7 @@ fn other_result(event: Event) -> Event {
         Outcome::Done { .. } => Outcome::Failed(ActionError {
             cause: "turned round".to_owned(),
             engine: EngineState::Awake,
+            no_room: false,
         }),
         Outcome::Failed(_) | Outcome::Unknown { .. } => Outcome::Done {
             took: 1,

@@ -9,7 +9,7 @@ use greenthread_core::{
     policy::Policy,
 };
 
-use crate::{fault::Fault, random::Random, sizes::Real};
+use crate::{fault::Fault, random::Random, sizes, sizes::Real};
 
 /// Bytes that models may use on every GPU.
 pub const CAPACITY: Bytes = Bytes::gib(40);
@@ -113,6 +113,9 @@ impl Plan {
         let lies = measured && others.chance(1, 3);
         for model in models.iter_mut().filter(|_| lies) {
             model.real = Real::other_than(&model.spec, &mut others);
+        }
+        if lies {
+            sizes::begin_with_room(&mut models, gpus);
         }
         let nodes = random.pick(&[0, 1, 1, gpus]);
         let host_of: Vec<usize> = (0..gpus).map(|gpu| gpu * nodes / gpus).collect();

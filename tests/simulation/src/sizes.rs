@@ -13,7 +13,7 @@ use greenthread_core::{
 use crate::{
     agenda::Order,
     engine::{Engine, Process},
-    plan::CAPACITY,
+    plan::{CAPACITY, ModelPlan},
     random::Random,
     world::World,
 };
@@ -85,6 +85,24 @@ impl Real {
             Order::Sleep(_, _) => self.sleeping,
         };
         self.awake + above
+    }
+}
+
+/// Nobody begins awake whom its GPUs have no room for.
+pub fn begin_with_room(models: &mut [ModelPlan], gpus: usize) {
+    let mut held = vec![Bytes(0); gpus];
+    for model in models {
+        let on = |gpu: &GpuId| held[gpu.0] + model.real.most() <= PHYSICAL;
+        model.begins_awake &= model.spec.gpus.iter().all(on);
+        for gpu in &model.spec.gpus {
+            let real = &model.real;
+            let holds = if model.begins_awake {
+                real.awake
+            } else {
+                real.asleep
+            };
+            held[gpu.0] = held[gpu.0] + holds;
+        }
     }
 }
 
@@ -289,6 +307,18 @@ impl World {
                 said.unwrap_or(known.spec.awake) < known.real.awake
             }
         }
+    }
+
+    /// Whether an engine could be awake beside the others, in real bytes.
+    pub(crate) fn has_room(&self, engine: usize) -> bool {
+        let known = &self.engines[engine];
+        !self.plan.lies
+            || known.spec.gpus.iter().all(|gpu| {
+                let there = (self.engines.iter().enumerate())
+                    .filter(|(at, other)| *at != engine && other.spec.gpus.contains(gpu));
+                let held: Bytes = there.map(|(_, other)| other.holds).sum();
+                held + known.real.most() <= PHYSICAL
+            })
     }
 
     /// An engine begins something for which it needs so much on each of its GPUs. Returns whether that is there; where it is not,

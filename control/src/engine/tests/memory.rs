@@ -166,7 +166,12 @@ async fn an_engine_with_requests_inside_is_not_stopped() {
     bench.engines.set(model).await;
     start(&mut bench).await;
     bench.engines.run(&id(), sleep(Tier::Stopped));
-    let Outcome::Failed(ActionError { cause, engine }) = bench.outcome().await else {
+    let Outcome::Failed(ActionError {
+        cause,
+        engine,
+        no_room: false,
+    }) = bench.outcome().await
+    else {
         panic!("it is stopped");
     };
     assert!(cause.contains("3 requests are in it"), "{cause}");

@@ -144,6 +144,7 @@ impl Worker {
             Err(cause) => Outcome::Failed(ActionError {
                 cause: self.end_half_started(cause).await,
                 engine: EngineState::Gone,
+                no_room: false,
             }),
         };
         self.lock().is_starting = false;
@@ -267,9 +268,13 @@ impl Worker {
 
     async fn wake(self: &Arc<Self>, began: Instant) -> Outcome {
         match self.woken(began).await {
-            Outcome::Failed(ActionError { cause, engine }) => {
+            Outcome::Failed(ActionError { cause, engine, .. }) => {
                 let cause = self.with_log(cause);
-                Outcome::Failed(ActionError { cause, engine })
+                Outcome::Failed(ActionError {
+                    cause,
+                    engine,
+                    no_room: false,
+                })
             }
             Outcome::Unknown { cause } => Outcome::Unknown {
                 cause: self.with_log(cause),
@@ -393,19 +398,26 @@ impl Worker {
         let cause = format!("{trouble}; the engine is {}", named(&engine));
         match (trouble, &engine) {
             // A dead or broken engine does nothing late.
-            (_, EngineState::Gone | EngineState::Broken) => {
-                Outcome::Failed(ActionError { cause, engine })
-            }
+            (_, EngineState::Gone | EngineState::Broken) => Outcome::Failed(ActionError {
+                cause,
+                engine,
+                no_room: false,
+            }),
             // It answers, and must not be used: that ends only with its process.
             (Trouble::Lost(_) | Trouble::NoReload(_), _) => Outcome::Failed(ActionError {
                 cause,
                 engine: EngineState::Broken,
+                no_room: false,
             }),
             (Trouble::Unknown(_), _) | (_, EngineState::Silent) => Outcome::Unknown { cause },
             (
                 Trouble::NotSent(_) | Trouble::Definite(_),
                 EngineState::Awake | EngineState::Asleep,
-            ) => Outcome::Failed(ActionError { cause, engine }),
+            ) => Outcome::Failed(ActionError {
+                cause,
+                engine,
+                no_room: false,
+            }),
         }
     }
 

@@ -30,7 +30,9 @@ impl World {
             return;
         }
         if known.lie.take() == Some(Lie::Refuses) || known.starved {
-            return self.process_ends(engine, generation);
+            self.process_ends(engine, generation);
+            self.engines[engine].starved = false;
+            return;
         }
         let known = &mut self.engines[engine];
         known.process = Process::Up;
@@ -99,7 +101,11 @@ impl World {
         }
         for command in commands {
             let after = self.random.below(50);
-            let outcome = failed(why, state);
+            let outcome = if self.engines[engine].starved {
+                starved(state)
+            } else {
+                failed(why, state)
+            };
             self.ends(command.life, engine, command.attempt, after, outcome);
         }
     }
