@@ -96,6 +96,8 @@ pub struct Control {
     pub roomy: BTreeSet<GpuId>,
     /// Engines that were told in this step to sleep into host RAM.
     pub filled: Vec<usize>,
+    /// Rows of which an outcome was told that ended nothing any more.
+    pub uncertain: BTreeSet<usize>,
     /// The look at each row that was asked for last.
     pub looks: BTreeMap<usize, Attempt>,
     /// What was measured of each row, as far as this life was told.
@@ -166,6 +168,7 @@ impl World {
             filled: Vec::new(),
             roomy: BTreeSet::new(),
             seen_asleep: None,
+            uncertain: BTreeSet::new(),
             looks: BTreeMap::new(),
             measured: self.persisted.measured.clone(),
             told: Vec::new(),

@@ -68,7 +68,8 @@ impl World {
     /// away.
     fn is_hopeless(&self, engine: usize) -> bool {
         let known = &self.engines[engine];
-        known.asleep && (!known.present || self.never_fits(engine) || !self.really_fits(engine))
+        known.asleep
+            && (!known.present || self.never_fits(engine) || !self.really_fits(engine, Bytes(0)))
     }
 
     /// Open requests, without those that are frozen where nobody will wake them.
@@ -168,7 +169,7 @@ impl World {
         let Some(engine) = (0..self.engines.len()).find(owns) else {
             return false;
         };
-        if !self.really_fits(engine) {
+        if !self.really_fits(engine, Bytes(0)) {
             return false;
         }
         let id = &self.engines[engine].spec.id;

@@ -318,7 +318,7 @@ impl World {
             self.grows(engine, 8);
         }
         let moves = (sleeps || wakes) && !refuses;
-        let fits = !moves || self.takes_memory(Some(command.life), engine, command.order);
+        let fits = !moves || self.takes_memory(engine, command.order);
         let known = &mut self.engines[engine];
         known.starved = !fits;
         if !fits {

@@ -91,17 +91,17 @@ impl Real {
 /// Nobody begins awake whom its GPUs have no room for.
 pub fn begin_with_room(models: &mut [ModelPlan], gpus: usize) {
     let mut held = vec![Bytes(0); gpus];
-    for model in models {
-        let on = |gpu: &GpuId| held[gpu.0] + model.real.most() <= PHYSICAL;
-        model.begins_awake &= model.spec.gpus.iter().all(on);
+    for model in models.iter() {
         for gpu in &model.spec.gpus {
-            let real = &model.real;
-            let holds = if model.begins_awake {
-                real.awake
-            } else {
-                real.asleep
-            };
-            held[gpu.0] = held[gpu.0] + holds;
+            held[gpu.0] = held[gpu.0] + model.real.asleep;
+        }
+    }
+    for model in models {
+        let more = model.real.most().less(model.real.asleep);
+        let on = |gpu: &GpuId| held[gpu.0] + more <= PHYSICAL;
+        model.begins_awake &= model.spec.gpus.iter().all(on);
+        for gpu in model.spec.gpus.iter().filter(|_| model.begins_awake) {
+            held[gpu.0] = held[gpu.0] + more;
         }
     }
 }
@@ -230,14 +230,17 @@ impl World {
         };
         let declared = self.engines[*row].spec.awake;
         let control = &mut self.controls[life];
-        let Some((order, known)) = control.under_way.get(row).copied() else {
+        let running = control.under_way.get(row).copied();
+        let running = running.filter(|(_, known)| *known == attempt);
+        control.uncertain.remove(row);
+        let Some((order, _)) = running else {
+            // It was told that the engine is gone, and what it makes of this is its own affair.
+            control.uncertain.insert(*row);
             return;
         };
-        if known == attempt {
-            let memory = self.engines[*row].of_each(*memory);
-            let measured = control.measured.entry(*row).or_default();
-            measured.learn(declared, order, memory);
-        }
+        let memory = self.engines[*row].of_each(*memory);
+        let measured = control.measured.entry(*row).or_default();
+        measured.learn(declared, order, memory);
     }
 
     /// Control is told what an engine in service holds.
@@ -258,7 +261,7 @@ impl World {
         let known = &self.engines[row];
         let (declared, memory) = (known.spec.awake, known.of_each(seen.memory));
         let asked = self.controls[life].looks.get(&row) == Some(&attempt);
-        if let Some(awake) = memory.gpu
+        if let Some(awake) = memory.gpu.filter(|held| held.0 > 0)
             && steady
             && asked
             && seen.state == EngineState::Awake
@@ -316,48 +319,24 @@ impl World {
             || known.spec.gpus.iter().all(|gpu| {
                 let there = (self.engines.iter().enumerate())
                     .filter(|(at, other)| *at != engine && other.spec.gpus.contains(gpu));
-                let held: Bytes = there.map(|(_, other)| other.holds).sum();
+                let held: Bytes = there
+                    .map(|(_, other)| other.holds.max(other.real.asleep))
+                    .sum();
                 held + known.real.most() <= PHYSICAL
             })
     }
 
-    /// An engine begins something for which it needs so much on each of its GPUs. Returns whether that is there; where it is not,
-    /// nobody could know so.
-    pub(crate) fn takes_memory(
-        &mut self,
-        life: Option<usize>,
-        engine: usize,
-        order: Order,
-    ) -> bool {
-        if !self.plan.lies {
-            return true;
-        }
-        let need = self.engines[engine].real.during(order);
-        let (mut fits, mut beyond) = (true, None);
-        for gpu in self.engines[engine].spec.gpus.clone() {
-            let there = |other: &usize| self.engines[*other].spec.gpus.contains(&gpu);
-            let others = (0..self.engines.len()).filter(|other| *other != engine && there(other));
-            let held: Bytes = others.clone().map(|at| self.engines[at].holds).sum();
-            fits &= held + need <= PHYSICAL;
-            let latest = self.controls.len() - 1;
-            let explained = life != Some(latest)
-                || matches!(order, Order::Sleep(_, _))
-                || !self.can_know(latest, engine, order)
-                || self.engines[engine].surprise
-                || others
-                    .clone()
-                    .any(|other| self.engines[other].surprise || self.is_unmeasured(latest, other));
-            if held + need > CAPACITY && !explained {
-                beyond = Some((gpu, held));
-            }
-        }
+    /// An engine begins something. Returns whether its GPUs have what it needs for that.
+    pub(crate) fn takes_memory(&mut self, engine: usize, order: Order) -> bool {
+        let known = &self.engines[engine];
+        let need = known.real.during(order);
+        let fits = !self.plan.lies
+            || known.spec.gpus.iter().all(|gpu| {
+                let there = (self.engines.iter().enumerate())
+                    .filter(|(at, other)| *at != engine && other.spec.gpus.contains(gpu));
+                there.map(|(_, other)| other.holds).sum::<Bytes>() + need <= PHYSICAL
+            });
         self.totals.unknown_sizes += u64::from(!fits);
-        self.check(beyond.is_none(), |world| {
-            format!(
-                "S4: {} takes {need} for {order:?} where others hold {beyond:?}, and all of that was measured",
-                world.engines[engine].spec.id.0
-            )
-        });
         fits
     }
 
@@ -399,6 +378,9 @@ impl World {
             let Some(spec) = self.controls[life].core.spec(&id).cloned() else {
                 continue;
             };
+            if self.controls[life].uncertain.contains(&row) {
+                continue;
+            }
             let measured = self.controls[life].measured.get(&row);
             let measured = measured.copied().unwrap_or_default();
             let sizes = spec.sizes;
@@ -434,8 +416,9 @@ impl World {
             return;
         }
         let more = Bytes::gib(self.random.within(1, 3));
+        let fits = self.really_fits(engine, more);
         let known = &mut self.engines[engine];
-        if known.real.most() + more <= Bytes::gib(38) {
+        if fits {
             known.real.awake = known.real.awake + more;
             self.totals.grown += 1;
             self.note(|world| {
@@ -476,8 +459,8 @@ impl World {
         }
     }
 
-    /// Whether a model fits beside what the others can never give up, in real bytes: then it must be served.
-    pub(crate) fn really_fits(&self, engine: usize) -> bool {
+    /// Whether a model that takes so much more fits beside what the others can never give up, in real bytes: then it must be served.
+    pub(crate) fn really_fits(&self, engine: usize, more: Bytes) -> bool {
         let known = &self.engines[engine];
         let kept = |other: &Engine| match other.spec.pinned {
             true => other.real.most(),
@@ -488,7 +471,7 @@ impl World {
                 let there = (self.engines.iter().enumerate())
                     .filter(|(at, other)| *at != engine && other.spec.gpus.contains(gpu));
                 let kept: Bytes = there.map(|(_, other)| kept(other)).sum();
-                kept + known.real.most() <= CAPACITY
+                kept + known.real.most() + more <= CAPACITY
             })
     }
 }

@@ -6,8 +6,7 @@ impl World {
     pub(crate) fn start_process(&mut self, engine: usize, command: Option<Command>) {
         let now = self.now;
         self.grows(engine, 6);
-        let life = command.map(|command| command.life);
-        let fits = self.takes_memory(life, engine, Order::Start);
+        let fits = self.takes_memory(engine, Order::Start);
         let known = &mut self.engines[engine];
         (known.starved, known.moved) = (!fits, true);
         known.process = Process::Starting;
