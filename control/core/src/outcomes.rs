@@ -59,8 +59,10 @@ impl Core {
                 state.measured_awake(memory);
                 // A start that takes little says nothing of wakes; what it takes more is reserved for both.
                 let above = memory.peak.unwrap_or_default().less(state.spec.awake);
-                if above > state.spec.sizes.waking.bytes {
-                    raise(&mut state.spec.sizes.waking, memory.peak, state.spec.awake);
+                state.starting = state.starting.max(above);
+                let waking = &mut state.spec.sizes.waking;
+                if above > waking.bytes {
+                    raise(waking, memory.peak, state.spec.awake);
                 }
                 if booting {
                     self.enter(now, id, Phase::Booting(Boot::Started));
@@ -129,7 +131,9 @@ impl Core {
                 learned.push(Millis(took));
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
-                raise(&mut state.spec.sizes.waking, memory.peak, state.spec.awake);
+                let waking = &mut state.spec.sizes.waking;
+                raise(waking, memory.peak, state.spec.awake);
+                waking.bytes = waking.bytes.max(state.starting);
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);

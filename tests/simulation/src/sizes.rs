@@ -62,13 +62,23 @@ impl Real {
             if random.chance(1, 2) { declared } else { other }
         };
         let awake = or(declared.awake, &[5, 9, 14, 20, 26, 32, 37]);
-        Self {
+        let real = Self {
             awake,
             asleep: or(declared.asleep, &[0, 1, 2, 4]).min(awake),
             starting: or(declared.starting, &[0, 0, 1, 3]),
             waking: or(declared.waking, &[0, 1, 3]),
             sleeping: or(declared.sleeping, &[0, 1, 3]),
             host: or(declared.host, &[2, 8, 20]),
+        };
+        // What nobody may end, and could wake but never sleep again, would be stuck for ever.
+        let most = real.starting.min(real.waking);
+        Self {
+            sleeping: if spec.caps.restartable {
+                real.sleeping
+            } else {
+                real.sleeping.min(most)
+            },
+            ..real
         }
     }
 
