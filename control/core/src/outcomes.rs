@@ -9,7 +9,7 @@ use crate::{
     model::{Size, SleepMode, Source},
     phase::{Boot, Cause, Failure, Phase, Tier},
     schedule::counted,
-    state::{ModelState, Resident},
+    state::{ModelState, Resident, Unsettled},
 };
 
 /// Pause before a sleep of unknown outcome is repeated.
@@ -487,8 +487,15 @@ impl Core {
     ) {
         let cause = format!("could not be put to sleep, serving on: {why}");
         self.made_no_room(now, id, &cause);
+        let host = self.models.get(id).map(ModelState::host_reserved);
         self.enter(now, id, Phase::Serving);
         if let Some(state) = self.models.get_mut(id) {
+            // A sleep of unknown end before this one may have left its copy there; the next look tells.
+            state.unsettled = Some(Unsettled {
+                above: Bytes(0),
+                host: host.unwrap_or_default(),
+                since: now,
+            });
             state.spare_until = now + COOL_DOWN;
             (state.operator_sleeps, state.crowded) = (false, no_room);
             state.last_error = Some(cause.clone());
