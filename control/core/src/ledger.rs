@@ -10,6 +10,7 @@ use crate::{
     event::{EngineState, Memory, Observation},
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::LONGEST_WAKE,
+    model::Source,
     models::Slot,
     outcomes::allowed_after_sleep,
     phase::{Boot, Phase},
@@ -165,8 +166,12 @@ impl Core {
             let peak = sizes.waking.bytes.max(sizes.sleeping.bytes).max(sleeping.unwrap_or_default());
             let takes = state.spec.awake + peak;
             (takes > most).then(|| {
+                let source = match state.spec.sizes.awake {
+                    Source::Measured => "measured",
+                    Source::Declared | Source::Default => "as declared",
+                };
                 format!(
-                    "it needs {takes} on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned and sleeping models keep)",
+                    "it needs {takes} ({source}) on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned and sleeping models keep)",
                     gpu.0,
                     self.capacity(*gpu)
                 )

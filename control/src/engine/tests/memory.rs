@@ -60,7 +60,7 @@ async fn the_worst_moment_of_a_sleep_and_of_a_wake_is_seen() {
         (woken.gpu, woken.peak),
         (Some(Bytes::gib(16)), Some(Bytes::gib(20)))
     );
-    bench.engines.save_footprint(&id()).expect("write");
+    bench.engines.save_footprint(&id(), None).expect("write");
     let spec = bench.again().engines.set(model).await;
     for size in [spec.sizes.waking, spec.sizes.sleeping] {
         assert_eq!((size.bytes, size.source), (Bytes::gib(4), Source::Measured));
@@ -88,7 +88,7 @@ async fn the_size_of_a_sleeping_copy_is_measured_by_its_processes() {
     // As vLLM does, it keeps the memory for its next sleep: held awake, and no second time.
     near(memory(&mut bench, Action::Wake(ATTEMPT, Tier::Ram)).await);
     near(memory(&mut bench, sleep(Tier::Ram)).await);
-    bench.engines.save_footprint(&id()).expect("write");
+    bench.engines.save_footprint(&id(), None).expect("write");
 
     let mut again = bench.again();
     let spec = again.engines.set(model).await;
@@ -123,7 +123,7 @@ async fn the_next_life_of_control_knows_how_deep_its_engines_sleep() {
     again.engines.set(model).await;
     memory(&mut again, Action::Wake(ATTEMPT, Tier::Ram)).await;
     assert_eq!(fs::read_to_string(&weights).expect("a word"), "there");
-    again.engines.save_footprint(&id()).expect("write");
+    again.engines.save_footprint(&id(), None).expect("write");
     let footprints = fs::read_to_string(bench.state.join("footprints.json")).expect("read");
     assert!(footprints.contains("\"reload_ms\": "), "{footprints}");
 }

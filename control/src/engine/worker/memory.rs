@@ -24,6 +24,12 @@ impl Worker {
         Some(known.model.spec.gpus.iter().map(|_| largest).sum())
     }
 
+    /// What it was seen to hold in service replaces what was measured when it woke.
+    pub(in crate::engine) fn holds_awake(&self, seen: Option<Bytes>) {
+        let kept = &mut self.lock().footprint;
+        kept.awake = seen.map(|bytes| bytes.0).or(kept.awake);
+    }
+
     /// Host RAM of the engine's processes, whatever it is for.
     fn host(&self, known: &Known) -> Option<u64> {
         let group = known.running.as_ref().map(|running| running.pid);

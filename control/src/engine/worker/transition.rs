@@ -141,11 +141,7 @@ impl Worker {
                 self.lock().footprint.start_ms = Some(took);
                 self.awake(took)
             }
-            Err(cause) => Outcome::Failed(ActionError {
-                cause: self.end_half_started(cause).await,
-                engine: EngineState::Gone,
-                no_room: false,
-            }),
+            Err(cause) => failure(self.end_half_started(cause).await, EngineState::Gone),
         };
         self.lock().is_starting = false;
         outcome
@@ -270,11 +266,7 @@ impl Worker {
         match self.woken(began).await {
             Outcome::Failed(ActionError { cause, engine, .. }) => {
                 let cause = self.with_log(cause);
-                Outcome::Failed(ActionError {
-                    cause,
-                    engine,
-                    no_room: false,
-                })
+                failure(cause, engine)
             }
             Outcome::Unknown { cause } => Outcome::Unknown {
                 cause: self.with_log(cause),
@@ -398,26 +390,18 @@ impl Worker {
         let cause = format!("{trouble}; the engine is {}", named(&engine));
         match (trouble, &engine) {
             // A dead or broken engine does nothing late.
-            (_, EngineState::Gone | EngineState::Broken) => Outcome::Failed(ActionError {
-                cause,
-                engine,
-                no_room: false,
-            }),
+            (_, EngineState::Gone | EngineState::Broken) => failure(cause, engine),
             // It answers, and must not be used: that ends only with its process.
-            (Trouble::Lost(_) | Trouble::NoReload(_), _) => Outcome::Failed(ActionError {
-                cause,
-                engine: EngineState::Broken,
-                no_room: false,
-            }),
+            (Trouble::Lost(_) | Trouble::NoReload(_), _) => failure(cause, EngineState::Broken),
+            // It has answered why it did not.
+            (Trouble::Unknown(why), EngineState::Awake) if says_no_room(&why) => {
+                failure(cause, engine)
+            }
             (Trouble::Unknown(_), _) | (_, EngineState::Silent) => Outcome::Unknown { cause },
             (
                 Trouble::NotSent(_) | Trouble::Definite(_),
                 EngineState::Awake | EngineState::Asleep,
-            ) => Outcome::Failed(ActionError {
-                cause,
-                engine,
-                no_room: false,
-            }),
+            ) => failure(cause, engine),
         }
     }
 
@@ -445,6 +429,28 @@ impl Worker {
         self.get_to_know(&EngineState::Awake);
         Outcome::Done { took, memory }
     }
+}
+
+/// A definite failure.
+fn failure(cause: String, engine: EngineState) -> Outcome {
+    let no_room = says_no_room(&cause);
+    Outcome::Failed(ActionError {
+        cause,
+        engine,
+        no_room,
+    })
+}
+
+/// Whether an engine's words mean that a GPU had no room for it (PyTorch's, and those of vLLM as it starts).
+fn says_no_room(words: &str) -> bool {
+    let words = words.to_lowercase();
+    [
+        "out of memory",
+        "less than desired gpu memory utilization",
+        "no available memory for the cache blocks",
+    ]
+    .iter()
+    .any(|known| words.contains(known))
 }
 
 fn unsent(why: &str) -> Outcome {
