@@ -69,6 +69,27 @@ async fn the_worst_moment_of_a_sleep_and_of_a_wake_is_seen() {
 }
 
 #[tokio::test]
+async fn a_residual_that_nobody_measured_is_what_stays_and_an_idle_action_has_no_peak() {
+    let mut bench = Bench::simulated("residual");
+    let mut model = with(&bench, &[("PEAK", "20")]);
+    model.spec.asleep = Bytes(0);
+    bench.engines.set(model.clone()).await;
+    start(&mut bench).await;
+    let slept = memory(&mut bench, sleep(Tier::Ram)).await;
+    assert_eq!(slept.gpu, Some(Bytes::gib(1)));
+    // It sleeps already: what it holds meanwhile is no peak of a sleep.
+    let again = memory(&mut bench, sleep(Tier::Ram)).await;
+    assert_eq!((again.gpu, again.peak), (Some(Bytes::gib(1)), None));
+    // What the core has seen in service is kept beside it.
+    let seen = Some(Bytes::gib(18));
+    bench.engines.save_footprint(&id(), seen).expect("write");
+    let spec = bench.again().engines.set(model).await;
+    assert_eq!((spec.awake, spec.asleep), (Bytes::gib(18), Bytes::gib(1)));
+    let sizes = spec.sizes;
+    assert_eq!([sizes.awake, sizes.asleep], [Source::Measured; 2]);
+}
+
+#[tokio::test]
 async fn the_size_of_a_sleeping_copy_is_measured_by_its_processes() {
     let mut bench = Bench::new("copy");
     let model = with(&bench, &[("COPY", "64")]);

@@ -466,3 +466,22 @@ pub(super) fn total(per_gpu: Bytes, spec: &ModelSpec) -> Bytes {
 pub(super) fn elapsed(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_says_when_a_gpu_had_no_room() {
+        for words in [
+            "it answered 500: CUDA out of memory. Tried to allocate 2.00 GiB",
+            "ValueError: Free memory on device (3.1/44.5 GiB) on startup is less than desired GPU memory utilization (0.4, 17.8 GiB).",
+            "ValueError: No available memory for the cache blocks.",
+        ] {
+            let outcome = failure(words.to_owned(), EngineState::Awake);
+            let says = matches!(outcome, Outcome::Failed(ActionError { no_room: true, .. }));
+            assert!(says, "{words}");
+        }
+        assert!(!says_no_room("it answered 500: bad weights"));
+    }
+}
