@@ -550,6 +550,7 @@ impl ModelState {
     /// Measured: it takes this while it is awake. A peak that was measured above what was only declared stays where it was.
     fn takes_awake(&mut self, awake: Bytes) {
         let declared = self.spec.sizes.awake != Source::Measured;
+        let awake = sabotage!(NothingLearned, self.spec.awake, awake);
         let before = std::mem::replace(&mut self.spec.awake, awake);
         let sizes = &mut self.spec.sizes;
         sizes.awake = Source::Measured;

@@ -72,13 +72,15 @@ mod chosen {
         StopsTooEarly,
         /// What a wake of unknown end may hold is free at the next look.
         LostWakeForgotten,
+        /// What was measured is not believed.
+        NothingLearned,
         /// The end of a former life counts as the end of the one that runs.
         OldEndCounts,
     }
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 33] = [
+        pub const ALL: [Self; 34] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
@@ -111,6 +113,7 @@ mod chosen {
             Self::StoppedGpuMoves,
             Self::StopsTooEarly,
             Self::LostWakeForgotten,
+            Self::NothingLearned,
             Self::OldEndCounts,
         ];
     }
