@@ -12,9 +12,9 @@ use crate::{
     looks::LONGEST_WAKE,
     model::Source,
     models::Slot,
-    outcomes::allowed_after_sleep,
     phase::{Boot, Phase},
     policy::{Need, Resident as Candidate},
+    sizes::allowed_after_sleep,
     state::{ModelState, Resident, Unsettled},
 };
 

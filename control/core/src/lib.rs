@@ -34,6 +34,7 @@ pub mod policy;
 mod publish;
 mod schedule;
 mod settle;
+mod sizes;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -318,10 +318,7 @@ impl World {
         if !self.controls[life].deposed && !self.may_lead(life) {
             self.depose(life);
         }
-        let event = match event {
-            Event::ModelSet(spec) => Event::ModelSet(Box::new(self.with_measured(life, *spec))),
-            event => event,
-        };
+        let event = self.with_measured(life, event);
         self.note(|_| format!("control {life} < {event:?}"));
         self.before_step(life, &event);
         let control = &mut self.controls[life];

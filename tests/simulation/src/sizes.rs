@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use greenthread_core::{
-    event::{EngineState, Memory, Observation, Outcome},
+    event::{EngineState, Event, Memory, Observation, Outcome},
     ids::{Attempt, Bytes, GpuId, ModelId},
     model::{ModelSpec, Size, SleepMode, Source},
     phase::Tier,
@@ -199,13 +199,16 @@ impl Measured {
 pub type AllMeasured = BTreeMap<usize, Measured>;
 
 impl World {
-    /// A model's spec as control hands it to its core: with what was measured before.
-    pub(crate) fn with_measured(&self, life: usize, mut spec: ModelSpec) -> ModelSpec {
+    /// A model's spec as control hands it to its core: with what was measured before. Any other event as it is.
+    pub(crate) fn with_measured(&self, life: usize, event: Event) -> Event {
+        let Event::ModelSet(mut spec) = event else {
+            return event;
+        };
         let row = self.rows.get(&spec.id);
         let measured = row.and_then(|row| self.controls[life].measured.get(row));
         spec.conditioned |= self.persisted.conditioned.contains(&spec.id);
         measured.copied().unwrap_or_default().apply(&mut spec);
-        spec
+        Event::ModelSet(spec)
     }
 
     /// What was measured of a model is kept for the next life.
