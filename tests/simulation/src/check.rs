@@ -417,7 +417,7 @@ impl World {
     }
 
     /// Whether an engine may come to hold more than control knows, without a word to it.
-    fn is_excused(&self, life: usize, engine: usize) -> bool {
+    pub(crate) fn is_excused(&self, life: usize, engine: usize) -> bool {
         let known = &self.engines[engine];
         // It still does what another life told it.
         let foreign = known.is_foreign(life);

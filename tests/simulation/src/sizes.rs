@@ -364,7 +364,7 @@ impl World {
                 || on_gpu.iter().any(|other| {
                     let known = &self.engines[*other];
                     known.surprise
-                        || self.is_unmeasured(life, *other)
+                        || self.is_excused(life, *other)
                         || known.runs() && !self.can_know(life, *other, sleep)
                 });
             let on_gpu: Vec<&Engine> = on_gpu.iter().map(|at| &self.engines[*at]).collect();
