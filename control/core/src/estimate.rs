@@ -14,6 +14,8 @@ use crate::{
 const ESTIMATED_FOR: Millis = Millis(1_000);
 /// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
+/// A message's way to a gate and the answer's way back.
+const WAY: Millis = Millis(50);
 
 /// The way of a model from the first wish until it serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,31 +28,40 @@ pub(crate) struct Wait {
 }
 
 impl Core {
-    /// Estimated wait of a request that arrives as the model enters `phase`.
-    pub(crate) fn estimate(&self, now: Millis, id: &ModelId, phase: &Phase) -> Millis {
+    /// Estimated wait of a request that arrives now.
+    pub(crate) fn estimate(&self, now: Millis, id: &ModelId) -> Millis {
         let Some(state) = self.models.get(id) else {
             return Millis(0);
         };
         let learned = &state.learned;
         let round_trip = learned.sleep.promised() + learned.wake.promised();
-        match phase {
+        match &state.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Waiting | Boot::Starting(_)) => {
                 learned.start.promised() + round_trip
             }
             Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Slept | Boot::Waking(_)) => {
                 round_trip
             }
-            Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes(),
+            Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes() + WAY,
             Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
             Phase::Asleep | Phase::Queued => self.in_line(now, state),
-            Phase::Sleeping { .. } => learned.sleep.promised() + self.in_line(now, state),
-            // It comes back after those for whom it goes.
-            Phase::Draining { .. } => {
-                let drain = self.drain_takes(state, self.gates.in_flight(state.slot) > 0);
-                drain + learned.sleep.promised() + self.in_line(now, state)
-            }
+            // Who still leaves comes back after those for whom it goes.
+            Phase::Sleeping { .. } | Phase::Draining { .. } => self.in_line(now, state),
             Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
             Phase::Serving | Phase::Removed { .. } => Millis(0),
+        }
+    }
+
+    /// The first estimates of a phase: of the wait, and of the drain where it drains.
+    pub(crate) fn make_estimate(&mut self, now: Millis, id: &ModelId) {
+        let estimate = self.estimate(now, id);
+        let drain = self.models.get(id).map(|state| {
+            let busy = self.gates.in_flight(state.slot) > 0;
+            self.drain_takes(state, busy)
+        });
+        if let Some(state) = self.models.get_mut(id) {
+            (state.estimate, state.estimated_at) = (estimate, now);
+            state.drain_takes = drain.unwrap_or_default();
         }
     }
 
@@ -62,7 +73,7 @@ impl Core {
         if now < state.estimated_at + ESTIMATED_FOR {
             return;
         }
-        let new = self.estimate(now, id, &state.phase);
+        let new = self.estimate(now, id);
         let old = state.estimate;
         let change = new.since(old) + old.since(new);
         let notable = change.0 > 500 && change.0 > old.0 / 4;
@@ -74,89 +85,21 @@ impl Core {
         }
     }
 
-    /// What is under way on its GPUs, then everybody who waits before it, then room for itself, then its wake.
+    /// Everybody who waits before it, then room for itself, then its wake.
     fn in_line(&self, now: Millis, state: &ModelState) -> Millis {
-        let id = &state.spec.id;
-        let neighbours: Vec<&ModelState> = self.neighbours(id).collect();
-        let moving = neighbours.iter().map(|other| remaining(other, now));
-        let mut wait = moving.max().unwrap_or_default();
-        let since = waits_since(state, now);
+        let place = |state: &ModelState| (!state.is_urgent(now), state.waits_since(now));
+        let own = (place(state), &state.spec.id);
         let before = |other: &&ModelState| {
             let queued = matches!(
                 other.phase,
                 Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
             );
-            queued && (waits_since(other, now), &other.spec.id) < (since, id)
+            queued && (place(other), &other.spec.id) < own && !self.is_stopped(&other.spec.id)
         };
-        let ahead: Vec<&ModelState> = neighbours.iter().copied().filter(before).collect();
-        for other in &ahead {
-            wait = wait + other.learned.sleep.promised() + other.wake_takes();
-        }
-        let turns = ahead.len();
-        let serving = neighbours
-            .iter()
-            .filter(|other| matches!(other.phase, Phase::Serving));
-        // Who goes for those at the end of a long queue has only just been woken for those at its front, and may be busy.
-        let cycles = turns / serving.count().max(1);
-        let stays = |other: &&ModelState| other.spec.min_runtime + self.drain_takes(other, true);
-        for stay in ahead.iter().map(stays).take(cycles) {
-            wait = wait + stay;
-        }
-        // Whoever is first waits for somebody to go; from then on one after the other goes and comes.
-        let first = ahead
-            .into_iter()
-            .min_by_key(|other| waits_since(other, now));
-        let sleep = if turns > 0 {
-            state.learned.sleep.promised()
-        } else {
-            Millis(0)
-        };
-        wait + self.room_takes(now, first.unwrap_or(state)) + sleep + state.wake_takes()
-    }
-
-    /// How long it takes until there is room for a model at the head of its queue.
-    fn room_takes(&self, now: Millis, state: &ModelState) -> Millis {
-        let id = &state.spec.id;
-        let needs = self.needs(now, id);
-        if needs.iter().all(|need| need.needs <= need.free) {
-            return Millis(0);
-        }
-        let missing: Vec<_> = needs
-            .iter()
-            .filter(|need| need.missing > Bytes(0))
-            .map(|need| (need.gpu, need.missing))
-            .collect();
-        if missing.is_empty() {
-            let leaving = self.neighbours(id).filter(|other| other.leaves_soon(now));
-            return leaving
-                .map(|other| self.leaving_takes(now, other))
-                .max()
-                .unwrap_or_default();
-        }
-        let need = Need {
-            missing,
-            busy_from: waits_since(state, now) + state.spec.max_wait,
-            urgent: false,
-        };
-        let candidates = self.candidates(now, &need);
-        let (from, victims) = match policy::choose(self.fleet.policy, &need, &candidates, now) {
-            Choice::Victims(victims) => (now, victims),
-            Choice::Wait(None) => return NO_IDEA,
-            Choice::Wait(Some(at)) => {
-                match policy::choose(self.fleet.policy, &need, &candidates, at) {
-                    Choice::Victims(victims) => (at, victims),
-                    Choice::Wait(_) => (at, Vec::new()),
-                }
-            }
-        };
-        let victims = victims.iter().filter_map(|id| self.models.get(id));
-        let leave = |victim: &ModelState| {
-            let busy = self.gates.in_flight(victim.slot) > 0;
-            self.drain_takes(victim, busy) + victim.learned.sleep.promised()
-        };
-        let leaving = victims.map(leave).fold(Millis(0), |sum, takes| sum + takes);
-        // Soon after a start of control nobody may be put to sleep yet.
-        from.max(self.sleeps_from()).since(now) + leaving
+        let mut ahead: Vec<&ModelState> = self.neighbours(&state.spec.id).filter(before).collect();
+        ahead.sort_by_key(|other| (place(other), &other.spec.id));
+        let awake = self.awake_at(now, state, &ahead);
+        awake.map_or(NO_IDEA, |at| at.since(now) + WAY)
     }
 
     /// How long a drain takes from now on.
@@ -165,8 +108,8 @@ impl Core {
         let bound = self.fleet.times.forward_bound;
         // A heartbeat's way there and back; and what may still be on its way to an engine that would lose it.
         let least = match (caps.lossless, caps.counts) {
-            (true, _) => Millis(50),
-            (false, true) => bound + Millis(50),
+            (true, _) => WAY,
+            (false, true) => bound + WAY,
             (false, false) => timeout.max(bound),
         };
         if busy {
@@ -177,11 +120,18 @@ impl Core {
     }
 
     /// What is left until a model that leaves has left.
-    fn leaving_takes(&self, now: Millis, state: &ModelState) -> Millis {
+    pub(crate) fn leaving_takes(&self, now: Millis, state: &ModelState) -> Millis {
         match state.phase {
             Phase::Draining { deadline, .. } => {
                 let drain = self.drain_takes(state, self.gates.in_flight(state.slot) > 0);
-                drain.min(deadline.since(now)) + state.learned.sleep.promised()
+                let left = drain.since(now.since(state.since));
+                // One that has lasted longer than most lasts until its end.
+                let left = if left > Millis(0) {
+                    left
+                } else {
+                    deadline.since(now)
+                };
+                left + state.learned.sleep.promised()
             }
             Phase::Booting(_)
             | Phase::Asleep
@@ -190,7 +140,7 @@ impl Core {
             | Phase::Serving
             | Phase::Sleeping { .. }
             | Phase::Failed { .. }
-            | Phase::Removed { .. } => remaining(state, now),
+            | Phase::Removed { .. } => state.remaining(now),
         }
     }
 
@@ -261,40 +211,41 @@ impl Core {
     }
 }
 
-fn waits_since(state: &ModelState, now: Millis) -> Millis {
-    match state.phase {
-        Phase::Queued | Phase::Booting(_) => state.waiting_since(),
-        Phase::Asleep
-        | Phase::Waking { .. }
-        | Phase::Serving
-        | Phase::Draining { .. }
-        | Phase::Sleeping { .. }
-        | Phase::Failed { .. }
-        | Phase::Removed { .. } => now,
-    }
-}
-
-/// What is left of the action that is under way on a model, by what was learned.
-fn remaining(state: &ModelState, now: Millis) -> Millis {
-    let takes = match &state.phase {
-        Phase::Waking { .. } | Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) => {
-            state.wake_takes()
-        }
-        Phase::Sleeping { .. } | Phase::Booting(Boot::Sleeping(_)) => {
-            state.learned.sleep.promised()
-        }
-        Phase::Booting(_)
-        | Phase::Asleep
-        | Phase::Queued
-        | Phase::Serving
-        | Phase::Draining { .. }
-        | Phase::Failed { .. }
-        | Phase::Removed { .. } => return Millis(0),
-    };
-    takes.since(now.since(state.since))
-}
-
 impl ModelState {
+    /// Since when it waits, or that it would begin now.
+    pub(crate) fn waits_since(&self, now: Millis) -> Millis {
+        match self.phase {
+            Phase::Queued | Phase::Booting(_) => self.waiting_since(),
+            Phase::Asleep
+            | Phase::Waking { .. }
+            | Phase::Serving
+            | Phase::Draining { .. }
+            | Phase::Sleeping { .. }
+            | Phase::Failed { .. }
+            | Phase::Removed { .. } => now,
+        }
+    }
+
+    /// What is left of the action that is under way on it, by what was learned.
+    pub(crate) fn remaining(&self, now: Millis) -> Millis {
+        let gone = now.since(self.since);
+        match &self.phase {
+            Phase::Waking { .. } | Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) => {
+                self.wake_takes().since(gone)
+            }
+            Phase::Sleeping { .. } | Phase::Booting(Boot::Sleeping(_)) => {
+                self.learned.sleep.promised().since(gone)
+            }
+            Phase::Booting(_)
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Serving
+            | Phase::Draining { .. }
+            | Phase::Failed { .. }
+            | Phase::Removed { .. } => Millis(0),
+        }
+    }
+
     /// Since when a model waits: frozen requests wait from their freeze on.
     pub(crate) fn waiting_since(&self) -> Millis {
         self.frozen_since

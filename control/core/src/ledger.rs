@@ -436,7 +436,7 @@ impl ModelState {
     }
 
     /// Bytes per GPU that become free when what is under way has ended.
-    fn will_free(&self) -> Bytes {
+    pub(crate) fn will_free(&self) -> Bytes {
         let stays = if self.ending.is_some() {
             Bytes(0)
         } else {

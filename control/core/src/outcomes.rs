@@ -54,7 +54,8 @@ impl Core {
         }
         match outcome {
             Outcome::Done { took, memory } => {
-                state.learned.start.push(Millis(took));
+                let passed = now.since(state.since).max(Millis(took));
+                state.learned.start.push(passed);
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
                 if booting {
@@ -116,11 +117,12 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
+                let passed = now.since(state.since).max(Millis(took));
                 let learned = match state.tier() {
                     Tier::Disk => &mut state.learned.reload,
                     Tier::Ram | Tier::Stopped => &mut state.learned.wake,
                 };
-                learned.push(Millis(took));
+                learned.push(passed);
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
                 if conditioning {
@@ -226,7 +228,8 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
-                state.learned.sleep.push(Millis(took));
+                let passed = now.since(state.since).max(Millis(took));
+                state.learned.sleep.push(passed);
                 state.measured_asleep(memory);
                 state.resident = Resident::Asleep(state.spec.asleep);
                 if state.spec.conditioned {
@@ -305,7 +308,8 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.learned.sleep.push(Millis(took));
+        let passed = now.since(state.since).max(Millis(took));
+        state.learned.sleep.push(passed);
         let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
         let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
         if !kept {
