@@ -1,12 +1,12 @@
-//! How long a request that arrives now would wait: sums of what was learned, each a quantile, along the way that it has to go. Every
-//! first estimate is compared with the wait that followed.
+//! How long a request that arrives now would wait: what was learned of each step of the way that it has to go (see `line`). Every first
+//! estimate is compared with the wait that followed.
 
 use crate::{
     Core,
     decision::WaitCauses,
-    ids::{Bytes, Millis, ModelId},
+    ids::{Millis, ModelId},
+    learned::Span,
     phase::{Boot, Phase},
-    policy::{self, Choice, Need},
     state::{ModelState, Resident},
 };
 
@@ -36,17 +36,22 @@ impl Core {
         let learned = &state.learned;
         let round_trip = learned.sleep.promised() + learned.wake.promised();
         match &state.phase {
-            Phase::Booting(Boot::Observing { .. } | Boot::Waiting | Boot::Starting(_)) => {
+            Phase::Booting(Boot::Waiting | Boot::Slept) if self.is_stopped(id) => NO_IDEA,
+            // It starts, or wakes once to be measured, and sleeps before it is ready.
+            Phase::Booting(Boot::Waiting) => self.in_line(now, state) + round_trip,
+            Phase::Booting(Boot::Slept) => self.in_line(now, state) + learned.sleep.promised(),
+            Phase::Booting(Boot::Observing { .. } | Boot::Starting(_)) => {
                 learned.start.promised() + round_trip
             }
-            Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Slept | Boot::Waking(_)) => {
-                round_trip
+            Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Waking(_)) => {
+                self.sleeps_from().since(now) + round_trip
             }
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes() + WAY,
             Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
-            Phase::Asleep | Phase::Queued => self.in_line(now, state),
             // Who still leaves comes back after those for whom it goes.
-            Phase::Sleeping { .. } | Phase::Draining { .. } => self.in_line(now, state),
+            Phase::Asleep | Phase::Queued | Phase::Sleeping { .. } | Phase::Draining { .. } => {
+                self.in_line(now, state)
+            }
             Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
             Phase::Serving | Phase::Removed { .. } => Millis(0),
         }
@@ -55,17 +60,14 @@ impl Core {
     /// The first estimates of a phase: of the wait, and of the drain where it drains.
     pub(crate) fn make_estimate(&mut self, now: Millis, id: &ModelId) {
         let estimate = self.estimate(now, id);
-        let drain = self.models.get(id).map(|state| {
-            let busy = self.gates.in_flight(state.slot) > 0;
-            self.drain_takes(state, busy)
-        });
+        let drain = self.models.get(id).map(|state| self.drain_left(now, state));
         if let Some(state) = self.models.get_mut(id) {
             (state.estimate, state.estimated_at) = (estimate, now);
             state.drain_takes = drain.unwrap_or_default();
         }
     }
 
-    /// Publishes a better estimate to those who come now, where it has become another one.
+    /// Tells those who come now another wait where it has become another one, and a longer drain where it lasts.
     pub(crate) fn update_estimate(&mut self, now: Millis, id: &ModelId) {
         let Some(state) = self.models.get(id) else {
             return;
@@ -73,14 +75,15 @@ impl Core {
         if now < state.estimated_at + ESTIMATED_FOR {
             return;
         }
-        let new = self.estimate(now, id);
-        let old = state.estimate;
-        let change = new.since(old) + old.since(new);
-        let notable = change.0 > 500 && change.0 > old.0 / 4;
+        let (wait, drain) = (self.estimate(now, id), self.drain_left(now, state));
         if let Some(state) = self.models.get_mut(id) {
             state.estimated_at = now;
-            if notable {
-                state.estimate = new;
+            if notable(state.estimate, wait) {
+                state.estimate = wait;
+            }
+            // A row for every second of a drain would say little: it is told anew when it takes twice as long.
+            if drain > state.drain_takes + state.drain_takes && notable(state.drain_takes, drain) {
+                state.drain_takes = drain;
             }
         }
     }
@@ -103,7 +106,7 @@ impl Core {
     }
 
     /// How long a drain takes from now on.
-    pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Millis {
+    pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Span {
         let (caps, timeout) = (state.spec.caps, state.spec.drain_timeout);
         let bound = self.fleet.times.forward_bound;
         // A heartbeat's way there and back; and what may still be on its way to an engine that would lose it.
@@ -113,26 +116,41 @@ impl Core {
             (false, false) => timeout.max(bound),
         };
         if busy {
-            state.learned.drain.promised().min(timeout).max(least)
+            let Span { half, most } = state.learned.drain.takes();
+            Span {
+                half: half.min(timeout).max(least),
+                most: most.min(timeout).max(least),
+            }
         } else {
-            least
+            Span {
+                half: least,
+                most: least,
+            }
         }
+    }
+
+    /// How long a running drain still takes. Others that move there go first.
+    fn drain_left(&self, now: Millis, state: &ModelState) -> Millis {
+        let Phase::Draining { deadline, .. } = state.phase else {
+            return Millis(0);
+        };
+        let busy = self.gates.in_flight(state.slot) > 0;
+        let (takes, gone) = (self.drain_takes(state, busy).most, now.since(state.since));
+        // A request that has lasted longer than most lasts until the end of the drain.
+        let own = if busy && gone > takes && deadline > now {
+            deadline.since(now)
+        } else {
+            left(takes, gone)
+        };
+        let moving = self.neighbours(&state.spec.id);
+        let moving = moving.map(|other| other.remaining(now)).max();
+        own.max(moving.unwrap_or_default())
     }
 
     /// What is left until a model that leaves has left.
     pub(crate) fn leaving_takes(&self, now: Millis, state: &ModelState) -> Millis {
         match state.phase {
-            Phase::Draining { deadline, .. } => {
-                let drain = self.drain_takes(state, self.gates.in_flight(state.slot) > 0);
-                let left = drain.since(now.since(state.since));
-                // One that has lasted longer than most lasts until its end.
-                let left = if left > Millis(0) {
-                    left
-                } else {
-                    deadline.since(now)
-                };
-                left + state.learned.sleep.promised()
-            }
+            Phase::Draining { .. } => self.drain_left(now, state) + state.learned.sleep.promised(),
             Phase::Booting(_)
             | Phase::Asleep
             | Phase::Queued
@@ -211,6 +229,22 @@ impl Core {
     }
 }
 
+/// Whether gates are told a new estimate: not for every second that passes.
+fn notable(old: Millis, new: Millis) -> bool {
+    let change = new.since(old) + old.since(new);
+    change.0 > 500 && change.0 > old.0 / 4
+}
+
+/// What is left of something that takes so long and has lasted for a while. What is overdue stays so for longer, the longer it is.
+fn left(takes: Millis, gone: Millis) -> Millis {
+    let overdue = gone.since(takes);
+    if overdue > Millis(0) {
+        Millis(overdue.0.saturating_mul(3)) + WAY
+    } else {
+        takes.since(gone)
+    }
+}
+
 impl ModelState {
     /// Since when it waits, or that it would begin now.
     pub(crate) fn waits_since(&self, now: Millis) -> Millis {
@@ -231,10 +265,10 @@ impl ModelState {
         let gone = now.since(self.since);
         match &self.phase {
             Phase::Waking { .. } | Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) => {
-                self.wake_takes().since(gone)
+                left(self.wake_takes(), gone)
             }
             Phase::Sleeping { .. } | Phase::Booting(Boot::Sleeping(_)) => {
-                self.learned.sleep.promised().since(gone)
+                left(self.learned.sleep.promised(), gone)
             }
             Phase::Booting(_)
             | Phase::Asleep

@@ -1,9 +1,11 @@
 //! The queue of a model's GPUs, played forward: who waits before it takes its turn, and whoever has come may have to go again for the
-//! next. Each step takes what was learned of it; what is too much in the sum is corrected by what came of earlier estimates.
+//! next. Each step takes what was learned of it. Not all of them take long at once, so what they take beyond their medians is added in
+//! squares: a sum of 90 % quantiles would tell a long queue far too much.
 
 use crate::{
     Core,
     ids::{Bytes, GpuId, Millis},
+    learned::Span,
     phase::{Boot, Phase},
     policy::{self, Choice, Need, Resident as Candidate},
     state::ModelState,
@@ -19,13 +21,18 @@ struct Line<'a> {
     core: &'a Core,
     now: Millis,
     gpus: &'a [GpuId],
-    /// How far it is played.
+    /// How far it is played, where everything takes as long as half of the time.
     at: Millis,
+    /// Squares of how much longer each step takes most of the time, in ms²: not all of them do at once.
+    spread: u64,
     /// Bytes by GPU, in the order of `gpus`.
     free: Vec<Bytes>,
     /// Who is on its way out, and when it has left; the next to leave last.
     coming: Vec<(Millis, &'a ModelState)>,
-    residents: Vec<Candidate>,
+    /// Everybody else; who is there, or on its way there, may go later.
+    stands: Vec<&'a ModelState>,
+    /// Those as policies see them, and who has come since; made when somebody has to go.
+    residents: Option<Vec<Candidate>>,
 }
 
 impl Core {
@@ -41,7 +48,9 @@ impl Core {
         let begins = line.at;
         for other in ahead.iter().take(PLAYED) {
             // Nobody waits for one that nobody can make room for.
-            line.takes_turn(other);
+            if line.takes_turn(other) {
+                line.stays(other);
+            }
         }
         if let Some(more) = ahead.len().checked_sub(PLAYED) {
             let each = line.at.since(begins).0 / u64::try_from(PLAYED).unwrap_or(1);
@@ -50,7 +59,35 @@ impl Core {
         if state.leaves_soon(now) {
             line.at = line.at.max(now + self.leaving_takes(now, state));
         }
-        line.takes_turn(state).then_some(line.at)
+        let ends = line.takes_turn(state);
+        ends.then(|| line.at + Millis(line.spread.isqrt()))
+    }
+
+    /// One that is there, or on its way there, as policies see it.
+    fn resident(&self, now: Millis, state: &ModelState) -> Option<Candidate> {
+        let served = now + state.remaining(now);
+        match state.phase {
+            Phase::Serving => Some(self.candidate(now, state)),
+            Phase::Waking { .. } => Some(Candidate {
+                last_used: served,
+                not_before: served + state.spec.min_runtime,
+                ..self.candidate(now, state)
+            }),
+            // It was only started to be ready, and goes by itself.
+            Phase::Booting(Boot::Started | Boot::Starting(_) | Boot::Waking(_)) => {
+                Some(Candidate {
+                    not_before: served,
+                    ..self.candidate(now, state)
+                })
+            }
+            Phase::Booting(_)
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Draining { .. }
+            | Phase::Sleeping { .. }
+            | Phase::Failed { .. }
+            | Phase::Removed { .. } => None,
+        }
     }
 }
 
@@ -62,9 +99,11 @@ impl<'a> Line<'a> {
             now,
             gpus,
             at: now,
+            spread: 0,
             free: Vec::new(),
             coming: Vec::new(),
-            residents: Vec::new(),
+            stands: Vec::new(),
+            residents: None,
         };
         let free = |gpu: &GpuId| core.capacity(*gpu).less(core.reserved_on(*gpu));
         line.free.extend(gpus.iter().map(free));
@@ -73,7 +112,10 @@ impl<'a> Line<'a> {
                 line.coming
                     .push((now + core.leaving_takes(now, other), other));
             } else {
-                line.stands(other);
+                if other.phase.in_transition() {
+                    line.at = line.at.max(now + other.remaining(now));
+                }
+                line.stands.push(other);
             }
         }
         line.coming
@@ -81,33 +123,26 @@ impl<'a> Line<'a> {
         line
     }
 
-    /// One that is there, or is on its way there and may go later.
-    fn stands(&mut self, state: &'a ModelState) {
-        let on_its_way = state.phase.in_transition();
-        if on_its_way {
-            self.at = self.at.max(self.now + state.remaining(self.now));
-        }
-        let mut resident = self.core.candidate(self.now, state);
-        match state.phase {
-            Phase::Serving => {}
-            Phase::Waking { .. } => {
-                let served = self.now + state.remaining(self.now);
-                resident.last_used = served;
-                resident.not_before = served + state.spec.min_runtime;
-            }
-            // It was only started to be ready, and goes by itself.
-            Phase::Booting(Boot::Started | Boot::Starting(_) | Boot::Waking(_)) => {
-                resident.not_before = self.now + state.remaining(self.now);
-            }
-            Phase::Booting(_)
-            | Phase::Asleep
-            | Phase::Queued
-            | Phase::Draining { .. }
-            | Phase::Sleeping { .. }
-            | Phase::Failed { .. }
-            | Phase::Removed { .. } => return,
-        }
-        self.residents.push(resident);
+    /// Everybody who is there, or on its way there, as policies see them.
+    fn residents(&mut self) -> &mut Vec<Candidate> {
+        let (core, now, stands) = (self.core, self.now, &self.stands);
+        self.residents.get_or_insert_with(|| {
+            let seen = stands.iter().filter_map(|state| core.resident(now, state));
+            seen.collect()
+        })
+    }
+
+    /// A model that has had its turn may have to go for the next.
+    fn stays(&mut self, state: &ModelState) {
+        let at = self.at;
+        let resident = Candidate {
+            busy: true,
+            last_used: at,
+            not_before: at + state.spec.min_runtime,
+            spared_until: Millis(0),
+            ..self.core.candidate(self.now, state)
+        };
+        self.residents().push(resident);
     }
 
     /// A model gets its room and wakes. Returns whether it can.
@@ -128,28 +163,24 @@ impl<'a> Line<'a> {
                 *free = free.less(adds);
             }
         }
-        self.at = self.at + state.wake_takes();
-        self.residents.push(Candidate {
-            busy: true,
-            last_used: self.at,
-            not_before: self.at + state.spec.min_runtime,
-            spared_until: Millis(0),
-            ..self.core.candidate(self.now, state)
-        });
+        self.passes(state.next_wake().takes());
         true
     }
 
     /// What a model needs on each of these GPUs.
     fn takes(&self, state: &ModelState) -> Vec<Bytes> {
-        let needs = self.core.needs(self.now, &state.spec.id);
+        // Who leaves still has what it will have given up by then.
         let gives = if state.leaves_soon(self.now) {
             state.will_free()
         } else {
             Bytes(0)
         };
         let on = |gpu: &GpuId| {
-            let there = needs.iter().find(|need| need.gpu == *gpu);
-            there.map_or(Bytes(0), |need| need.needs + gives)
+            if state.spec.gpus.contains(gpu) {
+                self.core.needs_on(state, *gpu, |_| true) + gives
+            } else {
+                Bytes(0)
+            }
         };
         self.gpus.iter().map(on).collect()
     }
@@ -175,23 +206,23 @@ impl<'a> Line<'a> {
         let missing = on_each
             .filter(|(_, (takes, free))| takes > free)
             .map(|(gpu, (takes, free))| (*gpu, takes.less(*free)));
-        let missing = self
-            .core
-            .attainable(&state.spec.id, missing.collect(), &self.residents);
+        let (core, missing) = (self.core, missing.collect());
+        let missing = core.attainable(&state.spec.id, missing, self.residents());
         let need = Need {
             missing,
             busy_from: state.waits_since(self.now) + state.spec.max_wait,
             urgent: state.is_urgent(self.now),
         };
         // Soon after a start of control nobody may be put to sleep yet.
-        self.at = self.at.max(self.core.sleeps_from());
+        self.at = self.at.max(core.sleeps_from());
         for _ in 0..MOMENTS {
-            match policy::choose(self.core.fleet.policy, &need, &self.residents, self.at) {
+            let at = self.at;
+            match policy::choose(core.fleet.policy, &need, self.residents(), at) {
                 Choice::Victims(victims) => {
-                    let (going, staying) = std::mem::take(&mut self.residents)
+                    let (going, staying) = std::mem::take(self.residents())
                         .into_iter()
                         .partition(|resident| victims.contains(&resident.model));
-                    self.residents = staying;
+                    *self.residents() = staying;
                     self.go(going);
                     return true;
                 }
@@ -204,14 +235,22 @@ impl<'a> Line<'a> {
 
     /// They drain together, and sleep one after the other.
     fn go(&mut self, victims: Vec<Candidate>) {
-        let (mut drain, mut sleep) = (Millis(0), Millis(0));
+        let mut longest: Option<Span> = None;
         for victim in victims {
             if let Some(state) = self.core.models.get(&victim.model) {
-                drain = drain.max(self.core.drain_takes(state, victim.busy));
-                sleep = sleep + state.learned.sleep.promised();
+                let drain = self.core.drain_takes(state, victim.busy);
+                longest = longest.max(Some(drain));
+                self.passes(state.learned.sleep.takes());
             }
             self.give(&victim.gpus, victim.frees);
         }
-        self.at = self.at + drain + sleep;
+        longest.into_iter().for_each(|drain| self.passes(drain));
+    }
+
+    /// A step that takes its time.
+    fn passes(&mut self, takes: Span) {
+        let more = takes.most.since(takes.half).0;
+        self.at = self.at + takes.half;
+        self.spread = self.spread.saturating_add(more.saturating_mul(more));
     }
 }
