@@ -6,7 +6,7 @@ use crate::{
     decision::WaitCauses,
     ids::{Millis, ModelId},
     learned::Span,
-    phase::{Boot, Phase},
+    phase::{Boot, Phase, Tier},
     state::{ModelState, Resident},
 };
 
@@ -258,6 +258,31 @@ impl ModelState {
             | Phase::Failed { .. }
             | Phase::Removed { .. } => now,
         }
+    }
+
+    /// How long the action that has just ended was waited for: what its driver measured, or more where that was not all.
+    fn waited_for(&self, now: Millis, took: u64) -> Millis {
+        now.since(self.since).max(Millis(took))
+    }
+
+    /// A start has ended.
+    pub(crate) fn learn_start(&mut self, now: Millis, took: u64) {
+        self.learned.start.push(self.waited_for(now, took));
+    }
+
+    /// A wake has ended.
+    pub(crate) fn learn_wake(&mut self, now: Millis, took: u64) {
+        let passed = self.waited_for(now, took);
+        let learned = match self.tier() {
+            Tier::Disk => &mut self.learned.reload,
+            Tier::Ram | Tier::Stopped => &mut self.learned.wake,
+        };
+        learned.push(passed);
+    }
+
+    /// A sleep has ended.
+    pub(crate) fn learn_sleep(&mut self, now: Millis, took: u64) {
+        self.learned.sleep.push(self.waited_for(now, took));
     }
 
     /// What is left of the action that is under way on it, by what was learned.

@@ -10,6 +10,7 @@ use crate::{
     event::{EngineState, Memory, Observation},
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::LONGEST_WAKE,
+    model::Source,
     models::Slot,
     outcomes::allowed_after_sleep,
     phase::{Boot, Phase},
@@ -21,7 +22,7 @@ use crate::{
 const READINGS: u32 = 3;
 
 /// What an engine takes or gives back the oracle shows within this.
-const SHOWS_WITHIN: Millis = Millis(2_000);
+pub(crate) const SHOWS_WITHIN: Millis = Millis(2_000);
 
 /// What the oracle says of one GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,8 +176,12 @@ impl Core {
             let peak = sizes.waking.bytes.max(sizes.sleeping.bytes).max(sleeping.unwrap_or_default());
             let takes = state.spec.awake + peak;
             (takes > most).then(|| {
+                let source = match state.spec.sizes.awake {
+                    Source::Measured => "measured",
+                    Source::Declared | Source::Default => "as declared",
+                };
                 format!(
-                    "it needs {takes} on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned and sleeping models keep)",
+                    "it needs {takes} ({source}) on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned and sleeping models keep)",
                     gpu.0,
                     self.capacity(*gpu)
                 )

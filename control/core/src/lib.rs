@@ -289,7 +289,8 @@ impl Core {
             (state.operator_wants, state.restoring) = (false, false);
             state.failures = 0;
             state.last_error = None;
-            (state.inside, state.frozen_since, state.stuck) = (0, None, false);
+            (state.inside, state.frozen_since) = (0, None);
+            (state.stuck, state.crowded) = (false, false);
             state.settle();
         }
         if matches!(phase, Phase::Asleep) {

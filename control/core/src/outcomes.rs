@@ -9,7 +9,7 @@ use crate::{
     model::{Size, SleepMode, Source},
     phase::{Boot, Cause, Failure, Phase, Tier},
     schedule::counted,
-    state::{ModelState, Resident},
+    state::{ModelState, Resident, Unsettled},
 };
 
 /// Pause before a sleep of unknown outcome is repeated.
@@ -54,10 +54,16 @@ impl Core {
         }
         match outcome {
             Outcome::Done { took, memory } => {
-                let passed = now.since(state.since).max(Millis(took));
-                state.learned.start.push(passed);
+                state.learn_start(now, took);
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
+                // A start that takes little says nothing of wakes; what it takes more is reserved for both.
+                let above = memory.peak.unwrap_or_default().less(state.spec.awake);
+                state.starting = state.starting.max(above);
+                let waking = &mut state.spec.sizes.waking;
+                if above > waking.bytes {
+                    raise(waking, memory.peak, state.spec.awake);
+                }
                 if booting {
                     self.enter(now, id, Phase::Booting(Boot::Started));
                     self.record(now, id, format!("started in {}", Millis(took)), effects);
@@ -79,6 +85,7 @@ impl Core {
                     ActionError {
                         cause,
                         engine: EngineState::Silent,
+                        no_room: false,
                     },
                     effects,
                 );
@@ -117,14 +124,12 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
-                let passed = now.since(state.since).max(Millis(took));
-                let learned = match state.tier() {
-                    Tier::Disk => &mut state.learned.reload,
-                    Tier::Ram | Tier::Stopped => &mut state.learned.wake,
-                };
-                learned.push(passed);
+                state.learn_wake(now, took);
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
+                let waking = &mut state.spec.sizes.waking;
+                raise(waking, memory.peak, state.spec.awake);
+                waking.bytes = waking.bytes.max(state.starting);
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);
@@ -154,6 +159,7 @@ impl Core {
                     ActionError {
                         cause,
                         engine: EngineState::Silent,
+                        no_room: false,
                     },
                     effects,
                 );
@@ -228,9 +234,17 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
-                let passed = now.since(state.since).max(Millis(took));
-                state.learned.sleep.push(passed);
-                state.measured_asleep(memory);
+                state.learn_sleep(now, took);
+                if let Some(left) = memory.gpu.filter(|left| state.keeps(*left)) {
+                    let error = ActionError {
+                        cause: format!("it sleeps, but {left} were not freed"),
+                        engine: EngineState::Awake,
+                        no_room: false,
+                    };
+                    self.boot_sleep_failed(now, id, error, effects);
+                    return;
+                }
+                state.measured_asleep(memory, false);
                 state.resident = Resident::Asleep(state.spec.asleep);
                 if state.spec.conditioned {
                     self.enter(now, id, Phase::Asleep);
@@ -248,21 +262,34 @@ impl Core {
                     self.enter(now, id, Phase::Booting(Boot::Slept));
                 }
             }
-            Outcome::Failed(ActionError { cause, .. }) | Outcome::Unknown { cause } => {
-                // Nobody uses it yet: end it and start again after a pause.
-                state.resident = Resident::Awake;
-                self.wake_failed(
-                    now,
-                    id,
-                    Failure::Start,
-                    ActionError {
-                        cause,
-                        engine: EngineState::Silent,
-                    },
-                    effects,
-                );
+            Outcome::Failed(error) => self.boot_sleep_failed(now, id, error, effects),
+            Outcome::Unknown { cause } => {
+                let error = ActionError {
+                    cause,
+                    engine: EngineState::Silent,
+                    no_room: false,
+                };
+                self.boot_sleep_failed(now, id, error, effects);
             }
         }
+    }
+
+    /// Nobody uses it yet: end it and start again after a pause.
+    fn boot_sleep_failed(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        error: ActionError,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(state) = self.models.get_mut(id) {
+            state.resident = Resident::Awake;
+        }
+        let error = ActionError {
+            engine: EngineState::Silent,
+            ..error
+        };
+        self.wake_failed(now, id, Failure::Start, error, effects);
     }
 
     fn service_slept(
@@ -284,13 +311,17 @@ impl Core {
             Outcome::Failed(_) if sabotage!(TrustsTheReply, true, false) => {
                 self.says_it_sleeps(now, id, order, 1, Memory::default(), effects);
             }
-            Outcome::Failed(ActionError { cause, engine }) => match engine {
+            Outcome::Failed(ActionError {
+                cause,
+                engine,
+                no_room,
+            }) => match engine {
                 EngineState::Asleep | EngineState::Silent => {
                     self.may_sleep(now, id, order, cause, effects);
                 }
                 EngineState::Gone => self.engine_gone(now, id, &cause, effects),
                 EngineState::Broken => self.end_engine(now, id, &cause, effects),
-                EngineState::Awake => self.refused_to_sleep(now, id, &cause, effects),
+                EngineState::Awake => self.refused_to_sleep(now, id, &cause, no_room, effects),
             },
         }
     }
@@ -308,14 +339,14 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        let passed = now.since(state.since).max(Millis(took));
-        state.learned.sleep.push(passed);
+        state.learn_sleep(now, took);
         let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
-        let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
-        if !kept {
-            state.measured_asleep(memory);
-        }
-        let repeated = std::mem::replace(&mut state.memory_repeat, kept);
+        let (awake, asleep) = (state.spec.awake, state.spec.asleep);
+        let more = left > allowed_after_sleep(awake, asleep);
+        let repeated = std::mem::replace(&mut state.memory_repeat, more);
+        // What was only declared may be wrong: what stays twice, and was not freed like the rest, is its residual.
+        let kept = more && (!repeated || state.keeps(left));
+        state.measured_asleep(memory, kept);
         if kept && !repeated {
             let sentence = format!(
                 "says it sleeps, but {left} are still held on its GPU: asked to sleep once more"
@@ -422,7 +453,7 @@ impl Core {
     ) -> Option<u64> {
         let inside = self.in_flight(id);
         let state = self.models.get_mut(id)?;
-        state.futile = None;
+        (state.futile, state.crowded) = (None, false);
         let made_room = match cause {
             Cause::Preempt(_) => state.making_room.take(),
             Cause::Idle | Cause::Overcommit | Cause::Operator | Cause::Disable | Cause::Remove => {
@@ -447,14 +478,22 @@ impl Core {
         now: Millis,
         id: &ModelId,
         why: &str,
+        no_room: bool,
         effects: &mut Vec<Effect>,
     ) {
         let cause = format!("could not be put to sleep, serving on: {why}");
         self.made_no_room(now, id, &cause);
+        let host = self.models.get(id).map(ModelState::host_reserved);
         self.enter(now, id, Phase::Serving);
         if let Some(state) = self.models.get_mut(id) {
+            // A sleep of unknown end before this one may have left its copy there; the next look tells.
+            state.unsettled = Some(Unsettled {
+                above: Bytes(0),
+                host: host.unwrap_or_default(),
+                since: now,
+            });
             state.spare_until = now + COOL_DOWN;
-            state.operator_sleeps = false;
+            (state.operator_sleeps, state.crowded) = (false, no_room);
             state.last_error = Some(cause.clone());
         }
         self.record(now, id, cause, effects);
@@ -488,16 +527,50 @@ impl ModelState {
     /// What an engine was seen to hold when it had just become awake.
     fn measured_awake(&mut self, memory: Memory) {
         if let Some(awake) = memory.gpu.filter(|bytes| bytes.0 > 0) {
-            (self.spec.awake, self.spec.sizes.awake) = (awake, Source::Measured);
+            self.takes_awake(awake);
         }
-        let awake = self.spec.awake;
-        raise(&mut self.spec.sizes.waking, memory.peak, awake);
         self.host_kept = memory.host.unwrap_or(self.host_kept);
     }
 
-    /// What an engine was seen to hold when it had just fallen asleep.
-    fn measured_asleep(&mut self, memory: Memory) {
-        if let Some(asleep) = memory.gpu.filter(|bytes| bytes.0 > 0) {
+    /// An engine that has served for a while was seen to hold this. Returns what it takes from now on, if that is something else.
+    pub(crate) fn seen_awake(&mut self, memory: Memory, tolerance: Bytes) -> Option<Bytes> {
+        let seen = memory.gpu.filter(|bytes| bytes.0 > 0)?;
+        let before = self.spec.awake;
+        let differs = seen.less(before).max(before.less(seen)) > tolerance;
+        if differs || self.spec.sizes.awake != Source::Measured {
+            self.takes_awake(seen);
+        }
+        differs.then_some(seen)
+    }
+
+    /// Measured: it takes this while it is awake. A peak that was measured above what was only declared stays where it was.
+    fn takes_awake(&mut self, awake: Bytes) {
+        let declared = self.spec.sizes.awake != Source::Measured;
+        let before = std::mem::replace(&mut self.spec.awake, awake);
+        let sizes = &mut self.spec.sizes;
+        sizes.awake = Source::Measured;
+        for size in [&mut sizes.waking, &mut sizes.sleeping] {
+            if declared && size.source == Source::Measured {
+                size.bytes = (before + size.bytes).less(awake);
+            }
+        }
+    }
+
+    /// A sleep that left so much freed too little. Of a residual that was only declared nobody knows more than that a sleep frees
+    /// something worth it.
+    fn keeps(&self, left: Bytes) -> bool {
+        let Bytes(awake) = self.spec.awake;
+        let most = if self.spec.sizes.asleep == Source::Measured {
+            allowed_after_sleep(self.spec.awake, self.spec.asleep)
+        } else {
+            Bytes(awake - awake / 10)
+        };
+        left > most.max(allowed_after_sleep(self.spec.awake, self.spec.asleep))
+    }
+
+    /// What an engine was seen to hold when it had just fallen asleep; `kept`: it is not what it holds when it has.
+    fn measured_asleep(&mut self, memory: Memory, kept: bool) {
+        if let Some(asleep) = memory.gpu.filter(|bytes| bytes.0 > 0 && !kept) {
             (self.spec.asleep, self.spec.sizes.asleep) = (asleep, Source::Measured);
         }
         let awake = self.spec.awake;

@@ -70,6 +70,9 @@ pub(crate) struct ModelState {
     pub(crate) removing: bool,
     /// No room can be made in reasonable time; shown as `too_long`.
     pub(crate) stuck: bool,
+    /// What it did last failed since a GPU had no room for it: its figures say less than it takes. Where it goes to sleep next it ends,
+    /// and where it wakes next others go before.
+    pub(crate) crowded: bool,
     pub(crate) last_error: Option<String>,
     pub(crate) failures: u32,
     pub(crate) restarts: Vec<Millis>,
@@ -110,6 +113,8 @@ pub(crate) struct ModelState {
     pub(crate) copy: Tier,
     /// A gate that was silent when it went to sleep may send requests to its engine until then: its process does not end before.
     pub(crate) follows_until: Millis,
+    /// Bytes per GPU above `awake` at the worst moment of any start of this life of control.
+    pub(crate) starting: Bytes,
     /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
     pub(crate) host_kept: Bytes,
     /// When who could make room for it was last weighed, and its wait last estimated.
@@ -151,6 +156,7 @@ impl ModelState {
             disabled: false,
             removing: false,
             stuck: false,
+            crowded: false,
             last_error: None,
             failures: 0,
             restarts: Vec::new(),
@@ -171,6 +177,7 @@ impl ModelState {
             regretted: false,
             copy: Tier::Ram,
             follows_until: Millis(0),
+            starting: Bytes(0),
             host_kept: Bytes(0),
             weighed_at: Millis(0),
             estimated_at: Millis(0),

@@ -22,6 +22,7 @@ mod races;
 mod scale;
 mod scenarios;
 mod sharing;
+mod sizes;
 mod table;
 mod waits;
 

@@ -238,8 +238,8 @@ impl World {
             return self.ends(life, engine, attempt, after, outcome);
         }
         let good = match order {
-            Order::Start | Order::Wake(_) => self.engines[engine].spec.awake,
-            Order::Sleep(_, _) => self.engines[engine].spec.asleep,
+            Order::Start | Order::Wake(_) => self.engines[engine].real.awake,
+            Order::Sleep(_, _) => self.engines[engine].real.asleep,
         };
         let settles = self.memory_shows(engine, good);
         let after = self.short_way();
@@ -270,6 +270,7 @@ impl World {
         let Some(engine) = self.rows.get(model).copied() else {
             return;
         };
+        self.controls[life].looks.insert(engine, attempt);
         let way = self.short_way();
         self.agenda.push(
             self.now + way,
@@ -392,10 +393,20 @@ pub(crate) fn unknown(cause: &str) -> Outcome {
     }
 }
 
+/// A definite failure for lack of room on a GPU.
+pub(crate) fn starved(engine: EngineState) -> Outcome {
+    Outcome::Failed(ActionError {
+        cause: "CUDA out of memory".to_owned(),
+        engine,
+        no_room: true,
+    })
+}
+
 /// A definite failure.
 pub(crate) fn failed(cause: &str, engine: EngineState) -> Outcome {
     Outcome::Failed(ActionError {
         cause: cause.to_owned(),
         engine,
+        no_room: false,
     })
 }

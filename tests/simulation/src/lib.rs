@@ -26,6 +26,7 @@ pub mod request;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 pub mod score;
+pub mod sizes;
 pub mod stream;
 pub mod totals;
 pub mod trace;
