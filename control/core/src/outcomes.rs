@@ -55,7 +55,7 @@ impl Core {
         }
         match outcome {
             Outcome::Done { took, memory } => {
-                state.learned.start.push(Millis(took));
+                state.learn_start(now, took);
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
                 // A start that takes little says nothing of wakes; what it takes more is reserved for both.
@@ -125,11 +125,7 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
-                let learned = match state.tier() {
-                    Tier::Disk => &mut state.learned.reload,
-                    Tier::Ram | Tier::Stopped => &mut state.learned.wake,
-                };
-                learned.push(Millis(took));
+                state.learn_wake(now, took);
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
                 let waking = &mut state.spec.sizes.waking;
@@ -239,7 +235,7 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
-                state.learned.sleep.push(Millis(took));
+                state.learn_sleep(now, took);
                 if let Some(left) = memory.gpu.filter(|left| state.keeps(*left)) {
                     let error = ActionError {
                         cause: format!("it sleeps, but {left} were not freed"),
@@ -344,7 +340,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.learned.sleep.push(Millis(took));
+        state.learn_sleep(now, took);
         let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
         let more = left > allowed_after_sleep(awake, asleep);

@@ -5,7 +5,7 @@ use crate::{
     effect::{Admission, PublishedRow},
     estimate::Wait,
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
-    learned::Learned,
+    learned::{Learned, Samples},
     model::ModelSpec,
     models::Slot,
     phase::{Boot, Phase, Tier},
@@ -197,10 +197,15 @@ impl ModelState {
 
     /// Its next wake takes no longer than this, as promised by what was learned.
     pub(crate) fn wake_takes(&self) -> Millis {
+        self.next_wake().promised()
+    }
+
+    /// What was learned of the kind of wake that comes next.
+    pub(crate) const fn next_wake(&self) -> &Samples {
         match self.tier() {
-            Tier::Ram => self.learned.wake.promised(),
-            Tier::Disk => self.learned.reload.promised(),
-            Tier::Stopped => self.learned.start.promised(),
+            Tier::Ram => &self.learned.wake,
+            Tier::Disk => &self.learned.reload,
+            Tier::Stopped => &self.learned.start,
         }
     }
 
