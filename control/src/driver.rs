@@ -20,7 +20,7 @@ use greenthread_core::{
     effect::Effect,
     event::{Event, Operator},
     ids::{Attempt, ModelId},
-    model::{FleetSpec, ModelSpec},
+    model::{FleetSpec, ModelSpec, Source},
 };
 use greenthread_proto::gate::Row;
 use tokio::sync::mpsc;
@@ -376,10 +376,13 @@ impl Driver {
 
     fn keep_footprint(&self, model: ModelId) {
         let (engines, turn) = (self.engines.clone(), self.footprints.clone());
+        let spec = self.core.spec(&model);
+        let spec = spec.filter(|spec| spec.sizes.awake == Source::Measured);
+        let awake = spec.map(|spec| spec.gpus.iter().map(|_| spec.awake).sum());
         tokio::task::spawn_blocking(move || {
             // One writer at a time; a writer that panicked left the file whole, since it is replaced and never edited.
             let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = engines.save_footprint(&model) {
+            if let Err(error) = engines.save_footprint(&model, awake) {
                 tracing::warn!(%model, %error, "its footprint could not be kept; it is measured again after the next start");
             }
         });

@@ -56,6 +56,7 @@ impl Core {
             return;
         }
         self.wake_at(Some(now + LOOK_AGAIN));
+        self.update_estimate(now, id);
         // 2. Nobody sleeps before a predecessor's leases have ended.
         // Rule 14: gates of which this control never heard may flow on for longer than that.
         let from = sabotage!(

@@ -1,12 +1,12 @@
-//! How long a request that arrives now would wait: sums of what was learned, each a quantile, along the way that it has to go. Every
-//! first estimate is compared with the wait that followed.
+//! How long a request that arrives now would wait: what was learned of each step of the way that it has to go (see `line`). Every first
+//! estimate is compared with the wait that followed.
 
 use crate::{
     Core,
     decision::WaitCauses,
-    ids::{Bytes, Millis, ModelId},
-    phase::{Boot, Phase},
-    policy::{self, Choice, Need},
+    ids::{Millis, ModelId},
+    learned::Span,
+    phase::{Boot, Phase, Tier},
     state::{ModelState, Resident},
 };
 
@@ -14,6 +14,8 @@ use crate::{
 const ESTIMATED_FOR: Millis = Millis(1_000);
 /// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
+/// A message's way to a gate and the answer's way back.
+const WAY: Millis = Millis(50);
 
 /// The way of a model from the first wish until it serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,35 +28,46 @@ pub(crate) struct Wait {
 }
 
 impl Core {
-    /// Estimated wait of a request that arrives as the model enters `phase`.
-    pub(crate) fn estimate(&self, now: Millis, id: &ModelId, phase: &Phase) -> Millis {
+    /// Estimated wait of a request that arrives now.
+    pub(crate) fn estimate(&self, now: Millis, id: &ModelId) -> Millis {
         let Some(state) = self.models.get(id) else {
             return Millis(0);
         };
         let learned = &state.learned;
         let round_trip = learned.sleep.promised() + learned.wake.promised();
-        match phase {
-            Phase::Booting(Boot::Observing { .. } | Boot::Waiting | Boot::Starting(_)) => {
+        match &state.phase {
+            Phase::Booting(Boot::Waiting | Boot::Slept) if self.is_stopped(id) => NO_IDEA,
+            // It starts, or wakes once to be measured, and sleeps before it is ready.
+            Phase::Booting(Boot::Waiting) => self.in_line(now, state) + round_trip,
+            Phase::Booting(Boot::Slept) => self.in_line(now, state) + learned.sleep.promised(),
+            Phase::Booting(Boot::Observing { .. } | Boot::Starting(_)) => {
                 learned.start.promised() + round_trip
             }
-            Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Slept | Boot::Waking(_)) => {
-                round_trip
+            Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Waking(_)) => {
+                self.sleeps_from().since(now) + round_trip
             }
-            Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes(),
+            Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes() + WAY,
             Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
-            Phase::Asleep | Phase::Queued => self.in_line(now, state),
-            Phase::Sleeping { .. } => learned.sleep.promised() + self.in_line(now, state),
-            // It comes back after those for whom it goes.
-            Phase::Draining { .. } => {
-                let drain = self.drain_takes(state, self.gates.in_flight(state.slot) > 0);
-                drain + learned.sleep.promised() + self.in_line(now, state)
+            // Who still leaves comes back after those for whom it goes.
+            Phase::Asleep | Phase::Queued | Phase::Sleeping { .. } | Phase::Draining { .. } => {
+                self.in_line(now, state)
             }
             Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
             Phase::Serving | Phase::Removed { .. } => Millis(0),
         }
     }
 
-    /// Publishes a better estimate to those who come now, where it has become another one.
+    /// The first estimates of a phase: of the wait, and of the drain where it drains.
+    pub(crate) fn make_estimate(&mut self, now: Millis, id: &ModelId) {
+        let estimate = self.estimate(now, id);
+        let drain = self.models.get(id).map(|state| self.drain_left(now, state));
+        if let Some(state) = self.models.get_mut(id) {
+            (state.estimate, state.estimated_at) = (estimate, now);
+            state.drain_takes = drain.unwrap_or_default();
+        }
+    }
+
+    /// Tells those who come now another wait where it has become another one, and a longer drain where it lasts.
     pub(crate) fn update_estimate(&mut self, now: Millis, id: &ModelId) {
         let Some(state) = self.models.get(id) else {
             return;
@@ -62,127 +75,82 @@ impl Core {
         if now < state.estimated_at + ESTIMATED_FOR {
             return;
         }
-        let new = self.estimate(now, id, &state.phase);
-        let old = state.estimate;
-        let change = new.since(old) + old.since(new);
-        let notable = change.0 > 500 && change.0 > old.0 / 4;
+        let (wait, drain) = (self.estimate(now, id), self.drain_left(now, state));
         if let Some(state) = self.models.get_mut(id) {
             state.estimated_at = now;
-            if notable {
-                state.estimate = new;
+            if notable(state.estimate, wait) {
+                state.estimate = wait;
+            }
+            // A row for every second of a drain would say little: it is told anew when it takes twice as long.
+            if drain > state.drain_takes + state.drain_takes && notable(state.drain_takes, drain) {
+                state.drain_takes = drain;
             }
         }
     }
 
-    /// What is under way on its GPUs, then everybody who waits before it, then room for itself, then its wake.
+    /// Everybody who waits before it, then room for itself, then its wake.
     fn in_line(&self, now: Millis, state: &ModelState) -> Millis {
-        let id = &state.spec.id;
-        let neighbours: Vec<&ModelState> = self.neighbours(id).collect();
-        let moving = neighbours.iter().map(|other| remaining(other, now));
-        let mut wait = moving.max().unwrap_or_default();
-        let since = waits_since(state, now);
+        let place = |state: &ModelState| (!state.is_urgent(now), state.waits_since(now));
+        let own = (place(state), &state.spec.id);
         let before = |other: &&ModelState| {
             let queued = matches!(
                 other.phase,
                 Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
             );
-            queued && (waits_since(other, now), &other.spec.id) < (since, id)
+            queued && (place(other), &other.spec.id) < own && !self.is_stopped(&other.spec.id)
         };
-        let ahead: Vec<&ModelState> = neighbours.iter().copied().filter(before).collect();
-        for other in &ahead {
-            wait = wait + other.learned.sleep.promised() + other.wake_takes();
-        }
-        let turns = ahead.len();
-        let serving = neighbours
-            .iter()
-            .filter(|other| matches!(other.phase, Phase::Serving));
-        // Who goes for those at the end of a long queue has only just been woken for those at its front, and may be busy.
-        let cycles = turns / serving.count().max(1);
-        let stays = |other: &&ModelState| other.spec.min_runtime + self.drain_takes(other, true);
-        for stay in ahead.iter().map(stays).take(cycles) {
-            wait = wait + stay;
-        }
-        // Whoever is first waits for somebody to go; from then on one after the other goes and comes.
-        let first = ahead
-            .into_iter()
-            .min_by_key(|other| waits_since(other, now));
-        let sleep = if turns > 0 {
-            state.learned.sleep.promised()
-        } else {
-            Millis(0)
-        };
-        wait + self.room_takes(now, first.unwrap_or(state)) + sleep + state.wake_takes()
-    }
-
-    /// How long it takes until there is room for a model at the head of its queue.
-    fn room_takes(&self, now: Millis, state: &ModelState) -> Millis {
-        let id = &state.spec.id;
-        let needs = self.needs(now, id);
-        if needs.iter().all(|need| need.needs <= need.free) {
-            return Millis(0);
-        }
-        let missing: Vec<_> = needs
-            .iter()
-            .filter(|need| need.missing > Bytes(0))
-            .map(|need| (need.gpu, need.missing))
-            .collect();
-        if missing.is_empty() {
-            let leaving = self.neighbours(id).filter(|other| other.leaves_soon(now));
-            return leaving
-                .map(|other| self.leaving_takes(now, other))
-                .max()
-                .unwrap_or_default();
-        }
-        let need = Need {
-            missing,
-            busy_from: waits_since(state, now) + state.spec.max_wait,
-            urgent: false,
-        };
-        let candidates = self.candidates(now, &need);
-        let (from, victims) = match policy::choose(self.fleet.policy, &need, &candidates, now) {
-            Choice::Victims(victims) => (now, victims),
-            Choice::Wait(None) => return NO_IDEA,
-            Choice::Wait(Some(at)) => {
-                match policy::choose(self.fleet.policy, &need, &candidates, at) {
-                    Choice::Victims(victims) => (at, victims),
-                    Choice::Wait(_) => (at, Vec::new()),
-                }
-            }
-        };
-        let victims = victims.iter().filter_map(|id| self.models.get(id));
-        let leave = |victim: &ModelState| {
-            let busy = self.gates.in_flight(victim.slot) > 0;
-            self.drain_takes(victim, busy) + victim.learned.sleep.promised()
-        };
-        let leaving = victims.map(leave).fold(Millis(0), |sum, takes| sum + takes);
-        // Soon after a start of control nobody may be put to sleep yet.
-        from.max(self.sleeps_from()).since(now) + leaving
+        let mut ahead: Vec<&ModelState> = self.neighbours(&state.spec.id).filter(before).collect();
+        ahead.sort_by_key(|other| (place(other), &other.spec.id));
+        let awake = self.awake_at(now, state, &ahead);
+        awake.map_or(NO_IDEA, |at| at.since(now) + WAY)
     }
 
     /// How long a drain takes from now on.
-    pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Millis {
+    pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Span {
         let (caps, timeout) = (state.spec.caps, state.spec.drain_timeout);
         let bound = self.fleet.times.forward_bound;
         // A heartbeat's way there and back; and what may still be on its way to an engine that would lose it.
         let least = match (caps.lossless, caps.counts) {
-            (true, _) => Millis(50),
-            (false, true) => bound + Millis(50),
+            (true, _) => WAY,
+            (false, true) => bound + WAY,
             (false, false) => timeout.max(bound),
         };
         if busy {
-            state.learned.drain.promised().min(timeout).max(least)
+            let Span { half, most } = state.learned.drain.takes();
+            Span {
+                half: half.min(timeout).max(least),
+                most: most.min(timeout).max(least),
+            }
         } else {
-            least
+            Span {
+                half: least,
+                most: least,
+            }
         }
     }
 
+    /// How long a running drain still takes. Others that move there go first.
+    fn drain_left(&self, now: Millis, state: &ModelState) -> Millis {
+        let Phase::Draining { deadline, .. } = state.phase else {
+            return Millis(0);
+        };
+        let busy = self.gates.in_flight(state.slot) > 0;
+        let (takes, gone) = (self.drain_takes(state, busy).most, now.since(state.since));
+        // A request that has lasted longer than most lasts until the end of the drain.
+        let own = if busy && gone > takes && deadline > now {
+            deadline.since(now)
+        } else {
+            left(takes, gone)
+        };
+        let moving = self.neighbours(&state.spec.id);
+        let moving = moving.map(|other| other.remaining(now)).max();
+        own.max(moving.unwrap_or_default())
+    }
+
     /// What is left until a model that leaves has left.
-    fn leaving_takes(&self, now: Millis, state: &ModelState) -> Millis {
+    pub(crate) fn leaving_takes(&self, now: Millis, state: &ModelState) -> Millis {
         match state.phase {
-            Phase::Draining { deadline, .. } => {
-                let drain = self.drain_takes(state, self.gates.in_flight(state.slot) > 0);
-                drain.min(deadline.since(now)) + state.learned.sleep.promised()
-            }
+            Phase::Draining { .. } => self.drain_left(now, state) + state.learned.sleep.promised(),
             Phase::Booting(_)
             | Phase::Asleep
             | Phase::Queued
@@ -190,7 +158,7 @@ impl Core {
             | Phase::Serving
             | Phase::Sleeping { .. }
             | Phase::Failed { .. }
-            | Phase::Removed { .. } => remaining(state, now),
+            | Phase::Removed { .. } => state.remaining(now),
         }
     }
 
@@ -261,40 +229,82 @@ impl Core {
     }
 }
 
-fn waits_since(state: &ModelState, now: Millis) -> Millis {
-    match state.phase {
-        Phase::Queued | Phase::Booting(_) => state.waiting_since(),
-        Phase::Asleep
-        | Phase::Waking { .. }
-        | Phase::Serving
-        | Phase::Draining { .. }
-        | Phase::Sleeping { .. }
-        | Phase::Failed { .. }
-        | Phase::Removed { .. } => now,
+/// Whether gates are told a new estimate: not for every second that passes.
+fn notable(old: Millis, new: Millis) -> bool {
+    let change = new.since(old) + old.since(new);
+    change.0 > 500 && change.0 > old.0 / 4
+}
+
+/// What is left of something that takes so long and has lasted for a while. What is overdue stays so for longer, the longer it is.
+fn left(takes: Millis, gone: Millis) -> Millis {
+    let overdue = gone.since(takes);
+    if overdue > Millis(0) {
+        Millis(overdue.0.saturating_mul(3)) + WAY
+    } else {
+        takes.since(gone)
     }
 }
 
-/// What is left of the action that is under way on a model, by what was learned.
-fn remaining(state: &ModelState, now: Millis) -> Millis {
-    let takes = match &state.phase {
-        Phase::Waking { .. } | Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) => {
-            state.wake_takes()
-        }
-        Phase::Sleeping { .. } | Phase::Booting(Boot::Sleeping(_)) => {
-            state.learned.sleep.promised()
-        }
-        Phase::Booting(_)
-        | Phase::Asleep
-        | Phase::Queued
-        | Phase::Serving
-        | Phase::Draining { .. }
-        | Phase::Failed { .. }
-        | Phase::Removed { .. } => return Millis(0),
-    };
-    takes.since(now.since(state.since))
-}
-
 impl ModelState {
+    /// Since when it waits, or that it would begin now.
+    pub(crate) fn waits_since(&self, now: Millis) -> Millis {
+        match self.phase {
+            Phase::Queued | Phase::Booting(_) => self.waiting_since(),
+            Phase::Asleep
+            | Phase::Waking { .. }
+            | Phase::Serving
+            | Phase::Draining { .. }
+            | Phase::Sleeping { .. }
+            | Phase::Failed { .. }
+            | Phase::Removed { .. } => now,
+        }
+    }
+
+    /// How long the action that has just ended was waited for: what its driver measured, or more where that was not all.
+    fn waited_for(&self, now: Millis, took: u64) -> Millis {
+        now.since(self.since).max(Millis(took))
+    }
+
+    /// A start has ended.
+    pub(crate) fn learn_start(&mut self, now: Millis, took: u64) {
+        self.learned.start.push(self.waited_for(now, took));
+    }
+
+    /// A wake has ended.
+    pub(crate) fn learn_wake(&mut self, now: Millis, took: u64) {
+        let passed = self.waited_for(now, took);
+        let learned = match self.tier() {
+            Tier::Disk => &mut self.learned.reload,
+            Tier::Ram | Tier::Stopped => &mut self.learned.wake,
+        };
+        learned.push(passed);
+    }
+
+    /// A sleep has ended.
+    pub(crate) fn learn_sleep(&mut self, now: Millis, took: u64) {
+        self.learned.sleep.push(self.waited_for(now, took));
+    }
+
+    /// What is left of the action that is under way on it, by what was learned.
+    pub(crate) fn remaining(&self, now: Millis) -> Millis {
+        let gone = now.since(self.since);
+        match &self.phase {
+            Phase::Waking { .. } | Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) => {
+                left(self.wake_takes(), gone)
+            }
+            Phase::Sleeping { .. } | Phase::Booting(Boot::Sleeping(_)) => {
+                left(self.learned.sleep.promised(), gone)
+            }
+            Phase::Booting(_)
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Serving
+            | Phase::Draining { .. }
+            | Phase::Failed { .. }
+            | Phase::Removed { .. } => Millis(0),
+        }
+    }
+
     /// Since when a model waits: frozen requests wait from their freeze on.
     pub(crate) fn waiting_since(&self) -> Millis {
         self.frozen_since

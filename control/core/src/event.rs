@@ -57,7 +57,8 @@ pub struct Observation {
 pub struct Memory {
     /// GPU memory now, over all the engine's GPUs; where they carry different amounts, the largest counts for each.
     pub gpu: Option<Bytes>,
-    /// The most GPU memory at any moment of the action that has just ended, counted as `gpu` is.
+    /// The most GPU memory at any moment of the action that has just ended, counted as `gpu` is; `None` also of one that had nothing to
+    /// do, such as the wake of an engine that is awake.
     pub peak: Option<Bytes>,
     /// Host RAM that the engine's processes hold for a sleeping copy now: what came on top since before their first sleep into RAM.
     /// Not nothing after a wake: vLLM keeps the pinned blocks for its next sleep.
@@ -82,6 +83,8 @@ pub struct ActionError {
     pub cause: String,
     /// State of the engine after the failure, observed.
     pub engine: EngineState,
+    /// It failed since a GPU had no room for it, as the engine says.
+    pub no_room: bool,
 }
 
 /// How one action ended. Durations were measured by the shell.

@@ -26,7 +26,7 @@ impl Core {
             estimated_wait: if serving {
                 Millis(0)
             } else {
-                self.estimate(now, id, &state.phase)
+                self.estimate(now, id)
             },
             choice: self.choices.latest(id),
         })

@@ -43,6 +43,7 @@ impl Core {
             return;
         }
         state.failures += 1;
+        state.crowded |= error.no_room;
         state.unsettle(now);
         let cool_down = Millis((COOL_DOWN.0 << (state.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
         state.operator_wants = false;
@@ -141,6 +142,7 @@ impl Core {
                 let error = ActionError {
                     cause: format!("the engine died: {cause}"),
                     engine: EngineState::Gone,
+                    no_room: false,
                 };
                 self.wake_failed(now, id, Failure::Start, error, effects);
             }

@@ -6,7 +6,7 @@ use crate::{
     event::{Event, Figures, Memory, Observation, Operator, Outcome},
     gates::News,
     ids::{Bytes, GateId, Millis, ModelId},
-    model::ModelSpec,
+    model::{ModelSpec, Size},
     models::Slot,
     phase::{Boot, Count, Failure, Phase},
     state::ModelState,
@@ -47,24 +47,27 @@ impl Core {
                 attempt,
                 outcome,
             } => {
-                let outcome = self.outcome_per_gpu(&model, outcome);
+                let (outcome, before) = self.outcome_per_gpu(&model, outcome);
                 self.started(now, &model, attempt, outcome, effects);
+                self.keep_figures(&model, before, effects);
             }
             Event::Woke {
                 model,
                 attempt,
                 outcome,
             } => {
-                let outcome = self.outcome_per_gpu(&model, outcome);
+                let (outcome, before) = self.outcome_per_gpu(&model, outcome);
                 self.woke(now, &model, attempt, outcome, effects);
+                self.keep_figures(&model, before, effects);
             }
             Event::Slept {
                 model,
                 attempt,
                 outcome,
             } => {
-                let outcome = self.outcome_per_gpu(&model, outcome);
+                let (outcome, before) = self.outcome_per_gpu(&model, outcome);
                 self.slept(now, &model, attempt, outcome, effects);
+                self.keep_figures(&model, before, effects);
             }
             Event::EngineGone {
                 model,
@@ -216,13 +219,44 @@ impl Core {
         }
     }
 
-    fn outcome_per_gpu(&self, id: &ModelId, outcome: Outcome) -> Outcome {
-        match outcome {
+    /// … with what was known of the model before.
+    fn outcome_per_gpu(&self, id: &ModelId, outcome: Outcome) -> (Outcome, Option<[Size; 5]>) {
+        let outcome = match outcome {
             Outcome::Done { took, memory } => Outcome::Done {
                 took,
                 memory: self.per_gpu(id, memory),
             },
             Outcome::Failed(_) | Outcome::Unknown { .. } => outcome,
+        };
+        (outcome, self.figures(id))
+    }
+
+    /// What is known of the sizes of a model that was measured for a whole cycle.
+    fn figures(&self, id: &ModelId) -> Option<[Size; 5]> {
+        let spec = &self.models.get(id)?.spec;
+        let of = |bytes, source| Size { bytes, source };
+        let sizes = &spec.sizes;
+        let figures = [
+            of(spec.awake, sizes.awake),
+            of(spec.asleep, sizes.asleep),
+            sizes.waking,
+            sizes.sleeping,
+            sizes.host,
+        ];
+        spec.conditioned.then_some(figures)
+    }
+
+    /// What was measured since is kept for the next life too, where it says something new.
+    fn keep_figures(&self, id: &ModelId, before: Option<[Size; 5]>, effects: &mut Vec<Effect>) {
+        let (Some(before), Some(after)) = (before, self.figures(id)) else {
+            return;
+        };
+        let is_new = |(old, new): (&Size, &Size)| {
+            let differs = new.bytes.less(old.bytes).max(old.bytes.less(new.bytes));
+            differs > self.fleet.tolerance || new.source != old.source
+        };
+        if before.iter().zip(&after).any(is_new) {
+            effects.push(Effect::Footprint { model: id.clone() });
         }
     }
 

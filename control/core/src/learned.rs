@@ -60,6 +60,14 @@ impl Samples {
         self.median
     }
 
+    /// Both.
+    pub const fn takes(&self) -> Span {
+        Span {
+            half: self.median,
+            most: self.promised,
+        }
+    }
+
     /// What is promised and what stands behind it.
     pub fn expected(&self) -> Expected {
         Expected {
@@ -67,6 +75,15 @@ impl Samples {
             measured: self.kept.len(),
         }
     }
+}
+
+/// How long something takes. The longer one is that which takes longer most of the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// No longer than this, most of the time.
+    pub most: Millis,
+    /// No longer than this, half of the time.
+    pub half: Millis,
 }
 
 /// What an action is expected to take.

@@ -10,10 +10,11 @@ use crate::{
     event::{EngineState, Memory, Observation},
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::LONGEST_WAKE,
+    model::Source,
     models::Slot,
-    outcomes::allowed_after_sleep,
     phase::{Boot, Phase},
     policy::{Need, Resident as Candidate},
+    sizes::allowed_after_sleep,
     state::{ModelState, Resident, Unsettled},
 };
 
@@ -21,7 +22,7 @@ use crate::{
 const READINGS: u32 = 3;
 
 /// What an engine takes or gives back the oracle shows within this.
-const SHOWS_WITHIN: Millis = Millis(2_000);
+pub(crate) const SHOWS_WITHIN: Millis = Millis(2_000);
 
 /// What the oracle says of one GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,12 +85,9 @@ impl Core {
         };
         let need = |gpu: &GpuId| {
             let (capacity, reserved) = (self.capacity(*gpu), self.reserved_on(*gpu));
-            // Of everything, not only of what it adds: nothing is begun on a GPU that is beyond its capacity already.
-            let others = reserved.less(state.reserved());
-            let more = |takes: Bytes| (others + takes).less(reserved.min(capacity));
-            let needs = more(self.takes_on(state, *gpu, |_| true));
+            let needs = self.needs_on(state, *gpu, |_| true);
             // Who leaves needs no room to go to sleep any more by then.
-            let then = more(self.takes_on(state, *gpu, |other| !other.leaves_soon(now)));
+            let then = self.needs_on(state, *gpu, |other| !other.leaves_soon(now));
             let free = capacity.less(reserved);
             let leaving = self
                 .models_on(*gpu)
@@ -104,6 +102,19 @@ impl Core {
             }
         };
         state.spec.gpus.iter().map(need).collect()
+    }
+
+    /// What a model needs on one of its GPUs to wake beside those who stay.
+    pub(crate) fn needs_on(
+        &self,
+        state: &ModelState,
+        gpu: GpuId,
+        stays: impl Fn(&ModelState) -> bool,
+    ) -> Bytes {
+        let (capacity, reserved) = (self.capacity(gpu), self.reserved_on(gpu));
+        // Of everything, not only of what it adds: nothing is begun on a GPU that is beyond its capacity already.
+        let others = reserved.less(state.reserved());
+        (others + self.takes_on(state, gpu, stays)).less(reserved.min(capacity))
     }
 
     /// The most that a GPU must have for a model while it wakes and after it: its own peak, and room for the largest peak that a sleep
@@ -165,8 +176,12 @@ impl Core {
             let peak = sizes.waking.bytes.max(sizes.sleeping.bytes).max(sleeping.unwrap_or_default());
             let takes = state.spec.awake + peak;
             (takes > most).then(|| {
+                let source = match state.spec.sizes.awake {
+                    Source::Measured => "measured",
+                    Source::Declared | Source::Default => "as declared",
+                };
                 format!(
-                    "it needs {takes} on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned and sleeping models keep)",
+                    "it needs {takes} ({source}) on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned and sleeping models keep)",
                     gpu.0,
                     self.capacity(*gpu)
                 )
@@ -437,7 +452,7 @@ impl ModelState {
     }
 
     /// Bytes per GPU that become free when what is under way has ended.
-    fn will_free(&self) -> Bytes {
+    pub(crate) fn will_free(&self) -> Bytes {
         let stays = if self.ending.is_some() {
             Bytes(0)
         } else {

@@ -24,6 +24,7 @@ pub mod ids;
 mod intake;
 pub mod learned;
 mod ledger;
+mod line;
 mod looks;
 pub mod model;
 mod models;
@@ -34,6 +35,7 @@ pub mod policy;
 mod publish;
 mod schedule;
 mod settle;
+mod sizes;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -280,11 +282,6 @@ impl Core {
 
     /// Moves a model into a phase. Every change of phase passes here.
     fn enter(&mut self, now: Millis, id: &ModelId, phase: Phase) {
-        let estimate = self.estimate(now, id, &phase);
-        let drain = self.models.get(id).map(|state| {
-            let busy = self.gates.in_flight(state.slot) > 0;
-            self.drain_takes(state, busy)
-        });
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
@@ -298,7 +295,8 @@ impl Core {
             (state.operator_wants, state.restoring) = (false, false);
             state.failures = 0;
             state.last_error = None;
-            (state.inside, state.frozen_since, state.stuck) = (0, None, false);
+            (state.inside, state.frozen_since) = (0, None);
+            (state.stuck, state.crowded) = (false, false);
             state.settle();
         }
         if matches!(phase, Phase::Asleep) {
@@ -312,11 +310,12 @@ impl Core {
         }
         state.phase = phase;
         state.since = now;
-        (state.estimate, state.estimated_at) = (estimate, now);
-        state.drain_takes = drain.unwrap_or_default();
         // A look that is under way was asked for in another phase; its answer would be stale.
         (state.observing, state.observe_at, state.silent) =
             (None, now + self.fleet.times.observe, 0);
+        // What it takes and gives counts from here on.
+        self.refresh();
+        self.make_estimate(now, id);
         match self.models.get(id).map(|state| &state.phase) {
             Some(Phase::Serving) => {
                 self.wait_ends(now, id);

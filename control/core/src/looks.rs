@@ -5,6 +5,7 @@ use crate::{
     effect::Effect,
     event::{EngineState, Memory, Observation},
     ids::{Attempt, Millis, ModelId},
+    ledger::SHOWS_WITHIN,
     phase::{Boot, Count, Failure, Phase, Tier},
     state::Resident,
 };
@@ -64,6 +65,10 @@ impl Core {
             state.settle();
         }
         state.seen_in_host(seen);
+        self.seen_in_service(now, id, seen, effects);
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
         state.silent = if seen.state == EngineState::Silent {
             state.silent + 1
         } else {
@@ -83,6 +88,31 @@ impl Core {
             | Phase::Waking { .. }
             | Phase::Sleeping { .. }
             | Phase::Removed { .. } => {}
+        }
+    }
+
+    /// What an engine holds that has served for a while is what it takes while it is awake, whatever was declared or measured before:
+    /// it may have been found so, or have grown.
+    fn seen_in_service(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let tolerance = self.fleet.tolerance;
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        let steady = matches!(state.phase, Phase::Serving) && now >= state.since + SHOWS_WITHIN;
+        if !steady || seen.state != EngineState::Awake {
+            return;
+        }
+        let before = state.spec.awake;
+        if let Some(awake) = state.seen_awake(seen.memory, tolerance) {
+            let sentence = format!("holds {awake} while awake, not {before}: corrected");
+            effects.push(Effect::Footprint { model: id.clone() });
+            self.record(now, id, sentence, effects);
         }
     }
 

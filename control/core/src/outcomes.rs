@@ -6,10 +6,11 @@ use crate::{
     event::{ActionError, EngineState, Memory, Outcome},
     failures::COOL_DOWN,
     ids::{Attempt, Bytes, Millis, ModelId},
-    model::{Size, SleepMode, Source},
+    model::SleepMode,
     phase::{Boot, Cause, Failure, Phase, Tier},
     schedule::counted,
-    state::{ModelState, Resident},
+    sizes::{allowed_after_sleep, raise},
+    state::{ModelState, Resident, Unsettled},
 };
 
 /// Pause before a sleep of unknown outcome is repeated.
@@ -54,9 +55,16 @@ impl Core {
         }
         match outcome {
             Outcome::Done { took, memory } => {
-                state.learned.start.push(Millis(took));
+                state.learn_start(now, took);
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
+                // A start that takes little says nothing of wakes; what it takes more is reserved for both.
+                let above = memory.peak.unwrap_or_default().less(state.spec.awake);
+                state.starting = state.starting.max(above);
+                let waking = &mut state.spec.sizes.waking;
+                if above > waking.bytes {
+                    raise(waking, memory.peak, state.spec.awake);
+                }
                 if booting {
                     self.enter(now, id, Phase::Booting(Boot::Started));
                     self.record(now, id, format!("started in {}", Millis(took)), effects);
@@ -78,6 +86,7 @@ impl Core {
                     ActionError {
                         cause,
                         engine: EngineState::Silent,
+                        no_room: false,
                     },
                     effects,
                 );
@@ -116,13 +125,12 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
-                let learned = match state.tier() {
-                    Tier::Disk => &mut state.learned.reload,
-                    Tier::Ram | Tier::Stopped => &mut state.learned.wake,
-                };
-                learned.push(Millis(took));
+                state.learn_wake(now, took);
                 state.resident = Resident::Awake;
                 state.measured_awake(memory);
+                let waking = &mut state.spec.sizes.waking;
+                raise(waking, memory.peak, state.spec.awake);
+                waking.bytes = waking.bytes.max(state.starting);
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);
@@ -152,6 +160,7 @@ impl Core {
                     ActionError {
                         cause,
                         engine: EngineState::Silent,
+                        no_room: false,
                     },
                     effects,
                 );
@@ -226,8 +235,17 @@ impl Core {
         };
         match outcome {
             Outcome::Done { took, memory } => {
-                state.learned.sleep.push(Millis(took));
-                state.measured_asleep(memory);
+                state.learn_sleep(now, took);
+                if let Some(left) = memory.gpu.filter(|left| state.keeps(*left)) {
+                    let error = ActionError {
+                        cause: format!("it sleeps, but {left} were not freed"),
+                        engine: EngineState::Awake,
+                        no_room: false,
+                    };
+                    self.boot_sleep_failed(now, id, error, effects);
+                    return;
+                }
+                state.measured_asleep(memory, false);
                 state.resident = Resident::Asleep(state.spec.asleep);
                 if state.spec.conditioned {
                     self.enter(now, id, Phase::Asleep);
@@ -245,21 +263,34 @@ impl Core {
                     self.enter(now, id, Phase::Booting(Boot::Slept));
                 }
             }
-            Outcome::Failed(ActionError { cause, .. }) | Outcome::Unknown { cause } => {
-                // Nobody uses it yet: end it and start again after a pause.
-                state.resident = Resident::Awake;
-                self.wake_failed(
-                    now,
-                    id,
-                    Failure::Start,
-                    ActionError {
-                        cause,
-                        engine: EngineState::Silent,
-                    },
-                    effects,
-                );
+            Outcome::Failed(error) => self.boot_sleep_failed(now, id, error, effects),
+            Outcome::Unknown { cause } => {
+                let error = ActionError {
+                    cause,
+                    engine: EngineState::Silent,
+                    no_room: false,
+                };
+                self.boot_sleep_failed(now, id, error, effects);
             }
         }
+    }
+
+    /// Nobody uses it yet: end it and start again after a pause.
+    fn boot_sleep_failed(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        error: ActionError,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(state) = self.models.get_mut(id) {
+            state.resident = Resident::Awake;
+        }
+        let error = ActionError {
+            engine: EngineState::Silent,
+            ..error
+        };
+        self.wake_failed(now, id, Failure::Start, error, effects);
     }
 
     fn service_slept(
@@ -281,13 +312,17 @@ impl Core {
             Outcome::Failed(_) if sabotage!(TrustsTheReply, true, false) => {
                 self.says_it_sleeps(now, id, order, 1, Memory::default(), effects);
             }
-            Outcome::Failed(ActionError { cause, engine }) => match engine {
+            Outcome::Failed(ActionError {
+                cause,
+                engine,
+                no_room,
+            }) => match engine {
                 EngineState::Asleep | EngineState::Silent => {
                     self.may_sleep(now, id, order, cause, effects);
                 }
                 EngineState::Gone => self.engine_gone(now, id, &cause, effects),
                 EngineState::Broken => self.end_engine(now, id, &cause, effects),
-                EngineState::Awake => self.refused_to_sleep(now, id, &cause, effects),
+                EngineState::Awake => self.refused_to_sleep(now, id, &cause, no_room, effects),
             },
         }
     }
@@ -305,13 +340,14 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.learned.sleep.push(Millis(took));
+        state.learn_sleep(now, took);
         let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
-        let kept = left > allowed_after_sleep(state.spec.awake, state.spec.asleep);
-        if !kept {
-            state.measured_asleep(memory);
-        }
-        let repeated = std::mem::replace(&mut state.memory_repeat, kept);
+        let (awake, asleep) = (state.spec.awake, state.spec.asleep);
+        let more = left > allowed_after_sleep(awake, asleep);
+        let repeated = std::mem::replace(&mut state.memory_repeat, more);
+        // What was only declared may be wrong: what stays twice, and was not freed like the rest, is its residual.
+        let kept = more && (!repeated || state.keeps(left));
+        state.measured_asleep(memory, kept);
         if kept && !repeated {
             let sentence = format!(
                 "says it sleeps, but {left} are still held on its GPU: asked to sleep once more"
@@ -418,7 +454,7 @@ impl Core {
     ) -> Option<u64> {
         let inside = self.in_flight(id);
         let state = self.models.get_mut(id)?;
-        state.futile = None;
+        (state.futile, state.crowded) = (None, false);
         let made_room = match cause {
             Cause::Preempt(_) => state.making_room.take(),
             Cause::Idle | Cause::Overcommit | Cause::Operator | Cause::Disable | Cause::Remove => {
@@ -443,14 +479,22 @@ impl Core {
         now: Millis,
         id: &ModelId,
         why: &str,
+        no_room: bool,
         effects: &mut Vec<Effect>,
     ) {
         let cause = format!("could not be put to sleep, serving on: {why}");
         self.made_no_room(now, id, &cause);
+        let host = self.models.get(id).map(ModelState::host_reserved);
         self.enter(now, id, Phase::Serving);
         if let Some(state) = self.models.get_mut(id) {
+            // A sleep of unknown end before this one may have left its copy there; the next look tells.
+            state.unsettled = Some(Unsettled {
+                above: Bytes(0),
+                host: host.unwrap_or_default(),
+                since: now,
+            });
             state.spare_until = now + COOL_DOWN;
-            state.operator_sleeps = false;
+            (state.operator_sleeps, state.crowded) = (false, no_room);
             state.last_error = Some(cause.clone());
         }
         self.record(now, id, cause, effects);
@@ -473,52 +517,4 @@ impl Core {
             .get(id)
             .map_or(Millis(0), ModelState::wake_takes)
     }
-}
-
-/// What may be held after a sleep: the residual and a tenth of what should have been freed.
-pub(crate) fn allowed_after_sleep(awake: Bytes, asleep: Bytes) -> Bytes {
-    asleep + Bytes(awake.less(asleep).0 / 10)
-}
-
-impl ModelState {
-    /// What an engine was seen to hold when it had just become awake.
-    fn measured_awake(&mut self, memory: Memory) {
-        if let Some(awake) = memory.gpu.filter(|bytes| bytes.0 > 0) {
-            (self.spec.awake, self.spec.sizes.awake) = (awake, Source::Measured);
-        }
-        let awake = self.spec.awake;
-        raise(&mut self.spec.sizes.waking, memory.peak, awake);
-        self.host_kept = memory.host.unwrap_or(self.host_kept);
-    }
-
-    /// What an engine was seen to hold when it had just fallen asleep.
-    fn measured_asleep(&mut self, memory: Memory) {
-        if let Some(asleep) = memory.gpu.filter(|bytes| bytes.0 > 0) {
-            (self.spec.asleep, self.spec.sizes.asleep) = (asleep, Source::Measured);
-        }
-        let awake = self.spec.awake;
-        raise(&mut self.spec.sizes.sleeping, memory.peak, awake);
-        if let (Some(bytes), Tier::Ram) = (memory.host.filter(|b| b.0 > 0), self.copy) {
-            self.spec.sizes.host = Size {
-                bytes,
-                source: Source::Measured,
-            };
-        }
-    }
-}
-
-/// A peak above `awake` was measured: what was declared or guessed gives way, what was measured only grows.
-fn raise(size: &mut Size, peak: Option<Bytes>, awake: Bytes) {
-    let Some(above) = peak.map(|peak| peak.less(awake)) else {
-        return;
-    };
-    let known = if size.source == Source::Measured {
-        size.bytes
-    } else {
-        Bytes(0)
-    };
-    *size = Size {
-        bytes: above.max(known),
-        source: Source::Measured,
-    };
 }

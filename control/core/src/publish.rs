@@ -3,7 +3,7 @@
 use crate::{
     Core,
     effect::{Admission, Effect},
-    ids::{Epoch, GateId, ModelId},
+    ids::{Epoch, GateId, Millis, ModelId},
     phase::Phase,
     state::ModelState,
 };
@@ -32,8 +32,13 @@ impl Core {
                     *epoch = state.epoch;
                 }
             }
-            if let Admission::Refuse { retry_after, .. } = row.admission {
-                state.told = retry_after;
+            match row.admission {
+                Admission::Refuse { retry_after, .. } => state.told = retry_after,
+                // Whoever cannot wait for so long is told when to come back, too.
+                Admission::Hold { estimated_wait } => {
+                    state.told = Millis(estimated_wait).retry_after();
+                }
+                Admission::Admit => {}
             }
             state.published = Some(row.clone());
             if self.open {

@@ -72,6 +72,8 @@ mod chosen {
         StopsTooEarly,
         /// What a wake of unknown end may hold is free at the next look.
         LostWakeForgotten,
+        /// What was measured is not believed.
+        NothingLearned,
         /// The end of a former life counts as the end of the one that runs.
         OldEndCounts,
         /// The stream of a fenced gate stays open.
@@ -118,7 +120,7 @@ mod chosen {
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 53] = [
+        pub const ALL: [Self; 54] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
@@ -151,6 +153,7 @@ mod chosen {
             Self::StoppedGpuMoves,
             Self::StopsTooEarly,
             Self::LostWakeForgotten,
+            Self::NothingLearned,
             Self::OldEndCounts,
             Self::FencedStreamStays,
             Self::ByeRemovesNobody,

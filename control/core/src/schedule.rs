@@ -73,7 +73,8 @@ impl Core {
         let stopped =
             |gpu: &&GpuId| sabotage!(StoppedGpuMoves, false, self.stopped(**gpu).is_some());
         let closed = |gpu: &&GpuId| moves(gpu) || stopped(gpu);
-        let mut taken: BTreeSet<GpuId> = gpus.iter().filter(closed).copied().collect();
+        let closed: BTreeSet<GpuId> = gpus.iter().filter(closed).copied().collect();
+        let mut taken = closed.clone();
         let queue = self.queue(now, gpus);
         if !queue.is_empty() {
             self.wake_at(Some(now + LOOK_AGAIN));
@@ -94,7 +95,7 @@ impl Core {
                 taken.extend(gpus);
             }
         }
-        self.relieve_overcommitted(now, gpus, &taken, effects);
+        self.relieve_overcommitted(now, gpus, &closed, effects);
         self.relieve_hosts(now, effects);
         self.restore_popular(now, gpus, &taken);
     }
@@ -165,6 +166,12 @@ impl Core {
         };
         // 1. There is room.
         if needs.iter().all(|need| need.needs <= need.free) {
+            if state.crowded && self.others_go_first(now, id, &need, &needs, effects) {
+                return true;
+            }
+            let Some(state) = self.models.get(id) else {
+                return true;
+            };
             let tier = state.tier();
             self.choose_for(now, id, &need, needs, Taken::Wake(tier));
             self.start_or_wake(now, id, effects);
@@ -213,6 +220,56 @@ impl Core {
                 true
             }
         }
+    }
+
+    /// A model takes more than anybody knows: the last try failed for lack of room where there should have been enough. All others that
+    /// may go do so before the next, once. Returns whether it waits for them.
+    fn others_go_first(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        need: &Need,
+        needs: &[GpuNeed],
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(state) = self.models.get(id) else {
+            return false;
+        };
+        let only_comes_back = state.restoring && !self.asked_for(now, state);
+        let all = state.spec.gpus.iter().map(|gpu| (*gpu, Bytes(1)));
+        let need = Need {
+            missing: all.collect(),
+            ..need.clone()
+        };
+        let mut candidates = self.candidates(now, &need);
+        candidates.retain(|other| {
+            let may = !other.pinned && other.spared_until <= now && other.frees > Bytes(0);
+            may && !only_comes_back
+        });
+        let from = |other: &policy::Resident| {
+            let busy_from = if other.busy { need.busy_from } else { now };
+            other.not_before.max(busy_from).max(self.sleeps_from())
+        };
+        let until = candidates.iter().map(from).filter(|from| *from > now).min();
+        let now_go = candidates.iter().filter(|other| from(other) <= now);
+        let victims: Vec<ModelId> = now_go.map(|other| other.model.clone()).collect();
+        if !victims.is_empty() {
+            let sentence = "its last try failed since a GPU had no room for it: others go first";
+            self.record(now, id, sentence, effects);
+            self.make_room(now, id, &need, needs.to_vec(), victims, effects);
+            return true;
+        }
+        let leaves = self.neighbours(id).any(|other| other.leaves_soon(now));
+        if until.is_none() && !leaves {
+            if let Some(state) = self.models.get_mut(id) {
+                state.crowded = false;
+            }
+            return false;
+        }
+        let taken = until.map_or(Taken::WaitForRoom, |until| Taken::Wait(Some(until)));
+        self.choose_for(now, id, &need, needs.to_vec(), taken);
+        self.wake_at(until);
+        true
     }
 
     /// The forecast hears of every choice, whoever makes it: it duels with recency over who goes.
@@ -313,7 +370,7 @@ impl Core {
         &mut self,
         now: Millis,
         gpus: &BTreeSet<GpuId>,
-        taken: &BTreeSet<GpuId>,
+        closed: &BTreeSet<GpuId>,
         effects: &mut Vec<Effect>,
     ) {
         for gpu in gpus.iter().copied() {
@@ -327,7 +384,8 @@ impl Core {
             }
             self.wake_at(Some(now + LOOK_AGAIN));
             let leaving = |state: &ModelState| matches!(state.phase, Phase::Draining { .. });
-            if taken.contains(&gpu) || self.models_on(gpu).any(leaving) {
+            // Who waits there waits for nothing: as long as too much is awake nobody else can be woken.
+            if closed.contains(&gpu) || self.models_on(gpu).any(leaving) {
                 continue;
             }
             let need = Need {

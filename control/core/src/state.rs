@@ -5,7 +5,7 @@ use crate::{
     effect::{Admission, PublishedRow},
     estimate::Wait,
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
-    learned::Learned,
+    learned::{Learned, Samples},
     model::ModelSpec,
     models::Slot,
     phase::{Boot, Phase, Tier},
@@ -70,6 +70,9 @@ pub(crate) struct ModelState {
     pub(crate) removing: bool,
     /// No room can be made in reasonable time; shown as `too_long`.
     pub(crate) stuck: bool,
+    /// What it did last failed since a GPU had no room for it: its figures say less than it takes. Where it goes to sleep next it ends,
+    /// and where it wakes next others go before.
+    pub(crate) crowded: bool,
     pub(crate) last_error: Option<String>,
     pub(crate) failures: u32,
     pub(crate) restarts: Vec<Millis>,
@@ -112,6 +115,8 @@ pub(crate) struct ModelState {
     pub(crate) follows_until: Millis,
     /// Its engine ran when this life first looked: gates of which this control never heard may send requests to it by an older table.
     pub(crate) adopted: bool,
+    /// Bytes per GPU above `awake` at the worst moment of any start of this life of control.
+    pub(crate) starting: Bytes,
     /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
     pub(crate) host_kept: Bytes,
     /// When who could make room for it was last weighed, and its wait last estimated.
@@ -153,6 +158,7 @@ impl ModelState {
             disabled: false,
             removing: false,
             stuck: false,
+            crowded: false,
             last_error: None,
             failures: 0,
             restarts: Vec::new(),
@@ -174,6 +180,7 @@ impl ModelState {
             copy: Tier::Ram,
             follows_until: Millis(0),
             adopted: false,
+            starting: Bytes(0),
             host_kept: Bytes(0),
             weighed_at: Millis(0),
             estimated_at: Millis(0),
@@ -193,10 +200,15 @@ impl ModelState {
 
     /// Its next wake takes no longer than this, as promised by what was learned.
     pub(crate) fn wake_takes(&self) -> Millis {
+        self.next_wake().promised()
+    }
+
+    /// What was learned of the kind of wake that comes next.
+    pub(crate) const fn next_wake(&self) -> &Samples {
         match self.tier() {
-            Tier::Ram => self.learned.wake.promised(),
-            Tier::Disk => self.learned.reload.promised(),
-            Tier::Stopped => self.learned.start.promised(),
+            Tier::Ram => &self.learned.wake,
+            Tier::Disk => &self.learned.reload,
+            Tier::Stopped => &self.learned.start,
         }
     }
 

@@ -22,7 +22,9 @@ mod races;
 mod scale;
 mod scenarios;
 mod sharing;
+mod sizes;
 mod table;
+mod waits;
 
 const GIB: u64 = 1 << 30;
 
@@ -433,6 +435,13 @@ fn names(effects: &[Effect]) -> Vec<String> {
         | Effect::Footprint { .. } => None,
     };
     effects.iter().filter_map(name).collect()
+}
+
+/// As [`names`], without rows that refuse: a drain that lasts tells whoever comes to come back later.
+fn acts(effects: &[Effect]) -> Vec<String> {
+    let mut names = names(effects);
+    names.retain(|name| !name.contains(" refuse "));
+    names
 }
 
 /// Looks that were asked for: at which engine, and with which number.

@@ -30,7 +30,7 @@ pub(crate) enum Berth {
 }
 
 impl Core {
-    /// Where a model goes now. `empty`: no request is in its engine, so that its process may end. May send others away.
+    /// Where a model goes now: to its end, if a GPU had no room for its sleep. `empty`: no request is in its engine, so that its process may end. May send others away.
     pub(crate) fn berth(
         &mut self,
         now: Millis,
@@ -43,6 +43,9 @@ impl Core {
         };
         let caps = state.spec.caps;
         let stop = empty && caps.restartable;
+        if state.crowded && stop {
+            return Berth::In(Tier::Stopped);
+        }
         match state.spec.tier {
             Some(Tier::Disk) if caps.disk => return Berth::In(Tier::Disk),
             Some(Tier::Stopped) if stop => return Berth::In(Tier::Stopped),
@@ -119,6 +122,7 @@ impl Core {
             state.learned.start.promised()
         );
         let asleep = matches!(state.phase, Phase::Asleep);
+        state.crowded = false;
         self.kill(id, "it sleeps without a process".into(), effects);
         if !asleep {
             self.enter(now, id, Phase::Asleep);

@@ -25,6 +25,8 @@ pub(super) struct Footprint {
     pub(super) awake: Option<u64>,
     /// GPU memory that stays while it sleeps, in bytes.
     pub(super) asleep: Option<u64>,
+    /// Most GPU memory at any moment of any start, in bytes.
+    pub(super) starting: Option<u64>,
     /// Most GPU memory at any moment of any wake, in bytes.
     pub(super) waking: Option<u64>,
     /// Most GPU memory at any moment of any sleep, in bytes.
@@ -66,6 +68,10 @@ impl Footprint {
         }
         let above = |most: u64| measured(per_gpu(most).less(spec.awake));
         spec.sizes.waking = self.waking.map_or(spec.sizes.waking, above);
+        // A start that takes little says nothing of wakes; what it takes more is reserved for both.
+        let starting = self.starting.map(above);
+        let starting = starting.filter(|size| size.bytes > spec.sizes.waking.bytes);
+        spec.sizes.waking = starting.unwrap_or(spec.sizes.waking);
         spec.sizes.sleeping = self.sleeping.map_or(spec.sizes.sleeping, above);
         let copy = |bytes| measured(per_gpu(bytes));
         spec.sizes.host = self.host.map_or(spec.sizes.host, copy);
@@ -124,6 +130,7 @@ mod tests {
         let footprint = Footprint {
             awake: Some(gib(30)),
             asleep: Some(gib(2)),
+            starting: Some(gib(32)),
             waking: Some(gib(34)),
             sleeping: Some(gib(28)),
             host: Some(gib(40)),

@@ -25,7 +25,7 @@ use std::{
 
 use greenthread_core::{
     event::Event,
-    ids::{Attempt, GpuId, ModelId},
+    ids::{Attempt, Bytes, GpuId, ModelId},
     model::{ModelSpec, SleepMode},
     phase::Tier,
 };
@@ -260,10 +260,12 @@ impl Engines {
         self.settings.oracle.name()
     }
 
-    /// Persists what was measured of a model (`Effect::Footprint`). Blocks for a small write; one caller at a time.
-    pub fn save_footprint(&self, model: &ModelId) -> io::Result<()> {
+    /// Persists what was measured of a model (`Effect::Footprint`); `awake`: what it holds on all its GPUs while it serves, where that was
+    /// measured. Blocks for a small write; one caller at a time.
+    pub fn save_footprint(&self, model: &ModelId, awake: Option<Bytes>) -> io::Result<()> {
         match self.lock().get(model).cloned() {
             Some(entry) => {
+                entry.worker.holds_awake(awake);
                 footprint::save(&self.settings.state, &model.0, entry.worker.footprint())
             }
             None => Ok(()),

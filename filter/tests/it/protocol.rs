@@ -511,5 +511,5 @@ fn a_gate_that_has_said_bye_holds_nobody_for_a_table() {
         Some(&gate_message::Body::Bye(Bye {}))
     );
     let (_, late) = world.post("/llama/x");
-    assert_eq!(late, greenthread_filter::gate::Verdict::Pass);
+    assert_eq!(late, Seen::Pass);
 }

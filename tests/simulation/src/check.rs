@@ -14,7 +14,6 @@ use greenthread_core::{
 use crate::{
     agenda::Order,
     engine::{Engine, Process},
-    plan::CAPACITY,
     request::Stage,
     world::World,
 };
@@ -88,7 +87,17 @@ impl World {
     /// Keeps the books about actions, from the events that end them.
     pub(crate) fn before_step(&mut self, life: usize, event: &Event) {
         match event {
-            Event::Started { model, attempt, .. } | Event::Woke { model, attempt, .. } => {
+            Event::Started {
+                model,
+                attempt,
+                outcome,
+            }
+            | Event::Woke {
+                model,
+                attempt,
+                outcome,
+            } => {
+                self.told_of_action(life, model, *attempt, outcome);
                 self.action_ended(life, model, *attempt, true);
                 self.remember(life, event);
             }
@@ -105,6 +114,7 @@ impl World {
                     },
                     Outcome::Unknown { .. } => false,
                 };
+                self.told_of_action(life, model, *attempt, outcome);
                 self.action_ended(life, model, *attempt, definite);
                 self.remember(life, event);
             }
@@ -132,8 +142,11 @@ impl World {
                 self.controls[life].roomy.remove(gpu);
             }
             Event::Observed {
-                model, observation, ..
+                model,
+                attempt,
+                observation,
             } => {
+                self.told_of_look(life, model, *attempt, observation);
                 let seen = observation.state == EngineState::Asleep;
                 let engine = self.rows.get(model).copied();
                 self.controls[life].seen_asleep = engine.filter(|_| seen);
@@ -216,33 +229,9 @@ impl World {
                 self.check_stopped(life, engine, false);
                 self.check_agrees(life, engine);
                 self.check_wake(life, engine, order);
-                self.check_room(engine, &gpus);
+                self.check_room(life, engine, order, &gpus);
                 self.controls[life].begun.extend(gpus);
             }
-        }
-    }
-
-    /// S4: what is woken has room, in real bytes.
-    fn check_room(&mut self, engine: usize, gpus: &[GpuId]) {
-        for gpu in gpus {
-            let there = |other: &&Engine| other.spec.gpus.contains(gpu);
-            let on_gpu: Vec<&Engine> = self.engines.iter().filter(there).collect();
-            let explained = on_gpu.iter().any(|other| other.surprise);
-            let all: Bytes = on_gpu.iter().map(|other| other.holds).sum();
-            let held = all.less(self.engines[engine].holds);
-            // … and for the moment at which whoever is awake then goes to sleep.
-            let spec = &self.engines[engine].spec;
-            let awake = on_gpu.iter().filter(|other| other.runs());
-            let sleeping = awake.map(|other| other.spec.sizes.sleeping.bytes).max();
-            let sizes = &spec.sizes;
-            let peak = sizes.waking.bytes.max(sizes.sleeping.bytes);
-            let need = spec.awake + peak.max(sleeping.unwrap_or_default());
-            self.check(explained || held + need <= CAPACITY, |_| {
-                format!(
-                    "S4: {need} are woken on GPU {} where others hold {held}",
-                    gpu.0
-                )
-            });
         }
     }
 
@@ -442,7 +431,7 @@ impl World {
     }
 
     /// Whether an engine may come to hold more than control knows, without a word to it.
-    fn is_excused(&self, life: usize, engine: usize) -> bool {
+    pub(crate) fn is_excused(&self, life: usize, engine: usize) -> bool {
         let known = &self.engines[engine];
         // It still does what another life told it.
         let foreign = known.is_foreign(life);
@@ -451,9 +440,9 @@ impl World {
         // It keeps its memory, and nobody measures.
         let keeps = known.asleep
             && !known.is_busy()
-            && known.holds > known.spec.asleep
+            && known.holds > known.real.asleep
             && !self.plan.measured;
-        foreign || by_hand || keeps || known.strange
+        foreign || by_hand || keeps || known.strange || self.is_unmeasured(life, engine)
     }
 
     /// The ledger, against its capacity and against what is really held.
@@ -516,6 +505,7 @@ impl World {
         self.check_fairness(life, &view);
         self.controls[life].roomy = self.roomy(life, &view, &ledger);
         self.check_hosts(life);
+        self.check_sources(life);
     }
 
     /// GPUs that have room for whoever goes to sleep next: from then on that must stay so.

@@ -17,6 +17,7 @@ use crate::{
     fair::Fairness,
     heard::Account,
     plan::{CAPACITY, TOLERANCE},
+    sizes::AllMeasured,
     stream::Arrival,
     wire,
     world::World,
@@ -36,8 +37,10 @@ pub struct Persisted {
     /// Largest term that was ever taken. What raises an old copy goes beyond it: a term that is used twice, after the state was lost,
     /// breaks rule 12 and is nobody's to survive.
     pub largest: u64,
-    /// Models whose footprints were measured.
-    pub measured: BTreeSet<ModelId>,
+    /// Models of which a whole cycle was measured.
+    pub conditioned: BTreeSet<ModelId>,
+    /// What was measured of each row.
+    pub measured: AllMeasured,
 }
 
 /// Who leads, as the API server knows it.
@@ -94,6 +97,12 @@ pub struct Control {
     pub roomy: BTreeSet<GpuId>,
     /// Engines that were told in this step to sleep into host RAM.
     pub filled: Vec<usize>,
+    /// Rows of which an outcome was told that ended nothing any more.
+    pub uncertain: BTreeSet<usize>,
+    /// The look at each row that was asked for last.
+    pub looks: BTreeMap<usize, Attempt>,
+    /// What was measured of each row, as far as this life was told.
+    pub measured: AllMeasured,
     /// Outcomes that were delivered, for telling them again.
     pub told: Vec<Event>,
     /// What it has heard.
@@ -169,6 +178,9 @@ impl World {
             filled: Vec::new(),
             roomy: BTreeSet::new(),
             seen_asleep: None,
+            uncertain: BTreeSet::new(),
+            looks: BTreeMap::new(),
+            measured: self.persisted.measured.clone(),
             told: Vec::new(),
             account: Account::default(),
             fair: Fairness::default(),
@@ -189,7 +201,7 @@ impl World {
         self.controls[life].account.begins = true;
         for row in 0..self.engines.len() {
             if self.engines[row].present {
-                let spec = self.spec_for_core(row);
+                let spec = self.engines[row].spec.clone();
                 self.step(life, Event::ModelSet(Box::new(spec)));
             } else if self.engines[row].spec.caps.restartable {
                 // What the fleet does not name any more is ended.
@@ -197,13 +209,6 @@ impl World {
             }
         }
         self.controls[life].account.begins = false;
-    }
-
-    /// A model's spec as control hands it to its core: with what was measured before.
-    pub(crate) fn spec_for_core(&self, row: usize) -> greenthread_core::model::ModelSpec {
-        let mut spec = self.engines[row].spec.clone();
-        spec.conditioned |= self.persisted.measured.contains(&spec.id);
-        spec
     }
 
     pub(crate) fn control_starts(&mut self) {
@@ -327,6 +332,7 @@ impl World {
         if !self.controls[life].deposed && !self.may_lead(life) {
             self.depose(life);
         }
+        let event = self.with_measured(life, event);
         self.note(|_| format!("control {life} < {event:?}"));
         self.before_step(life, &event);
         let control = &mut self.controls[life];
@@ -435,7 +441,7 @@ impl World {
             Effect::Record(_) => {}
             Effect::RaiseTerm { at_least } => self.raise_term(life, at_least),
             Effect::Footprint { model } => {
-                self.persisted.measured.insert(model);
+                self.keep_footprint(life, model);
             }
         }
     }

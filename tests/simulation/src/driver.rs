@@ -238,8 +238,8 @@ impl World {
             return self.ends(life, engine, attempt, after, outcome);
         }
         let good = match order {
-            Order::Start | Order::Wake(_) => self.engines[engine].spec.awake,
-            Order::Sleep(_, _) => self.engines[engine].spec.asleep,
+            Order::Start | Order::Wake(_) => self.engines[engine].real.awake,
+            Order::Sleep(_, _) => self.engines[engine].real.asleep,
         };
         let settles = self.memory_shows(engine, good);
         let after = self.short_way();
@@ -272,6 +272,7 @@ impl World {
         };
         self.check_first_look(life, false);
         let control = &mut self.controls[life];
+        control.looks.insert(engine, attempt);
         let local = control.local(self.now);
         control.account.asks(local, model, attempt);
         let way = self.short_way();
@@ -400,10 +401,20 @@ pub(crate) fn unknown(cause: &str) -> Outcome {
     }
 }
 
+/// A definite failure for lack of room on a GPU.
+pub(crate) fn starved(engine: EngineState) -> Outcome {
+    Outcome::Failed(ActionError {
+        cause: "CUDA out of memory".to_owned(),
+        engine,
+        no_room: true,
+    })
+}
+
 /// A definite failure.
 pub(crate) fn failed(cause: &str, engine: EngineState) -> Outcome {
     Outcome::Failed(ActionError {
         cause: cause.to_owned(),
         engine,
+        no_room: false,
     })
 }

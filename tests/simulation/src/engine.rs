@@ -13,10 +13,11 @@ use greenthread_core::{
 
 use crate::{
     agenda::{Command, Item, Order},
-    driver::{LONGEST_END, failed, unknown},
+    driver::{LONGEST_END, failed, starved, unknown},
     fault::Fault,
     plan::ModelPlan,
     request::{Outcome, Stage},
+    sizes::Real,
     world::World,
 };
 
@@ -47,6 +48,8 @@ pub enum Lie {
 pub struct Engine {
     /// As declared now.
     pub spec: ModelSpec,
+    /// What it really takes.
+    pub real: Real,
     /// Name of its model.
     pub name: String,
     /// It is in the fleet.
@@ -88,6 +91,10 @@ pub struct Engine {
     pub slower: u64,
     /// How it cheats next.
     pub lie: Option<Lie>,
+    /// What it does will come to nothing: a GPU has no room for it.
+    starved: bool,
+    /// What it was told last changed what it holds.
+    pub(crate) moved: bool,
     /// It may hold more than control knows, through no fault of control.
     pub surprise: bool,
     /// Somebody else woke it, and control has not seen it yet.
@@ -111,11 +118,12 @@ impl Engine {
         let up = attached || plan.begins_awake;
         let (process, holds) = match (up, plan.begins_awake) {
             (false, _) => (Process::Gone, Bytes(0)),
-            (true, true) => (Process::Up, plan.spec.awake),
-            (true, false) => (Process::Up, plan.spec.asleep),
+            (true, true) => (Process::Up, plan.real.awake),
+            (true, false) => (Process::Up, plan.real.asleep),
         };
         Self {
             spec: plan.spec.clone(),
+            real: plan.real,
             name: plan.name.clone(),
             present: true,
             has_prefix: true,
@@ -125,7 +133,7 @@ impl Engine {
             holds,
             copy: Tier::Ram,
             host: if up && !plan.begins_awake {
-                plan.spec.sizes.host.bytes
+                plan.real.host
             } else {
                 Bytes(0)
             },
@@ -145,6 +153,8 @@ impl Engine {
             hangs_until: 0,
             slower: 0,
             lie: None,
+            starved: false,
+            moved: false,
             surprise: true,
             strange: false,
             told_to_sleep: false,
@@ -156,7 +166,7 @@ impl Engine {
     }
 
     /// What it holds on each of its GPUs, from now on.
-    fn hold(&mut self, now: u64, bytes: Bytes) {
+    pub(crate) fn hold(&mut self, now: u64, bytes: Bytes) {
         if bytes != self.holds {
             (self.held_before, self.holds, self.changed_at) = (self.holds, bytes, now);
         }
@@ -165,7 +175,7 @@ impl Engine {
     /// Host RAM per GPU that its copy takes while it sleeps.
     fn copy_in_ram(&self) -> Bytes {
         match self.copy {
-            Tier::Ram => self.spec.sizes.host.bytes,
+            Tier::Ram => self.real.host,
             Tier::Disk | Tier::Stopped => Bytes(0),
         }
     }
@@ -173,6 +183,11 @@ impl Engine {
     /// Whether it computes.
     pub fn runs(&self) -> bool {
         self.process == Process::Up && !self.asleep && !self.broken
+    }
+
+    /// What it is doing, if it was told.
+    pub(crate) fn executes(&self) -> Option<&Command> {
+        self.executes.as_ref()
     }
 
     /// Whether a command is being carried out, or waits.
@@ -295,16 +310,30 @@ impl World {
         known.generation += 1;
         let generation = known.generation;
         known.cheats = known.lie.take();
-        let cheats = known.cheats;
         let refuses = matches!(known.cheats, Some(Lie::Refuses | Lie::DoesNothing));
         let sleeps = matches!(command.order, Order::Sleep(_, _)) && !known.asleep;
+        let wakes = matches!(command.order, Order::Wake(_)) && known.asleep;
+        let reloads = wakes && known.copy == Tier::Disk && !refuses;
+        if reloads {
+            self.grows(engine, 8);
+        }
+        let moves = (sleeps || wakes) && !refuses;
+        let fits = !moves || self.takes_memory(engine, command.order);
+        let known = &mut self.engines[engine];
+        known.starved = !fits;
+        if !fits {
+            known.cheats = Some(Lie::Refuses);
+        }
+        let refuses = refuses || !fits;
+        known.moved = moves;
+        let cheats = known.cheats;
         if sleeps && !refuses {
-            known.hold(self.now, known.spec.awake + known.spec.sizes.sleeping.bytes);
+            known.hold(self.now, known.real.during(command.order));
         }
         let known = &mut self.engines[engine];
-        if matches!(command.order, Order::Wake(_)) && known.asleep && !refuses {
+        if wakes && !refuses {
             // The memory comes first.
-            known.hold(self.now, known.spec.awake + known.spec.sizes.waking.bytes);
+            known.hold(self.now, known.real.during(command.order));
             let leads = self.is_latest(command.life);
             self.engines[engine].surprise |= !leads;
         }
@@ -331,7 +360,12 @@ impl World {
         let lie = self.engines[engine].cheats.take();
         match (lie, command.order) {
             (Some(Lie::Refuses), _) => {
-                let outcome = failed("it refuses", self.state(engine));
+                let state = self.state(engine);
+                let outcome = if self.engines[engine].starved {
+                    starved(state)
+                } else {
+                    failed("it refuses", state)
+                };
                 self.ends(command.life, engine, command.attempt, 1, outcome);
                 return self.next_command(engine);
             }
@@ -362,7 +396,7 @@ impl World {
         if !keeps_host {
             known.host = Bytes(0);
         }
-        known.hold(now, known.spec.awake);
+        known.hold(now, known.real.awake);
         (known.stray, known.may_cut) = (false, false);
         self.totals.wakes += 1;
         self.note(|world| format!("{} is awake", world.engines[engine].spec.id.0));
@@ -379,10 +413,11 @@ impl World {
     ) {
         let now = self.now;
         let (measured, keeps_host) = (self.plan.measured, self.plan.keeps_host);
+        let host_unknown = !self.can_know_host(engine);
         let known = &mut self.engines[engine];
         known.work(now);
         let stray = stray || (known.asleep && known.stray);
-        known.host_surprise |= stray;
+        known.host_surprise |= stray || host_unknown;
         if !known.asleep {
             // One that sleeps already sleeps no deeper.
             known.copy = tier;
@@ -391,9 +426,9 @@ impl World {
         }
         known.asleep = true;
         let left = if keeps {
-            known.holds.min(known.spec.awake)
+            known.holds.min(known.real.awake)
         } else {
-            known.spec.asleep
+            known.real.asleep
         };
         known.hold(now, left);
         known.surprise |= keeps && !measured;

@@ -31,6 +31,7 @@ pub mod request;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 pub mod score;
+pub mod sizes;
 pub mod stream;
 pub mod tiers;
 pub mod totals;

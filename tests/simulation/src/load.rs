@@ -145,6 +145,7 @@ impl World {
                 };
                 self.persisted.term = term;
                 self.persisted.measured.clear();
+                self.persisted.conditioned.clear();
                 self.crash_control(life);
             }
             Fault::TermJump if rare => {
@@ -434,6 +435,10 @@ impl World {
                 if known.is_busy() {
                     return false;
                 }
+                if !self.has_room(engine) {
+                    return false;
+                }
+                let known = &mut self.engines[engine];
                 (known.surprise, known.strange) = (true, true);
                 self.fall_awake(engine);
             }
@@ -492,7 +497,7 @@ impl World {
             self.agenda
                 .push(self.now + 1_000, Item::StartedByHand { engine });
         }
-        let spec = self.spec_for_core(engine);
+        let spec = self.engines[engine].spec.clone();
         self.tell_controls(0, &Event::ModelSet(Box::new(spec)));
     }
 
@@ -511,6 +516,7 @@ impl World {
             name: old.name.clone(),
             begins_awake: false,
             takes: old.takes(),
+            real: old.real,
         };
         (old.present, old.has_prefix) = (false, false);
         let gone = old.spec.id.clone();
@@ -540,6 +546,7 @@ fn other_result(event: Event) -> Event {
         Outcome::Done { .. } => Outcome::Failed(ActionError {
             cause: "turned round".to_owned(),
             engine: EngineState::Awake,
+            no_room: false,
         }),
         Outcome::Failed(_) | Outcome::Unknown { .. } => Outcome::Done {
             took: 1,

@@ -21,6 +21,7 @@ impl World {
             return;
         }
         self.agenda.push(self.now + EVERY, Item::ReadGpus { life });
+        self.grows_in_service();
         for gpu in 0..self.plan.gpus {
             let there = (0..self.engines.len())
                 .filter(|engine| self.engines[*engine].spec.gpus.contains(&GpuId(gpu)));
@@ -99,14 +100,12 @@ impl World {
         }
         let known = &self.engines[engine];
         let all = |bytes: Bytes| Bytes(bytes.0 * known.spec.gpus.len() as u64);
-        let sizes = &known.spec.sizes;
-        let peak = after.map(|order| match order {
-            Order::Start | Order::Wake(_) => sizes.waking.bytes,
-            Order::Sleep(_, _) => sizes.sleeping.bytes,
-        });
+        // Of an action that had nothing to do there was no worst moment.
+        let peak = after.filter(|_| known.moved);
+        let peak = peak.map(|order| known.real.during(order));
         Memory {
             gpu: Some(all(each)),
-            peak: peak.map(|above| all(known.spec.awake + above)),
+            peak: peak.map(all),
             host: Some(all(known.host)),
         }
     }

@@ -9,7 +9,7 @@ use greenthread_core::{
     policy::Policy,
 };
 
-use crate::{fault::Fault, random::Random};
+use crate::{fault::Fault, random::Random, sizes, sizes::Real};
 
 /// Bytes that models may use on every GPU.
 pub const CAPACITY: Bytes = Bytes::gib(40);
@@ -27,6 +27,8 @@ pub struct ModelPlan {
     pub begins_awake: bool,
     /// How long its actions take in ms: start, wake, sleep, reload.
     pub takes: (u64, u64, u64, u64),
+    /// What it really takes.
+    pub real: Real,
 }
 
 /// Everything that a seed decides.
@@ -58,6 +60,8 @@ pub struct Plan {
     pub hold_limit: u64,
     /// Somebody measures GPU memory; otherwise declared figures stand in.
     pub measured: bool,
+    /// Sizes were declared wrongly, engines grow, and what does not fit on a GPU fails.
+    pub lies: bool,
     /// What is measured is so old, in ms.
     pub oracle_lag: u64,
     /// Engines keep the host RAM of their copy while they are awake, as vLLM does.
@@ -101,9 +105,18 @@ impl Plan {
             peaks: random.chance(1, 2),
             attached: random.pick(&[0, 0, 1, 4]),
         };
-        let models: Vec<ModelPlan> = (0..number)
+        let mut models: Vec<ModelPlan> = (0..number)
             .map(|at| model(&mut random, &style, at))
             .collect();
+        // Of its own, so that the other seeds stay what they were.
+        let mut others = Random::new(!seed);
+        let lies = measured && others.chance(1, 3);
+        for model in models.iter_mut().filter(|_| lies) {
+            model.real = Real::other_than(&model.spec, &mut others);
+        }
+        if lies {
+            sizes::begin_with_room(&mut models, gpus);
+        }
         let nodes = random.pick(&[0, 1, 1, gpus]);
         let host_of: Vec<usize> = (0..gpus).map(|gpu| gpu * nodes / gpus).collect();
         let hosts = hosts(&mut random, nodes, &host_of, &models);
@@ -127,6 +140,7 @@ impl Plan {
             hold_budget: random.pick(&[5_000, 30_000, 120_000, 600_000, 3_600_000]),
             hold_limit: random.pick(&[3, 20, 5_000, 5_000]),
             measured,
+            lies,
             oracle_lag: if measured {
                 random.pick(&[0, 0, 100, 900])
             } else {
@@ -195,7 +209,8 @@ fn hosts(random: &mut Random, nodes: usize, host_of: &[usize], models: &[ModelPl
     let on = |model: &ModelPlan, node: usize| {
         let gpus = model.spec.gpus.iter();
         let shares = gpus.filter(|gpu| host_of.get(gpu.0) == Some(&node));
-        Bytes(model.spec.sizes.host.bytes.0 * shares.count() as u64)
+        let copy = model.spec.sizes.host.bytes.max(model.real.host);
+        Bytes(copy.0 * shares.count() as u64)
     };
     let node = |node: usize| {
         let kept: Bytes = (models.iter().filter(stays))
@@ -304,6 +319,7 @@ fn model(random: &mut Random, style: &Style, at: usize) -> ModelPlan {
     };
     ModelPlan {
         name: format!("m{at}"),
+        real: Real::as_declared(&spec),
         spec,
         begins_awake: random.chance(1, 4),
         takes: (start, wake, sleep, reload),

@@ -35,6 +35,10 @@ pub struct Totals {
     pub old_outcomes: u64,
     /// Seconds for which a GPU stood still, since ledger and oracle differed.
     pub stopped: u64,
+    /// Actions for which a GPU had no room, since nobody could know what they take.
+    pub unknown_sizes: u64,
+    /// Times that an engine took more from then on.
+    pub grown: u64,
     /// How good estimates were.
     pub scores: Scores,
     /// Faults that happened.
@@ -64,11 +68,15 @@ impl Totals {
             barriers,
             old_outcomes,
             stopped,
+            unknown_sizes,
+            grown,
             scores,
             faults,
         } = other;
         self.scores.add(scores);
         self.stopped += stopped;
+        self.unknown_sizes += unknown_sizes;
+        self.grown += grown;
         self.seeds += seeds;
         self.core_steps += core_steps;
         self.gate_steps += gate_steps;
@@ -107,7 +115,7 @@ impl fmt::Display for Totals {
         writeln!(f, "{} requests: {}", self.requests, outcomes.join(", "))?;
         writeln!(
             f,
-            "{} wakes, {} sleeps, {} requests frozen, {} late, {} lives of control, {} barriers acknowledged, {} old outcomes ignored, {} s of GPUs standing still",
+            "{} wakes, {} sleeps, {} requests frozen, {} late, {} lives of control, {} barriers acknowledged, {} old outcomes ignored, {} s of GPUs standing still, {} times no room for what nobody could know, {} times grown",
             self.wakes,
             self.sleeps,
             self.frozen,
@@ -115,7 +123,9 @@ impl fmt::Display for Totals {
             self.lives,
             self.barriers,
             self.old_outcomes,
-            self.stopped
+            self.stopped,
+            self.unknown_sizes,
+            self.grown
         )?;
         write!(f, "{}", self.scores)?;
         let faults: Vec<String> = Fault::ALL

@@ -30,6 +30,7 @@ const KNOWN: &[(&str, u64)] = &[
     ("NewestFirst", 1),
     ("HostRamForgotten", 23),
     ("StopsTooEarly", 134),
+    ("LostWakeForgotten", 387),
     ("OldEndCounts", 181),
     ("AnyTermObeyed", 9),
     ("LeaseBeforeSnapshot", 12),

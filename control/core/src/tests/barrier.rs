@@ -66,7 +66,7 @@ fn a_gate_whose_stream_closed_is_waited_for_until_the_fence() {
     assert_eq!(ack(&mut bench, "g1", epoch), Vec::<String>::new());
     bench.run(closed_at + 8_999 - bench.now);
     assert_eq!(bench.phase("a"), "Draining");
-    assert_eq!(names(&bench.run(1)), SLEEP);
+    assert_eq!(acts(&bench.run(1)), SLEEP);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_count_asked_for_before_the_last_acknowledgement_is_not_believed() {
 fn nothing_is_frozen_before_every_gate_acknowledged() {
     let mut bench = serving(1, |_| {});
     let epoch = drain(&mut bench);
-    assert_eq!(names(&bench.run(60_000)), Vec::<String>::new());
+    assert_eq!(acts(&bench.run(60_000)), Vec::<String>::new());
     // Its frozen request wakes it again at once.
     let effects = ack(&mut bench, "g1", epoch);
     assert_eq!(effects, ["sleep a Keep", "wake a", "a admit"]);
@@ -196,12 +196,12 @@ fn a_silent_gate_of_a_flow_row_blocks_only_what_would_lose_its_requests() {
     let mut lossless = flowing(|_| {});
     let epoch = drain(&mut lossless);
     ack(&mut lossless, "g1", epoch);
-    assert_eq!(names(&lossless.run(9_500)), ["close g2", "sleep a Keep"]);
+    assert_eq!(acts(&lossless.run(9_500)), ["close g2", "sleep a Keep"]);
 
     let mut lossy = flowing(|model| model.caps.lossless = false);
     let epoch = drain(&mut lossy);
     ack(&mut lossy, "g1", epoch);
-    assert_eq!(names(&lossy.run(25_000)), ["close g2"]);
+    assert_eq!(acts(&lossy.run(25_000)), ["close g2"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ fn a_failed_wake_cools_down_and_evicts_nobody() {
     let error = ActionError {
         cause: "CUDA error".into(),
         engine: EngineState::Asleep,
+        no_room: false,
     };
     bench.engines.get_mut(&id("c")).expect("known").wake = Some(Outcome::Failed(error));
     let effects = bench.figures("g1", "c", 0, 1);
@@ -340,6 +341,7 @@ fn an_engine_that_dies_under_a_wake_is_started_for_those_who_wait() {
     engine.wake = Some(Outcome::Failed(ActionError {
         cause: "refused".into(),
         engine: EngineState::Gone,
+        no_room: false,
     }));
     assert_eq!(
         names(&bench.figures("g1", "a", 0, 1)),

@@ -23,6 +23,7 @@ fn a_wake_that_failed_is_told_where_it_was_chosen() {
     bench.engines.get_mut(&id("a")).expect("known").wake = Some(Outcome::Failed(ActionError {
         cause: "no luck".into(),
         engine: EngineState::Asleep,
+        no_room: false,
     }));
     bench.figures("g1", "a", 0, 1);
     assert_eq!(
@@ -42,6 +43,7 @@ fn a_victim_that_does_not_go_is_told_where_it_was_chosen() {
     bench.engines.get_mut(&id("a")).expect("known").sleep = Some(Outcome::Failed(ActionError {
         cause: "not now".into(),
         engine: EngineState::Awake,
+        no_room: false,
     }));
     bench.figures("g1", "c", 0, 1);
     let told = followed(&latest(&bench, "a"));

@@ -97,7 +97,8 @@ fn a_removal_that_is_taken_back_opens_only_what_was_open() {
 #[test]
 fn a_lost_wake_that_is_seen_awake_holds_what_it_holds() {
     let mut bench = lost_wake();
-    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Awake;
+    let engine = bench.engines.get_mut(&id("a")).expect("known");
+    (engine.state, engine.memory) = (EngineState::Awake, Bytes(17 * GIB));
     bench.run(15_000);
     assert_eq!(bench.phase("a"), "Serving");
     assert_eq!(reserved(&bench), Bytes(18 * GIB));

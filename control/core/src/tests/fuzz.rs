@@ -47,6 +47,7 @@ fn one_event(bench: &mut Bench, random: &mut Random) -> Vec<Effect> {
             let error = ActionError {
                 cause: "refused".into(),
                 engine: EngineState::Asleep,
+                no_room: false,
             };
             bench.engines.get_mut(&id(model)).expect("known").wake =
                 (random.below(3) == 0).then_some(Outcome::Failed(error));

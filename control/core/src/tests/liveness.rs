@@ -58,6 +58,7 @@ fn a_hung_engine_that_nobody_may_end_blocks_only_those_who_need_its_room() {
     bench.engines.get_mut(&id("h")).expect("known").sleep = Some(Outcome::Failed(ActionError {
         cause: "contradicts itself".into(),
         engine: EngineState::Broken,
+        no_room: false,
     }));
     bench.engines.get_mut(&id("h")).expect("known").state = EngineState::Broken;
     bench.run(2_000);

@@ -124,7 +124,7 @@ fn a_busy_victim_is_frozen_after_its_drain_and_comes_back() {
     );
     assert_eq!(names(&bench.run(200)), ["a refuse Draining"]);
     let effects = bench.run(30_000);
-    assert_eq!(names(&effects), ["sleep a Keep", "wake c", "c admit"]);
+    assert_eq!(acts(&effects), ["sleep a Keep", "wake c", "c admit"]);
     bench.figures("g1", "c", 0, 0);
     // The frozen request is demand: c is idle and past its min_runtime, so it makes room again.
     let effects = bench.run(15_000);
@@ -202,7 +202,7 @@ fn every_gate_must_acknowledge_and_a_silent_one_is_fenced() {
     );
     bench.run(silent_from + 8_999 - bench.now);
     assert_eq!(bench.phase("a"), "Draining");
-    assert_eq!(names(&bench.run(1)), ["close g2", "sleep a Keep"]);
+    assert_eq!(acts(&bench.run(1)), ["close g2", "sleep a Keep"]);
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn in_phase(phase: &str) -> Bench {
             let error = ActionError {
                 cause: "no memory".into(),
                 engine: EngineState::Asleep,
+                no_room: false,
             };
             bench.engines.get_mut(&id("a")).expect("known").wake = Some(Outcome::Failed(error));
             bench.figures("g1", "a", 0, 1);
@@ -155,6 +156,7 @@ fn events(bench: &mut Bench) -> Vec<(&'static str, Event)> {
         Outcome::Failed(ActionError {
             cause: "refused".into(),
             engine: EngineState::Asleep,
+            no_room: false,
         })
     };
     let unknown = || Outcome::Unknown {
@@ -237,6 +239,7 @@ fn events(bench: &mut Bench) -> Vec<(&'static str, Event)> {
                 outcome: Outcome::Failed(ActionError {
                     cause: "400".into(),
                     engine: EngineState::Awake,
+                    no_room: false,
                 }),
             },
         ),

@@ -60,12 +60,33 @@ async fn the_worst_moment_of_a_sleep_and_of_a_wake_is_seen() {
         (woken.gpu, woken.peak),
         (Some(Bytes::gib(16)), Some(Bytes::gib(20)))
     );
-    bench.engines.save_footprint(&id()).expect("write");
+    bench.engines.save_footprint(&id(), None).expect("write");
     let spec = bench.again().engines.set(model).await;
     for size in [spec.sizes.waking, spec.sizes.sleeping] {
         assert_eq!((size.bytes, size.source), (Bytes::gib(4), Source::Measured));
     }
     assert_eq!(spec.sizes.awake, Source::Measured);
+}
+
+#[tokio::test]
+async fn a_residual_that_nobody_measured_is_what_stays_and_an_idle_action_has_no_peak() {
+    let mut bench = Bench::simulated("residual");
+    let mut model = with(&bench, &[("PEAK", "20")]);
+    model.spec.asleep = Bytes(0);
+    bench.engines.set(model.clone()).await;
+    start(&mut bench).await;
+    let slept = memory(&mut bench, sleep(Tier::Ram)).await;
+    assert_eq!(slept.gpu, Some(Bytes::gib(1)));
+    // It sleeps already: what it holds meanwhile is no peak of a sleep.
+    let again = memory(&mut bench, sleep(Tier::Ram)).await;
+    assert_eq!((again.gpu, again.peak), (Some(Bytes::gib(1)), None));
+    // What the core has seen in service is kept beside it.
+    let seen = Some(Bytes::gib(18));
+    bench.engines.save_footprint(&id(), seen).expect("write");
+    let spec = bench.again().engines.set(model).await;
+    assert_eq!((spec.awake, spec.asleep), (Bytes::gib(18), Bytes::gib(1)));
+    let sizes = spec.sizes;
+    assert_eq!([sizes.awake, sizes.asleep], [Source::Measured; 2]);
 }
 
 #[tokio::test]
@@ -88,7 +109,7 @@ async fn the_size_of_a_sleeping_copy_is_measured_by_its_processes() {
     // As vLLM does, it keeps the memory for its next sleep: held awake, and no second time.
     near(memory(&mut bench, Action::Wake(ATTEMPT, Tier::Ram)).await);
     near(memory(&mut bench, sleep(Tier::Ram)).await);
-    bench.engines.save_footprint(&id()).expect("write");
+    bench.engines.save_footprint(&id(), None).expect("write");
 
     let mut again = bench.again();
     let spec = again.engines.set(model).await;
@@ -123,7 +144,7 @@ async fn the_next_life_of_control_knows_how_deep_its_engines_sleep() {
     again.engines.set(model).await;
     memory(&mut again, Action::Wake(ATTEMPT, Tier::Ram)).await;
     assert_eq!(fs::read_to_string(&weights).expect("a word"), "there");
-    again.engines.save_footprint(&id()).expect("write");
+    again.engines.save_footprint(&id(), None).expect("write");
     let footprints = fs::read_to_string(bench.state.join("footprints.json")).expect("read");
     assert!(footprints.contains("\"reload_ms\": "), "{footprints}");
 }
@@ -166,7 +187,12 @@ async fn an_engine_with_requests_inside_is_not_stopped() {
     bench.engines.set(model).await;
     start(&mut bench).await;
     bench.engines.run(&id(), sleep(Tier::Stopped));
-    let Outcome::Failed(ActionError { cause, engine }) = bench.outcome().await else {
+    let Outcome::Failed(ActionError {
+        cause,
+        engine,
+        no_room: false,
+    }) = bench.outcome().await
+    else {
         panic!("it is stopped");
     };
     assert!(cause.contains("3 requests are in it"), "{cause}");

@@ -109,7 +109,7 @@ async fn starts_sleeps_wakes_and_ends_an_engine() {
     assert_eq!(memory(bench.outcome().await), Some(Bytes::gib(1)));
     bench.engines.run(&id(), Action::Wake(ATTEMPT, Tier::Ram));
     assert_eq!(memory(bench.outcome().await), Some(Bytes::gib(16)));
-    bench.engines.save_footprint(&id()).expect("write");
+    bench.engines.save_footprint(&id(), None).expect("write");
 
     let group = pid(&bench);
     assert_eq!(proc::members(group).len(), 2);

@@ -8,7 +8,7 @@ use greenthread_core::{
 };
 use tokio::time::sleep;
 
-use super::{Known, Transition, Worker};
+use super::{Known, Transition, Worker, transition::TOLERANCE};
 use crate::engine::vllm::Depth;
 
 /// Between two looks at the memory of an engine that sleeps, wakes or starts.
@@ -22,6 +22,12 @@ impl Worker {
         let by_gpu = self.settings.oracle.held(group)?;
         let largest = by_gpu.into_values().max().unwrap_or_default();
         Some(known.model.spec.gpus.iter().map(|_| largest).sum())
+    }
+
+    /// What it was seen to hold in service replaces what was measured when it woke.
+    pub(in crate::engine) fn holds_awake(&self, seen: Option<Bytes>) {
+        let kept = &mut self.lock().footprint;
+        kept.awake = seen.map(|bytes| bytes.0).or(kept.awake);
     }
 
     /// Host RAM of the engine's processes, whatever it is for.
@@ -58,13 +64,15 @@ impl Worker {
         }
     }
 
-    /// Performs an action and looks at the memory meanwhile: an outcome that is done tells the most that there ever was.
+    /// Performs an action and looks at the memory meanwhile: an outcome that is done tells the most that there ever was, where the action
+    /// had something to do.
     pub(super) async fn watched(
         &self,
         action: Transition,
         perform: impl Future<Output = Outcome>,
     ) -> Outcome {
         let mut perform = pin!(perform);
+        let before = self.held(&self.lock());
         let mut peak = None;
         let mut outcome = loop {
             peak = peak.max(self.held(&self.lock()));
@@ -74,7 +82,12 @@ impl Worker {
             }
         };
         if let Outcome::Done { memory, .. } = &mut outcome {
-            memory.peak = memory.gpu.map(|gpu| peak.unwrap_or_default().max(gpu));
+            let moved = |gpu: &Bytes| {
+                let before = before.unwrap_or_default();
+                before.less(*gpu).max(gpu.less(before)) > Bytes(TOLERANCE)
+            };
+            let gpu = memory.gpu.filter(moved);
+            memory.peak = gpu.map(|gpu| peak.unwrap_or_default().max(gpu));
             if let Some(peak) = memory.peak {
                 self.lock().keep_peak(action, peak);
             }
@@ -88,8 +101,7 @@ impl Known {
         let most = match action {
             Transition::Wake(_) => &mut self.footprint.waking,
             Transition::Sleep(..) => &mut self.footprint.sleeping,
-            // What a start takes on its way is reported, and no plan is made of it yet.
-            Transition::Start => return,
+            Transition::Start => &mut self.footprint.starting,
         };
         *most = (*most).max(Some(peak.0));
     }

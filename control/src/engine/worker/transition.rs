@@ -141,10 +141,7 @@ impl Worker {
                 self.lock().footprint.start_ms = Some(took);
                 self.awake(took)
             }
-            Err(cause) => Outcome::Failed(ActionError {
-                cause: self.end_half_started(cause).await,
-                engine: EngineState::Gone,
-            }),
+            Err(cause) => failure(self.end_half_started(cause).await, EngineState::Gone),
         };
         self.lock().is_starting = false;
         outcome
@@ -267,9 +264,9 @@ impl Worker {
 
     async fn wake(self: &Arc<Self>, began: Instant) -> Outcome {
         match self.woken(began).await {
-            Outcome::Failed(ActionError { cause, engine }) => {
+            Outcome::Failed(ActionError { cause, engine, .. }) => {
                 let cause = self.with_log(cause);
-                Outcome::Failed(ActionError { cause, engine })
+                failure(cause, engine)
             }
             Outcome::Unknown { cause } => Outcome::Unknown {
                 cause: self.with_log(cause),
@@ -393,19 +390,18 @@ impl Worker {
         let cause = format!("{trouble}; the engine is {}", named(&engine));
         match (trouble, &engine) {
             // A dead or broken engine does nothing late.
-            (_, EngineState::Gone | EngineState::Broken) => {
-                Outcome::Failed(ActionError { cause, engine })
-            }
+            (_, EngineState::Gone | EngineState::Broken) => failure(cause, engine),
             // It answers, and must not be used: that ends only with its process.
-            (Trouble::Lost(_) | Trouble::NoReload(_), _) => Outcome::Failed(ActionError {
-                cause,
-                engine: EngineState::Broken,
-            }),
+            (Trouble::Lost(_) | Trouble::NoReload(_), _) => failure(cause, EngineState::Broken),
+            // It has answered why it did not.
+            (Trouble::Unknown(why), EngineState::Awake) if says_no_room(&why) => {
+                failure(cause, engine)
+            }
             (Trouble::Unknown(_), _) | (_, EngineState::Silent) => Outcome::Unknown { cause },
             (
                 Trouble::NotSent(_) | Trouble::Definite(_),
                 EngineState::Awake | EngineState::Asleep,
-            ) => Outcome::Failed(ActionError { cause, engine }),
+            ) => failure(cause, engine),
         }
     }
 
@@ -435,6 +431,28 @@ impl Worker {
     }
 }
 
+/// A definite failure.
+fn failure(cause: String, engine: EngineState) -> Outcome {
+    let no_room = says_no_room(&cause);
+    Outcome::Failed(ActionError {
+        cause,
+        engine,
+        no_room,
+    })
+}
+
+/// Whether an engine's words mean that a GPU had no room for it (PyTorch's, and those of vLLM as it starts).
+fn says_no_room(words: &str) -> bool {
+    let words = words.to_lowercase();
+    [
+        "out of memory",
+        "less than desired gpu memory utilization",
+        "no available memory for the cache blocks",
+    ]
+    .iter()
+    .any(|known| words.contains(known))
+}
+
 fn unsent(why: &str) -> Outcome {
     Outcome::Unknown {
         cause: format!("nothing was sent: {why}"),
@@ -447,4 +465,23 @@ pub(super) fn total(per_gpu: Bytes, spec: &ModelSpec) -> Bytes {
 
 pub(super) fn elapsed(began: Instant) -> u64 {
     u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_says_when_a_gpu_had_no_room() {
+        for words in [
+            "it answered 500: CUDA out of memory. Tried to allocate 2.00 GiB",
+            "ValueError: Free memory on device (3.1/44.5 GiB) on startup is less than desired GPU memory utilization (0.4, 17.8 GiB).",
+            "ValueError: No available memory for the cache blocks.",
+        ] {
+            let outcome = failure(words.to_owned(), EngineState::Awake);
+            let says = matches!(outcome, Outcome::Failed(ActionError { no_room: true, .. }));
+            assert!(says, "{words}");
+        }
+        assert!(!says_no_room("it answered 500: bad weights"));
+    }
 }

@@ -5,12 +5,16 @@ use super::*;
 impl World {
     pub(crate) fn start_process(&mut self, engine: usize, command: Option<Command>) {
         let now = self.now;
+        self.grows(engine, 6);
+        let fits = self.takes_memory(engine, Order::Start);
         let known = &mut self.engines[engine];
+        (known.starved, known.moved) = (!fits, true);
         known.process = Process::Starting;
         known.started_at = now;
         known.asleep = false;
         known.host = Bytes(0);
-        known.hold(now, known.spec.awake + known.spec.sizes.waking.bytes);
+        let takes = known.real.during(Order::Start);
+        known.hold(now, if fits { takes } else { Bytes(0) });
         known.executes = command;
         known.process_generation += 1;
         let generation = known.process_generation;
@@ -24,8 +28,10 @@ impl World {
         if known.process_generation != generation || known.process != Process::Starting {
             return;
         }
-        if known.lie.take() == Some(Lie::Refuses) {
-            return self.process_ends(engine, generation);
+        if known.lie.take() == Some(Lie::Refuses) || known.starved {
+            self.process_ends(engine, generation);
+            self.engines[engine].starved = false;
+            return;
         }
         let known = &mut self.engines[engine];
         known.process = Process::Up;
@@ -94,7 +100,11 @@ impl World {
         }
         for command in commands {
             let after = self.random.below(50);
-            let outcome = failed(why, state);
+            let outcome = if self.engines[engine].starved {
+                starved(state)
+            } else {
+                failed(why, state)
+            };
             self.ends(command.life, engine, command.attempt, after, outcome);
         }
     }

@@ -1,0 +1,256 @@
+//! The queue of a model's GPUs, played forward: who waits before it takes its turn, and whoever has come may have to go again for the
+//! next. Each step takes what was learned of it. Not all of them take long at once, so what they take beyond their medians is added in
+//! squares: a sum of 90 % quantiles would tell a long queue far too much.
+
+use crate::{
+    Core,
+    ids::{Bytes, GpuId, Millis},
+    learned::Span,
+    phase::{Boot, Phase},
+    policy::{self, Choice, Need, Resident as Candidate},
+    state::ModelState,
+};
+
+/// Turns that are played one by one; further ones take as long as these on average.
+const PLAYED: usize = 6;
+/// Moments at which it is looked who can go for one turn.
+const MOMENTS: usize = 4;
+
+/// What will be on some GPUs, as far as it is played.
+struct Line<'a> {
+    core: &'a Core,
+    now: Millis,
+    gpus: &'a [GpuId],
+    /// How far it is played, where everything takes as long as half of the time.
+    at: Millis,
+    /// Squares of how much longer each step takes most of the time, in ms²: not all of them do at once.
+    spread: u64,
+    /// Bytes by GPU, in the order of `gpus`.
+    free: Vec<Bytes>,
+    /// Who is on its way out, and when it has left; the next to leave last.
+    coming: Vec<(Millis, &'a ModelState)>,
+    /// Everybody else; who is there, or on its way there, may go later.
+    stands: Vec<&'a ModelState>,
+    /// Those as policies see them, and who has come since; made when somebody has to go.
+    residents: Option<Vec<Candidate>>,
+}
+
+impl Core {
+    /// When a model will be awake that waits from now on, or goes on waiting, behind `ahead`, first first. `None`: nothing is known that
+    /// could ever make room for it.
+    pub(crate) fn awake_at(
+        &self,
+        now: Millis,
+        state: &ModelState,
+        ahead: &[&ModelState],
+    ) -> Option<Millis> {
+        let mut line = Line::new(self, now, state);
+        let begins = line.at;
+        for other in ahead.iter().take(PLAYED) {
+            // Nobody waits for one that nobody can make room for.
+            if line.takes_turn(other) {
+                line.stays(other);
+            }
+        }
+        if let Some(more) = ahead.len().checked_sub(PLAYED) {
+            let each = line.at.since(begins).0 / u64::try_from(PLAYED).unwrap_or(1);
+            line.at = line.at + Millis(each.saturating_mul(u64::try_from(more).unwrap_or(0)));
+        }
+        if state.leaves_soon(now) {
+            line.at = line.at.max(now + self.leaving_takes(now, state));
+        }
+        let ends = line.takes_turn(state);
+        ends.then(|| line.at + Millis(line.spread.isqrt()))
+    }
+
+    /// One that is there, or on its way there, as policies see it.
+    fn resident(&self, now: Millis, state: &ModelState) -> Option<Candidate> {
+        let served = now + state.remaining(now);
+        match state.phase {
+            Phase::Serving => Some(self.candidate(now, state)),
+            Phase::Waking { .. } => Some(Candidate {
+                last_used: served,
+                not_before: served + state.spec.min_runtime,
+                ..self.candidate(now, state)
+            }),
+            // It was only started to be ready, and goes by itself.
+            Phase::Booting(Boot::Started | Boot::Starting(_) | Boot::Waking(_)) => {
+                Some(Candidate {
+                    not_before: served,
+                    ..self.candidate(now, state)
+                })
+            }
+            Phase::Booting(_)
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Draining { .. }
+            | Phase::Sleeping { .. }
+            | Phase::Failed { .. }
+            | Phase::Removed { .. } => None,
+        }
+    }
+}
+
+impl<'a> Line<'a> {
+    fn new(core: &'a Core, now: Millis, state: &'a ModelState) -> Self {
+        let gpus = &state.spec.gpus;
+        let mut line = Self {
+            core,
+            now,
+            gpus,
+            at: now,
+            spread: 0,
+            free: Vec::new(),
+            coming: Vec::new(),
+            stands: Vec::new(),
+            residents: None,
+        };
+        let free = |gpu: &GpuId| core.capacity(*gpu).less(core.reserved_on(*gpu));
+        line.free.extend(gpus.iter().map(free));
+        for other in core.neighbours(&state.spec.id).chain([state]) {
+            if other.leaves_soon(now) {
+                line.coming
+                    .push((now + core.leaving_takes(now, other), other));
+            } else {
+                if other.phase.in_transition() {
+                    line.at = line.at.max(now + other.remaining(now));
+                }
+                line.stands.push(other);
+            }
+        }
+        line.coming
+            .sort_by(|(a, one), (b, other)| b.cmp(a).then(one.slot.cmp(&other.slot)));
+        line
+    }
+
+    /// Everybody who is there, or on its way there, as policies see them.
+    fn residents(&mut self) -> &mut Vec<Candidate> {
+        let (core, now, stands) = (self.core, self.now, &self.stands);
+        self.residents.get_or_insert_with(|| {
+            let seen = stands.iter().filter_map(|state| core.resident(now, state));
+            seen.collect()
+        })
+    }
+
+    /// A model that has had its turn may have to go for the next.
+    fn stays(&mut self, state: &ModelState) {
+        let at = self.at;
+        let resident = Candidate {
+            busy: true,
+            last_used: at,
+            not_before: at + state.spec.min_runtime,
+            spared_until: Millis(0),
+            ..self.core.candidate(self.now, state)
+        };
+        self.residents().push(resident);
+    }
+
+    /// A model gets its room and wakes. Returns whether it can.
+    fn takes_turn(&mut self, state: &ModelState) -> bool {
+        let takes = self.takes(state);
+        while !self.has(&takes)
+            && let Some((left, leaving)) = self.coming.pop()
+        {
+            self.at = self.at.max(left);
+            self.give(&leaving.spec.gpus, leaving.will_free());
+        }
+        if !self.has(&takes) && !self.make_room(state, &takes) {
+            return false;
+        }
+        let adds = state.spec.awake.less(state.reserved());
+        for (gpu, free) in self.gpus.iter().zip(&mut self.free) {
+            if state.spec.gpus.contains(gpu) {
+                *free = free.less(adds);
+            }
+        }
+        self.passes(state.next_wake().takes());
+        true
+    }
+
+    /// What a model needs on each of these GPUs.
+    fn takes(&self, state: &ModelState) -> Vec<Bytes> {
+        // Who leaves still has what it will have given up by then.
+        let gives = if state.leaves_soon(self.now) {
+            state.will_free()
+        } else {
+            Bytes(0)
+        };
+        let on = |gpu: &GpuId| {
+            if state.spec.gpus.contains(gpu) {
+                self.core.needs_on(state, *gpu, |_| true) + gives
+            } else {
+                Bytes(0)
+            }
+        };
+        self.gpus.iter().map(on).collect()
+    }
+
+    fn has(&self, takes: &[Bytes]) -> bool {
+        takes
+            .iter()
+            .zip(&self.free)
+            .all(|(takes, free)| takes <= free)
+    }
+
+    fn give(&mut self, gpus: &[GpuId], bytes: Bytes) {
+        for (gpu, free) in self.gpus.iter().zip(&mut self.free) {
+            if gpus.contains(gpu) {
+                *free = *free + bytes;
+            }
+        }
+    }
+
+    /// Whoever can go first goes. Returns whether somebody can.
+    fn make_room(&mut self, state: &ModelState, takes: &[Bytes]) -> bool {
+        let on_each = self.gpus.iter().zip(takes.iter().zip(&self.free));
+        let missing = on_each
+            .filter(|(_, (takes, free))| takes > free)
+            .map(|(gpu, (takes, free))| (*gpu, takes.less(*free)));
+        let (core, missing) = (self.core, missing.collect());
+        let missing = core.attainable(&state.spec.id, missing, self.residents());
+        let need = Need {
+            missing,
+            busy_from: state.waits_since(self.now) + state.spec.max_wait,
+            urgent: state.is_urgent(self.now),
+        };
+        // Soon after a start of control nobody may be put to sleep yet.
+        self.at = self.at.max(core.sleeps_from());
+        for _ in 0..MOMENTS {
+            let at = self.at;
+            match policy::choose(core.fleet.policy, &need, self.residents(), at) {
+                Choice::Victims(victims) => {
+                    let (going, staying) = std::mem::take(self.residents())
+                        .into_iter()
+                        .partition(|resident| victims.contains(&resident.model));
+                    *self.residents() = staying;
+                    self.go(going);
+                    return true;
+                }
+                Choice::Wait(Some(at)) => self.at = at,
+                Choice::Wait(None) => return false,
+            }
+        }
+        true
+    }
+
+    /// They drain together, and sleep one after the other.
+    fn go(&mut self, victims: Vec<Candidate>) {
+        let mut longest: Option<Span> = None;
+        for victim in victims {
+            if let Some(state) = self.core.models.get(&victim.model) {
+                let drain = self.core.drain_takes(state, victim.busy);
+                longest = longest.max(Some(drain));
+                self.passes(state.learned.sleep.takes());
+            }
+            self.give(&victim.gpus, victim.frees);
+        }
+        longest.into_iter().for_each(|drain| self.passes(drain));
+    }
+
+    /// A step that takes its time.
+    fn passes(&mut self, takes: Span) {
+        let more = takes.most.since(takes.half).0;
+        self.at = self.at + takes.half;
+        self.spread = self.spread.saturating_add(more.saturating_mul(more));
+    }
+}

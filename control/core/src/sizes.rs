@@ -1,0 +1,92 @@
+//! What a model takes, learned from what its engine was seen to hold. Each figure says where it comes from.
+
+use crate::{
+    event::Memory,
+    ids::Bytes,
+    model::{Size, Source},
+    phase::Tier,
+    state::ModelState,
+};
+
+/// What may be held after a sleep: the residual and a tenth of what should have been freed.
+pub(crate) fn allowed_after_sleep(awake: Bytes, asleep: Bytes) -> Bytes {
+    asleep + Bytes(awake.less(asleep).0 / 10)
+}
+
+impl ModelState {
+    /// What an engine was seen to hold when it had just become awake.
+    pub(crate) fn measured_awake(&mut self, memory: Memory) {
+        if let Some(awake) = memory.gpu.filter(|bytes| bytes.0 > 0) {
+            self.takes_awake(awake);
+        }
+        self.host_kept = memory.host.unwrap_or(self.host_kept);
+    }
+
+    /// An engine that has served for a while was seen to hold this. Returns what it takes from now on, if that is something else.
+    pub(crate) fn seen_awake(&mut self, memory: Memory, tolerance: Bytes) -> Option<Bytes> {
+        let seen = memory.gpu.filter(|bytes| bytes.0 > 0)?;
+        let before = self.spec.awake;
+        let differs = seen.less(before).max(before.less(seen)) > tolerance;
+        if differs || self.spec.sizes.awake != Source::Measured {
+            self.takes_awake(seen);
+        }
+        differs.then_some(seen)
+    }
+
+    /// Measured: it takes this while it is awake. A peak that was measured above what was only declared stays where it was.
+    fn takes_awake(&mut self, awake: Bytes) {
+        let declared = self.spec.sizes.awake != Source::Measured;
+        let takes = sabotage!(NothingLearned, self.spec.awake, awake);
+        let before = std::mem::replace(&mut self.spec.awake, takes);
+        let sizes = &mut self.spec.sizes;
+        sizes.awake = Source::Measured;
+        for size in [&mut sizes.waking, &mut sizes.sleeping] {
+            if declared && size.source == Source::Measured {
+                size.bytes = (before + size.bytes).less(awake);
+            }
+        }
+    }
+
+    /// A sleep that left so much freed too little. Of a residual that was only declared nobody knows more than that a sleep frees
+    /// something worth it.
+    pub(crate) fn keeps(&self, left: Bytes) -> bool {
+        let Bytes(awake) = self.spec.awake;
+        let most = if self.spec.sizes.asleep == Source::Measured {
+            allowed_after_sleep(self.spec.awake, self.spec.asleep)
+        } else {
+            Bytes(awake - awake / 10)
+        };
+        left > most.max(allowed_after_sleep(self.spec.awake, self.spec.asleep))
+    }
+
+    /// What an engine was seen to hold when it had just fallen asleep; `kept`: it is not what it holds when it has.
+    pub(crate) fn measured_asleep(&mut self, memory: Memory, kept: bool) {
+        if let Some(asleep) = memory.gpu.filter(|bytes| bytes.0 > 0 && !kept) {
+            (self.spec.asleep, self.spec.sizes.asleep) = (asleep, Source::Measured);
+        }
+        let awake = self.spec.awake;
+        raise(&mut self.spec.sizes.sleeping, memory.peak, awake);
+        if let (Some(bytes), Tier::Ram) = (memory.host.filter(|b| b.0 > 0), self.copy) {
+            self.spec.sizes.host = Size {
+                bytes,
+                source: Source::Measured,
+            };
+        }
+    }
+}
+
+/// A peak above `awake` was measured: what was declared or guessed gives way, what was measured only grows.
+pub(crate) fn raise(size: &mut Size, peak: Option<Bytes>, awake: Bytes) {
+    let Some(above) = peak.map(|peak| peak.less(awake)) else {
+        return;
+    };
+    let known = if size.source == Source::Measured {
+        size.bytes
+    } else {
+        Bytes(0)
+    };
+    *size = Size {
+        bytes: above.max(known),
+        source: Source::Measured,
+    };
+}

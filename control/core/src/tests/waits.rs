@@ -1,0 +1,248 @@
+//! What requests are told of their wait, against what follows.
+
+use super::*;
+
+/// The estimated wait of a model that does not serve.
+fn told(bench: &Bench, model: &str) -> Millis {
+    let why_not = bench.core.why_not(Millis(bench.now), &id(model));
+    why_not.expect("known").estimated_wait
+}
+
+/// Something happens that engines answer later. Returns what was asked of them.
+fn slow(bench: &mut Bench, act: impl FnOnce(&mut Bench)) -> Vec<Effect> {
+    bench.answering = false;
+    act(bench);
+    bench.answering = true;
+    std::mem::take(&mut bench.log)
+}
+
+/// The wake among these effects has ended.
+fn woke(bench: &mut Bench, effects: &[Effect], model: &str) {
+    let attempt = effects.iter().find_map(|effect| {
+        let Effect::Wake {
+            model: woken,
+            attempt,
+            ..
+        } = effect
+        else {
+            return None;
+        };
+        (*woken == id(model)).then_some(*attempt)
+    });
+    let outcome = bench.moved(&id(model), EngineState::Awake, 600);
+    bench.event(Event::Woke {
+        model: id(model),
+        attempt: attempt.expect("it was woken"),
+        outcome,
+    });
+}
+
+#[test]
+fn who_is_on_its_way_will_go_again() {
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    let wakes = slow(&mut bench, |bench| {
+        bench.figures("g1", "b", 0, 1);
+    });
+    // There is room for two, nobody else serves, and a must stay for a while: b and a are all that could go.
+    bench.figures("g1", "c", 0, 1);
+    let estimate = told(&bench, "c");
+    let stays = spec("a").min_runtime;
+    assert!(
+        estimate > stays && estimate < stays + Millis(5_000),
+        "{estimate}"
+    );
+    woke(&mut bench, &wakes, "b");
+    bench.figures("g1", "b", 0, 0);
+    bench.run(estimate.0);
+    assert_eq!(bench.phase("c"), "Serving");
+}
+
+#[test]
+fn nothing_is_known_only_where_nobody_could_ever_go() {
+    let pinned = |name: &str| ModelSpec {
+        pinned: true,
+        ..spec(name)
+    };
+    let mut bench = started(&[pinned("a"), spec("b"), spec("c")]);
+    slow(&mut bench, |bench| {
+        bench.figures("g1", "b", 0, 1);
+    });
+    bench.figures("g1", "c", 0, 1);
+    let estimate = told(&bench, "c");
+    assert!(estimate < Millis::seconds(20), "b goes: {estimate}");
+    let mut bench = started(&[pinned("a"), pinned("b"), spec("c")]);
+    bench.figures("g1", "c", 0, 1);
+    assert_eq!(told(&bench, "c"), Millis::seconds(60));
+}
+
+#[test]
+fn each_turn_ahead_has_its_time_to_run() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let mut bench = Bench::ready(&names);
+    for model in ["a", "b"] {
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 0, 0);
+    }
+    bench.run(20_000);
+    // Two go at once for two; whoever is next waits until one of those may go, and so on.
+    for model in &names[2..] {
+        bench.answering = false;
+        bench.figures("g1", model, 0, 1);
+    }
+    let (first, last) = (told(&bench, "c"), told(&bench, "f"));
+    let stays = spec("a").min_runtime;
+    assert!(first < Millis(2_000), "{first}");
+    assert!(
+        last > stays && last < stays + stays + Millis(5_000),
+        "{last}"
+    );
+}
+
+#[test]
+fn an_action_is_learned_as_long_as_it_was_waited_for() {
+    let mut bench = Bench::ready(&["a"]);
+    let wakes = slow(&mut bench, |bench| {
+        bench.figures("g1", "a", 0, 1);
+    });
+    bench.now += 2_000;
+    woke(&mut bench, &wakes, "a");
+    let state = bench.core.models.get(&id("a")).expect("known");
+    assert_eq!(state.learned.wake.promised(), Millis(2_000));
+}
+
+#[test]
+fn what_is_overdue_is_expected_to_last() {
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    slow(&mut bench, |bench| {
+        bench.figures("g1", "b", 0, 1);
+    });
+    let left = |bench: &Bench| {
+        let state = bench.core.models.get(&id("b")).expect("known");
+        state.remaining(Millis(bench.now))
+    };
+    assert_eq!(left(&bench), Millis(600));
+    bench.now += 500;
+    assert_eq!(left(&bench), Millis(100));
+    bench.now += 1_100;
+    assert!(left(&bench) > Millis(1_000), "{}", left(&bench));
+}
+
+/// Seconds of Retry-After of a model that drains.
+fn retry_after(bench: &Bench, model: &str) -> u32 {
+    let mut views = bench.core.view().into_iter();
+    let view = views.find(|view| view.id == id(model)).expect("known");
+    let Admission::Refuse { retry_after, .. } = view.admission else {
+        panic!("{view:?}")
+    };
+    retry_after
+}
+
+#[test]
+fn a_drain_that_lasts_longer_than_most_tells_so() {
+    let mut bench = busy();
+    bench.figures("g1", "c", 0, 1);
+    bench.run(6_000);
+    assert_eq!(
+        (bench.phase("a"), retry_after(&bench, "a")),
+        ("Draining", 5)
+    );
+    bench.run(6_000);
+    // Its request is frozen at the end of the drain, after half a minute.
+    assert!(retry_after(&bench, "a") > 20);
+}
+
+#[test]
+fn who_cannot_wait_so_long_comes_back_to_a_model_that_is_there() {
+    let hasty = ModelSpec {
+        idle_timeout: Some(Millis(1_000)),
+        ..spec("a")
+    };
+    let mut bench = started(&[hasty]);
+    let gate = GateId("g1".into());
+    // It was seen to need long, and has drained in no time.
+    let wakes = slow(&mut bench, |bench| {
+        bench.figures("g1", "a", 0, 1);
+        bench.run(20_000);
+    });
+    woke(&mut bench, &wakes, "a");
+    bench.figures("g1", "a", 0, 0);
+    bench.run(5_000);
+    assert_eq!(bench.phase("a"), "Asleep");
+    // Its gate refuses what waits longer than the client wants, and says when to come back.
+    let estimate = told(&bench, "a");
+    let refused = Figures {
+        asked: 1,
+        last_refused_age: Some(0),
+        ..Figures::default()
+    };
+    let known = bench.gates.get_mut(&gate).expect("said Hello");
+    known.2.insert(id("a"), refused);
+    bench.report("g1");
+    bench.figures("g1", "a", 0, 0);
+    assert_eq!(bench.phase("a"), "Serving");
+    let comes_back = u64::from(estimate.retry_after()) * 1_000 + 1_500;
+    bench.run(comes_back);
+    assert_eq!(bench.phase("a"), "Serving");
+    bench.run(5_000);
+    assert_eq!(bench.phase("a"), "Asleep");
+}
+
+#[test]
+fn a_first_start_waits_for_its_turn_too() {
+    let new = |name: &str| ModelSpec {
+        conditioned: false,
+        ..spec(name)
+    };
+    let mut bench = Bench::new(&[new("a"), new("b"), new("c")], EngineState::Gone);
+    bench.answering = false;
+    bench.run(3_000);
+    for (model, attempt) in looks(&std::mem::take(&mut bench.log)) {
+        let gone = Observation {
+            state: EngineState::Gone,
+            count: None,
+            memory: Memory::default(),
+            tier: None,
+        };
+        bench.event(Event::Observed {
+            model,
+            attempt,
+            observation: gone,
+        });
+    }
+    let guess = spec("a").guess;
+    let alone = guess.start + guess.sleep + guess.wake;
+    assert!(told(&bench, "a") >= alone);
+    assert!(
+        told(&bench, "c") >= alone + guess.start,
+        "{}",
+        told(&bench, "c")
+    );
+}
+
+#[test]
+fn a_long_queue_is_not_told_that_everything_takes_longest() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let mut bench = Bench::ready(&names);
+    for model in names {
+        let state = bench.core.models.get_mut(&id(model)).expect("known");
+        state.spec.min_runtime = Millis(0);
+        // Three of four drains are over soon, the others last until their end.
+        for took in [1_000, 1_000, 1_000, 30_000] {
+            state.learned.drain.push(Millis(took));
+        }
+    }
+    bench.answering = false;
+    for model in &names[2..] {
+        bench.figures("g1", model, 0, 1);
+    }
+    let (one, last) = (told(&bench, "e"), told(&bench, "h"));
+    assert!(one > Millis(30_000), "{one}");
+    assert!(
+        last > one && last < Millis(4 * 25_000),
+        "four drains: {last}"
+    );
+}
