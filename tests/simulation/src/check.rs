@@ -329,7 +329,7 @@ impl World {
         let known = &self.engines[engine];
         let awake = known.process == Process::Up && !known.asleep;
         if awake && !again && !freezes && mode == SleepMode::Keep {
-            let inside = self.weighing(engine);
+            let inside = self.weighing(engine, booting);
             self.excuse_unseen(engine);
             self.check(inside.is_none(), |_| {
                 format!("S2: {} sleeps with request {inside:?}", spec.id.0)
@@ -339,7 +339,7 @@ impl World {
     }
 
     /// A request that is in the engine, or on its way to it, and that an empty drain had to wait for.
-    fn weighing(&self, engine: usize) -> Option<u32> {
+    fn weighing(&self, engine: usize, booting: bool) -> Option<u32> {
         let caps = self.engines[engine].spec.caps;
         let weighs = |request: &u32| {
             let known = &self.requests[*request as usize];
@@ -348,7 +348,9 @@ impl World {
             let flowed = known.flowed && caps.lossless;
             let uncounted = caps.lossless && !caps.counts;
             let unseen = !caps.counts && self.is_silent(known.gate);
-            let excused = flowed || uncounted || unseen;
+            // It was meant for the process before this one, which nobody has used yet.
+            let older = booting && known.admitted < self.engines[engine].started_at;
+            let excused = flowed || uncounted || unseen || older;
             known.row == Some(engine) && there && !known.abandoned && !excused
         };
         let mut requests = self

@@ -330,7 +330,10 @@ impl World {
             let others: Vec<&ModelId> = victims.iter().filter(|other| other != victim).collect();
             !others.is_empty() && enough(&others)
         });
-        let needless = needless.cloned();
+        // Who found no room where there should have been some wants all of it.
+        let failed =
+            (control.fair.courses.get(&choice.target)).is_some_and(|course| course.failures > 0);
+        let needless = needless.filter(|_| !failed).cloned();
         let idle = control.fair.courses.iter().find(|(id, course)| {
             let spec = control.core.spec(id);
             let rests = |at: Millis| spec.is_some_and(|spec| now.since(at) < spec.min_runtime);
