@@ -420,17 +420,21 @@ fn a_gate_that_comes_while_a_neighbour_moves_makes_the_first_count_worthless() {
     // Counted once. A neighbour wakes before it can be counted again, and takes its time.
     bench.answering = false;
     let effects = bench.figures("g1", "b", 0, 1);
-    let attempt = effects.iter().find_map(|effect| match effect {
-        Effect::Wake { attempt, .. } => Some(*attempt),
-        _ => None,
+    let attempt = effects.iter().find_map(|effect| {
+        let Effect::Wake { attempt, .. } = effect else {
+            return None;
+        };
+        Some(*attempt)
     });
     bench.run(4_000);
     bench.hello("g2", 2);
-    let barriers = bench.log.iter().filter_map(|effect| match effect {
-        Effect::Publish(row) if row.model == id("a") => Some(row.epoch),
-        _ => None,
+    let mut rows = bench.log.iter().rev().filter_map(|effect| {
+        let Effect::Publish(row) = effect else {
+            return None;
+        };
+        (row.model == id("a")).then_some(row.epoch)
     });
-    let epoch = barriers.last().expect("a barrier");
+    let epoch = rows.next().expect("a barrier");
     let ack = bench.ack(&GateId("g2".into()), &id("a"), epoch);
     bench.event(ack);
     bench.answering = true;
