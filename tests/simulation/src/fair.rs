@@ -107,6 +107,11 @@ impl Fairness {
         self.course(model).shaky = true;
     }
 
+    /// Whether nothing is counted for an action of which nobody knows how it ended.
+    pub fn is_settled(&self) -> bool {
+        !self.courses.values().any(|course| course.shaky)
+    }
+
     /// Whether an operator has to look before anything begins on a GPU.
     fn differs(&self, gpu: GpuId) -> bool {
         let known = self.differing.get(&gpu);

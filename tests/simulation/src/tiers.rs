@@ -184,6 +184,8 @@ impl World {
         }
         // A copy that a stranger made is known from the moment at which control takes it for one.
         let seen = self.controls[life].seen_asleep.take();
+        // What is counted for another that refused to sleep must not make it look as if this one was known.
+        let fits = fits && self.controls[life].fair.is_settled();
         let phases = &self.controls[life].phases;
         for (at, engine) in self.engines.iter_mut().enumerate() {
             let taken = matches!(phases.get(&at), Some(("Asleep" | "Queued", _)));
