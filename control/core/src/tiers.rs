@@ -275,7 +275,11 @@ impl Core {
     }
 
     fn can_leave_ram(&self, now: Millis, state: &ModelState) -> bool {
-        matches!(state.phase, Phase::Asleep | Phase::Queued)
+        let rests = matches!(
+            state.phase,
+            Phase::Asleep | Phase::Queued | Phase::Booting(Boot::Slept)
+        );
+        rests
             && now >= state.follows_until
             && state.spec.caps.restartable
             && state.spec.tier != Some(Tier::Ram)

@@ -1,6 +1,7 @@
 //! Histories that went wrong once, as the simulation or a reader found them: each as small as it could be made.
 
 use super::*;
+use crate::phase::Tier;
 
 /// A bench past its start, with one gate; engines are asleep.
 fn started(models: &[ModelSpec]) -> Bench {
@@ -383,4 +384,66 @@ fn a_copy_stays_in_host_ram_while_a_silent_gate_may_still_send_requests_to_it() 
     assert_eq!(silent.phase("b"), "Serving", "{}", silent.sentences());
     silent.run(120_000);
     assert!(ends_for_the_other(&mut silent), "{}", silent.sentences());
+}
+
+#[test]
+fn who_must_make_room_gets_host_ram_from_a_copy_that_waits_to_be_measured() {
+    let copied = |mut model: ModelSpec| {
+        model.sizes.host.bytes = Bytes(40 * GIB);
+        model
+    };
+    let mut bench = with_host_ram();
+    let mut large = copied(attached("large"));
+    large.awake = Bytes(30 * GIB);
+    bench.add(&large, EngineState::Awake);
+    let mut new = copied(spec("new"));
+    new.conditioned = false;
+    bench.add(&new, EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    // Only the end of its own engine lets the other one sleep, and only that makes room for it.
+    bench.event(Event::Operator {
+        model: id("new"),
+        verb: Operator::Wake,
+    });
+    bench.run(60_000);
+    let phases = (bench.phase("new"), bench.phase("large"));
+    assert_eq!(phases, ("Serving", "Asleep"), "{}", bench.sentences());
+}
+
+#[test]
+fn an_engine_that_somebody_put_to_sleep_in_ram_stays_there() {
+    let mut bench = started(&[attached("a")]);
+    let mut deep = attached("a");
+    (deep.caps.disk, deep.tier) = (true, Some(Tier::Disk));
+    bench.event(Event::ModelSet(Box::new(deep)));
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.run(15_000);
+    let engine = bench.engines.get_mut(&id("a")).expect("known");
+    // What the driver says to `Tier::Disk`: vLLM would answer 200 and do nothing.
+    engine.sleep = Some(Outcome::Failed(ActionError {
+        cause: "it sleeps in RAM already".into(),
+        engine: EngineState::Asleep,
+        no_room: false,
+    }));
+    let asked = bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    bench.engines.get_mut(&id("a")).expect("known").sleep = None;
+    let again = bench.run(3_000);
+    let tiers = |effects: &[Effect]| -> Vec<Tier> {
+        let tier = |effect: &Effect| {
+            if let Effect::Sleep { tier, .. } = effect {
+                Some(*tier)
+            } else {
+                None
+            }
+        };
+        effects.iter().filter_map(tier).collect()
+    };
+    assert_eq!(tiers(&asked), [Tier::Disk]);
+    assert_eq!(tiers(&again), [Tier::Ram]);
+    assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
 }
