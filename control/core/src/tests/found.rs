@@ -393,22 +393,87 @@ fn who_must_make_room_gets_host_ram_from_a_copy_that_waits_to_be_measured() {
         model
     };
     let mut bench = with_host_ram();
+    bench.answering = false;
     let mut large = copied(attached("large"));
     large.awake = Bytes(30 * GIB);
-    bench.add(&large, EngineState::Awake);
     let mut new = copied(spec("new"));
     new.conditioned = false;
-    bench.add(&new, EngineState::Asleep);
-    bench.run(3_000);
-    bench.hello("g1", 1);
-    // Only the end of its own engine lets the other one sleep, and only that makes room for it.
-    bench.event(Event::Operator {
+    for model in [&large, &new] {
+        bench.add(model, EngineState::Gone);
+    }
+    let observed = |bench: &mut Bench, looks: &[(ModelId, Attempt)], state: EngineState| {
+        let observe = |(model, attempt): &(ModelId, Attempt)| {
+            let observation = Observation {
+                state,
+                count: Some(0),
+                memory: Memory::default(),
+                tier: None,
+            };
+            bench.event(Event::Observed {
+                model: model.clone(),
+                attempt: *attempt,
+                observation,
+            })
+        };
+        looks.iter().flat_map(observe).collect::<Vec<Effect>>()
+    };
+    let first = looks(&bench.run(2_500));
+    let effects = observed(&mut bench, &first, EngineState::Gone);
+    let start = |effect: &Effect| {
+        if let Effect::Start { attempt, .. } = effect {
+            Some(*attempt)
+        } else {
+            None
+        }
+    };
+    let attempt = effects
+        .iter()
+        .find_map(start)
+        .expect("room for the new one");
+    let done = Outcome::Done {
+        took: 5_000,
+        memory: Memory::on_gpus(Bytes(17 * GIB)),
+    };
+    bench.event(Event::Started {
         model: id("new"),
-        verb: Operator::Wake,
+        attempt,
+        outcome: done.clone(),
     });
-    bench.run(60_000);
-    let phases = (bench.phase("new"), bench.phase("large"));
-    assert_eq!(phases, ("Serving", "Asleep"), "{}", bench.sentences());
+    let effects = bench.run(12_000);
+    let sleep = |effect: &Effect| {
+        if let Effect::Sleep { attempt, .. } = effect {
+            Some(*attempt)
+        } else {
+            None
+        }
+    };
+    let attempt = effects.iter().find_map(sleep).expect("its first sleep");
+    // The other one, which was away, is back and awake before that sleep is over.
+    let latest: Vec<_> = looks(&effects).into_iter().rev().take(1).collect();
+    observed(&mut bench, &latest, EngineState::Awake);
+    bench.event(Event::Slept {
+        model: id("new"),
+        attempt,
+        outcome: Outcome::Done {
+            took: 90,
+            memory: Memory::on_gpus(Bytes(GIB)),
+        },
+    });
+    assert_eq!(
+        (bench.phase("new"), bench.phase("large")),
+        ("Booting", "Serving")
+    );
+    bench.engines.get_mut(&id("large")).expect("known").state = EngineState::Awake;
+    bench.engines.get_mut(&id("new")).expect("known").state = EngineState::Asleep;
+    bench.answering = true;
+    bench.hello("g1", 1);
+    let effects = bench.run(60_000);
+    assert!(
+        names(&effects).contains(&"kill new".to_owned()),
+        "{}",
+        bench.sentences()
+    );
+    assert_eq!(bench.phase("large"), "Asleep", "{}", bench.sentences());
 }
 
 #[test]
