@@ -194,10 +194,8 @@ impl Gate {
     /// Whether a row admits at this moment.
     fn admits(&self, now: Millis, row: &Row) -> bool {
         let flow = row.flow.then_some(self.table.times().max_flow);
-        !self.has_left()
-            && !row.removed
-            && row.admission == Admission::Admit
-            && self.lease.allows(now, flow)
+        let left = sabotage!(AdmitsAfterBye, false, self.has_left());
+        !left && !row.removed && row.admission == Admission::Admit && self.lease.allows(now, flow)
     }
 
     fn count_refusal(&mut self, now: Millis, row: &RowId, answer: Answer) {
@@ -211,6 +209,7 @@ impl Gate {
 
     /// Brings the next report forward.
     fn hurry(&mut self, now: Millis) {
+        sabotage!(NoEarlyReport, return);
         self.next_report = self
             .next_report
             .min(now.max(self.last_report.plus(EARLY_REPORTS)));

@@ -96,7 +96,8 @@ impl Hold {
 
     /// The request that stands first in the queue of a row (`None`: of those that wait for the first table).
     pub fn first(&self, row: Option<&RowId>) -> Option<RequestId> {
-        self.queues.get(&row.cloned())?.values().next().copied()
+        let mut queue = self.queues.get(&row.cloned())?.values();
+        sabotage!(NewestGoesFirst, queue.next_back(), queue.next()).copied()
     }
 
     /// The row that a held request waits for.

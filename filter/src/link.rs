@@ -157,7 +157,7 @@ impl Link {
     /// A heartbeat echoed this number. Returns when that message was sent, if this is news of this stream: then the
     /// heartbeat is valid and keeps the stream alive.
     pub fn echo(&mut self, now: Millis, echoed: u64) -> Result<Option<Millis>, NeverSent> {
-        if echoed > self.sequence {
+        if sabotage!(FalseEchoRenews, false, echoed > self.sequence) {
             return Err(NeverSent {
                 echoed,
                 last: self.sequence,

@@ -26,11 +26,29 @@ mod chosen {
         FlowsForEver,
         /// The end of a request does not count down.
         EndIsForgotten,
+        /// What a client says of its wait is ignored.
+        PreferIgnored,
+        /// No hold ends.
+        HoldsForEver,
+        /// As many are held as come.
+        HoldLimitIgnored,
+        /// The newest held request goes first.
+        NewestGoesFirst,
+        /// A barrier refuses who is held.
+        BarrierRefusesHeld,
+        /// Nothing is reported before the next heartbeat.
+        NoEarlyReport,
+        /// An echo of what was never sent renews the lease.
+        FalseEchoRenews,
+        /// Clocks that move apart mean nothing.
+        ClocksIgnored,
+        /// A gate admits after its Bye.
+        AdmitsAfterBye,
     }
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 9] = [
+        pub const ALL: [Self; 18] = [
             Self::LeaseFromArrival,
             Self::HeldWithoutLease,
             Self::AnyTermObeyed,
@@ -40,6 +58,15 @@ mod chosen {
             Self::LeaseBeforeSnapshot,
             Self::FlowsForEver,
             Self::EndIsForgotten,
+            Self::PreferIgnored,
+            Self::HoldsForEver,
+            Self::HoldLimitIgnored,
+            Self::NewestGoesFirst,
+            Self::BarrierRefusesHeld,
+            Self::NoEarlyReport,
+            Self::FalseEchoRenews,
+            Self::ClocksIgnored,
+            Self::AdmitsAfterBye,
         ];
     }
 

@@ -125,7 +125,7 @@ impl Core {
         if state.ending.is_some() {
             return;
         }
-        if state.removing && state.inside == 0 {
+        if state.removing && state.is_surely_empty(self.fleet.times.observe) {
             self.begin_removal(now, id, effects);
         } else if self.wanted(now, state) {
             self.enter(now, id, Phase::Queued);
@@ -169,7 +169,7 @@ impl Core {
         } else if self.is_stopped(id) {
             // Nothing begins on its GPU: a barrier would refuse requests for nothing.
             None
-        } else if state.operator_sleeps {
+        } else if sabotage!(OperatorSleepIgnored, false, state.operator_sleeps) {
             Some((
                 Cause::Operator,
                 "an operator put it to sleep: draining".to_owned(),
@@ -199,6 +199,7 @@ impl Core {
     fn idle_since(&mut self, now: Millis, id: &ModelId) -> Option<Millis> {
         let state = self.models.get(id)?;
         let timeout = state.spec.idle_timeout?;
+        let timeout = sabotage!(IdleTooEarly, Millis(timeout.0 / 10), timeout);
         let quiet = self.gates.any_alive()
             && self.gates.in_flight(state.slot) == 0
             && !self.wanted(now, state);
@@ -216,7 +217,11 @@ impl Core {
             self.wake_at(Some(back_by));
             return None;
         }
-        if now.since(since) >= timeout && now >= since {
+        if sabotage!(
+            NeverIdle,
+            false,
+            now.since(since) >= timeout && now >= since
+        ) {
             return Some(now.since(since));
         }
         let at = since + timeout;
@@ -235,8 +240,9 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        // Nobody can wake it now for the requests that are frozen in it: it stays until they are gone, or there is room.
-        let keeps = failure == Failure::NeverFits && state.inside > 0;
+        // Nobody can wake it now for the requests that are frozen in it: it stays until they are gone, there is room, or it has cooled
+        // down.
+        let keeps = matches!(failure, Failure::NeverFits | Failure::Wake) && state.inside > 0;
         if state.removing && !keeps {
             self.begin_removal(now, id, effects);
             return;

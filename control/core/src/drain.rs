@@ -72,19 +72,24 @@ impl Core {
             self.wake_at(Some(from));
             return;
         }
-        // S6: somebody else is on the way on one of its GPUs; its end is an event.
-        if self.gpus_in_transition(id) || self.is_stopped(id) {
-            return;
-        }
         let Some(state) = self.models.get(id) else {
             return;
         };
         let caps = state.spec.caps;
         let silence = self.silence(id, &cause);
         let waiting = self.waiting(now, id, epoch, silence);
-        // 3. Every gate said zero under this barrier: ask the engine itself, freshly, then sleep.
+        // 3. Every gate said zero under this barrier: ask the engine itself, freshly, then sleep. A gate that comes meanwhile makes every
+        // earlier count worthless, though nobody may be asked now.
         let clear = waiting.all_acknowledged && waiting.all_zero;
-        if clear && (caps.counts || caps.lossless || !waiting.fenced_in_flight) {
+        let askable = clear && (caps.counts || caps.lossless || !waiting.fenced_in_flight);
+        if !askable && count != Count::NotYet {
+            self.set_count(id, Count::NotYet);
+        }
+        // S6: somebody else is on the way on one of its GPUs; its end is an event.
+        if self.gpus_in_transition(id) || self.is_stopped(id) {
+            return;
+        }
+        if askable {
             self.drain_by_count(now, id, cause, deadline, count, effects);
             if !matches!(
                 self.models.get(id).map(|state| &state.phase),
@@ -92,8 +97,6 @@ impl Core {
             ) {
                 return;
             }
-        } else if count != Count::NotYet {
-            self.set_count(id, Count::NotYet);
         }
         // 4. The drain ran out, perhaps while nobody was allowed to sleep: an answer that is due may still say that nothing is left.
         let end = deadline.max(self.answer_by(id)).max(self.arrived_by(id));
@@ -281,13 +284,19 @@ impl Core {
                 EngineState::Silent => now >= deadline,
                 EngineState::Awake | EngineState::Asleep | EngineState::Gone => false,
             };
+        let done_with = sabotage!(RemovedWithRequests, cause == Cause::Remove, done_with);
         match (seen.state, seen.count) {
             (_, _) if done_with => self.counted_zero(now, id, &cause, epoch, true, effects),
             (EngineState::Gone, _) => self.engine_gone(now, id, "it refuses connections", effects),
             (EngineState::Broken, _) => self.end_engine(now, id, BROKEN, effects),
-            (EngineState::Awake, Some(0)) => {
-                self.counted_zero(now, id, &cause, epoch, lossless || confirming, effects)
-            }
+            (EngineState::Awake, Some(0)) => self.counted_zero(
+                now,
+                id,
+                &cause,
+                epoch,
+                sabotage!(CountedOnce, true, lossless || confirming),
+                effects,
+            ),
             // S6 holds for it too: its end is an event, and then it is asked again.
             (EngineState::Asleep, _) if self.gpus_in_transition(id) || self.is_stopped(id) => {
                 self.set_count(id, Count::NotYet);

@@ -313,8 +313,13 @@ impl ModelState {
 
     /// Its requests have been frozen for longer than its operator allows.
     pub(crate) fn is_urgent(&self, now: Millis) -> bool {
-        self.frozen_since
-            .is_some_and(|since| now.since(since) >= self.spec.max_freeze)
+        self.frozen_since.is_some_and(|since| {
+            sabotage!(
+                MaxFreezeIgnored,
+                false,
+                now.since(since) >= self.spec.max_freeze
+            )
+        })
     }
 
     /// It takes room on its GPUs that it could give up.

@@ -69,7 +69,8 @@ impl Core {
             error.cause
         );
         self.followed(now, self.choices.latest(id), id, &what);
-        self.fail(now, id, failure, Some(now + cool_down), &cause, effects);
+        let retry_at = sabotage!(NoCoolDown, now, now + cool_down);
+        self.fail(now, id, failure, Some(retry_at), &cause, effects);
     }
 
     /// Out of service.

@@ -299,6 +299,7 @@ impl Gates {
 
     /// The gate's last message (after [`Self::accepts`]).
     pub(crate) fn bye(&mut self, id: &GateId) {
+        sabotage!(ByeRemovesNobody, return);
         let Some(gate) = self.gates.remove(id) else {
             return;
         };
@@ -313,7 +314,11 @@ impl Gates {
 
     /// The stream ended; the gate itself is waited for until it is fenced.
     pub(crate) fn closed(&mut self, id: &GateId, stream: StreamId) {
-        if let Some(gate) = self.gates.get_mut(id).filter(|gate| gate.stream == stream) {
+        if let Some(gate) = self
+            .gates
+            .get_mut(id)
+            .filter(|gate| sabotage!(OlderCloses, true, gate.stream == stream))
+        {
             gate.open = false;
             gate.snapshot_sent = false;
             self.unserved.remove(id);
@@ -356,7 +361,7 @@ impl Gates {
             expired.models.push(*model);
             seen.held = 0;
         }
-        if gate.open {
+        if sabotage!(FencedStreamStays, false, gate.open) {
             (gate.open, gate.snapshot_sent) = (false, false);
             self.unserved.remove(id);
             expired.to_close.push((id.clone(), gate.stream));

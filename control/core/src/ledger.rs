@@ -208,7 +208,7 @@ impl Core {
             model: id.clone(),
             gpus: state.spec.gpus.clone(),
             frees: state.spec.awake.less(state.spec.asleep),
-            pinned: state.spec.pinned && !state.disabled,
+            pinned: sabotage!(PinnedGoes, false, state.spec.pinned && !state.disabled),
             busy: self.gates.in_flight(state.slot) > 0 || self.gates.held(state.slot) > 0,
             last_used: state.last_used.map_or(served, |used| used.max(served)),
             not_before: sabotage!(
@@ -251,7 +251,8 @@ impl Core {
             return;
         }
         let expected = (known + audit.foreign).less(audit.absent);
-        let differs = used.less(expected).max(expected.less(used)) > tolerance;
+        let off = used.less(expected).max(expected.less(used));
+        let differs = sabotage!(OracleIgnored, false, off > tolerance);
         audit.differing = if differs { audit.differing + 1 } else { 0 };
         match (stopped, self.stopped(gpu)) {
             (None, Some(why)) => self.announce(now, gpu, &why, effects),

@@ -189,7 +189,8 @@ impl Core {
 
     /// Snapshots are not sent before: what was seen within `command` of getting the lock may still be changed by a predecessor's call.
     fn opens_from(&self) -> Millis {
-        self.leader_since + self.fleet.times.command + Millis(1)
+        let wait = self.fleet.times.command + Millis(1);
+        self.leader_since + sabotage!(LooksAtOnce, Millis(0), wait)
     }
 
     /// Asks for a look at the engine when one is due.
@@ -263,7 +264,11 @@ impl Core {
 
     /// … for another reason than that it comes back into room that nobody wants.
     fn asked_for(&self, now: Millis, state: &ModelState) -> bool {
-        if state.disabled || state.removing {
+        if sabotage!(
+            DisabledWakes,
+            state.removing,
+            state.disabled || state.removing
+        ) {
             return state.inside > 0;
         }
         let fulfilled = state.fulfilled_at;

@@ -48,7 +48,7 @@ impl Core {
             count: Count::Asked { attempt: asked, .. },
             ..
         } = state.phase
-            && asked == attempt
+            && sabotage!(AnyLookCounts, true, asked == attempt)
         {
             self.counted(now, id, seen, effects);
             return;
@@ -128,6 +128,7 @@ impl Core {
             return;
         };
         state.seen_in_host(seen);
+        state.adopted = matches!(seen.state, EngineState::Awake | EngineState::Asleep);
         let restartable = state.spec.caps.restartable;
         match seen.state {
             EngineState::Silent if now.since(self.leader_since) < LONGEST_WAKE => {
@@ -210,6 +211,9 @@ impl Core {
         seen: &Observation,
         effects: &mut Vec<Effect>,
     ) {
+        // It sleeps without a drain, and no gate was waited for.
+        let sends_for = self.models.get(id).map(|state| self.sends_for(state));
+        let follows_until = now + sends_for.unwrap_or_default();
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
@@ -220,6 +224,7 @@ impl Core {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
                 state.seen_asleep(seen.memory);
                 state.copy = seen.tier.unwrap_or(Tier::Ram);
+                state.follows_until = follows_until;
                 let inside = seen.count.unwrap_or(0).max(self.in_flight(id));
                 self.note_inside(now, id, inside);
                 self.enter(now, id, Phase::Asleep);

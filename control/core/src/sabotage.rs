@@ -76,11 +76,51 @@ mod chosen {
         NothingLearned,
         /// The end of a former life counts as the end of the one that runs.
         OldEndCounts,
+        /// The stream of a fenced gate stays open.
+        FencedStreamStays,
+        /// A gate that said Bye is waited for.
+        ByeRemovesNobody,
+        /// The end of an older stream closes the newer one.
+        OlderCloses,
+        /// Engines are looked at in the first moment of a life.
+        LooksAtOnce,
+        /// Gates get a table before every engine was looked at.
+        OpensAtOnce,
+        /// Any look answers the question of a drain.
+        AnyLookCounts,
+        /// An engine that loses what it has is counted once.
+        CountedOnce,
+        /// Ledger and oracle never differ.
+        OracleIgnored,
+        /// The queue goes by names.
+        QueueByName,
+        /// Busy models go at once.
+        MaxWaitIgnored,
+        /// Frozen requests never become urgent.
+        MaxFreezeIgnored,
+        /// Pinned models make room.
+        PinnedGoes,
+        /// A model that could not be woken is woken again at once.
+        NoCoolDown,
+        /// A model that is out of service is woken.
+        DisabledWakes,
+        /// A popular model never comes back.
+        PopularStaysAway,
+        /// An idle model never sleeps.
+        NeverIdle,
+        /// A model is idle after a tenth of its time.
+        IdleTooEarly,
+        /// Nobody obeys an operator who wants sleep.
+        OperatorSleepIgnored,
+        /// Every wake is told to be one from host RAM.
+        WrongTier,
+        /// A removed model goes without a look at its count.
+        RemovedWithRequests,
     }
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 34] = [
+        pub const ALL: [Self; 54] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
@@ -115,6 +155,26 @@ mod chosen {
             Self::LostWakeForgotten,
             Self::NothingLearned,
             Self::OldEndCounts,
+            Self::FencedStreamStays,
+            Self::ByeRemovesNobody,
+            Self::OlderCloses,
+            Self::LooksAtOnce,
+            Self::OpensAtOnce,
+            Self::AnyLookCounts,
+            Self::CountedOnce,
+            Self::OracleIgnored,
+            Self::QueueByName,
+            Self::MaxWaitIgnored,
+            Self::MaxFreezeIgnored,
+            Self::PinnedGoes,
+            Self::NoCoolDown,
+            Self::DisabledWakes,
+            Self::PopularStaysAway,
+            Self::NeverIdle,
+            Self::IdleTooEarly,
+            Self::OperatorSleepIgnored,
+            Self::WrongTier,
+            Self::RemovedWithRequests,
         ];
     }
 

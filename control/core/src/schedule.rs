@@ -125,7 +125,7 @@ impl Core {
             .find(comes_back)
             .map(|state| state.spec.id.clone());
         if let Some(state) = first.and_then(|id| self.models.get_mut(&id)) {
-            state.restoring = true;
+            state.restoring = sabotage!(PopularStaysAway, false, true);
         }
     }
 
@@ -137,7 +137,10 @@ impl Core {
             .collect();
         let states = waiting.into_iter().filter_map(|slot| self.models.at(slot));
         let mut queue: Vec<_> = states
-            .map(|state| (!state.is_urgent(now), state.waiting_since(), &state.spec.id))
+            .map(|state| {
+                let since = sabotage!(QueueByName, Millis(0), state.waiting_since());
+                (!state.is_urgent(now), since, &state.spec.id)
+            })
             .collect();
         queue.sort();
         sabotage!(NewestFirst, queue.reverse());
@@ -157,7 +160,8 @@ impl Core {
         };
         let need = Need {
             missing: missing(&needs),
-            busy_from: state.waiting_since() + state.spec.max_wait,
+            busy_from: state.waiting_since()
+                + sabotage!(MaxWaitIgnored, Millis(0), state.spec.max_wait),
             urgent: state.is_urgent(now),
         };
         // 1. There is room.
@@ -349,7 +353,7 @@ impl Core {
             Effect::Wake {
                 model,
                 attempt,
-                tier,
+                tier: sabotage!(WrongTier, Tier::Ram, tier),
             }
         });
         if let Some(state) = self.models.get_mut(id) {

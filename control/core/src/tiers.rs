@@ -274,16 +274,29 @@ impl Core {
         certain + self.loss(now, state, Tier::Stopped)
     }
 
+    /// How long a silent gate may go on sending requests for a row: by its lease, or because it flows (rules 4 and 14).
+    pub(crate) fn sends_for(&self, state: &ModelState) -> Millis {
+        match state.spec.on_lease_end {
+            OnLeaseEnd::Flow => self.flow_silence(),
+            OnLeaseEnd::Hold => self.fence(),
+        }
+    }
+
+    /// From when on no gate sends requests to an engine that sleeps already: a silent one may have, one of a predecessor too.
+    fn nothing_follows_from(&self, state: &ModelState) -> Millis {
+        let strangers = self.term_since + self.sends_for(state);
+        let adopted = state.adopted.then_some(strangers);
+        state.follows_until.max(adopted.unwrap_or_default())
+    }
+
     fn can_leave_ram(&self, now: Millis, state: &ModelState) -> bool {
-        let rests = matches!(
-            state.phase,
-            Phase::Asleep | Phase::Queued | Phase::Booting(Boot::Slept)
-        );
-        rests
-            && now >= state.follows_until
+        let never_served = matches!(state.phase, Phase::Booting(Boot::Slept));
+        let rests = matches!(state.phase, Phase::Asleep | Phase::Queued);
+        (rests || never_served)
+            && now >= self.nothing_follows_from(state)
             && state.spec.caps.restartable
             && state.spec.tier != Some(Tier::Ram)
-            && state.inside == 0
+            && (never_served || state.is_surely_empty(self.fleet.times.observe))
             && state.ending.is_none()
     }
 

@@ -137,7 +137,9 @@ impl Gate {
             }
         }
         let deadline = self.created.plus(self.config.hold.start);
-        if self.started || now >= deadline || self.is_full(now, None, around, arrival.has_body) {
+        // A gate that has said Bye holds nobody.
+        let takes = !self.started && !self.has_left() && now < deadline;
+        if !takes || self.is_full(now, None, around, arrival.has_body) {
             return Verdict::Pass;
         }
         let kept = KEPT_HEADERS
@@ -194,6 +196,7 @@ impl Gate {
             .header("prefer")
             .and_then(|prefer| classify::preferred_wait(&prefer))
             .map(Millis::seconds);
+        let wanted = sabotage!(PreferIgnored, None, wanted);
         let budget = wanted.map_or(row.hold_budget, |wanted| wanted.min(row.hold_budget));
         let deadline = arrival.since.plus(budget);
         let left = deadline.since(now);
@@ -257,7 +260,7 @@ impl Gate {
             .saturating_add(arriving);
         self.hold.len().saturating_add(others.requests) >= limits.limit
             || bytes > limits.bytes
-            || row.is_some_and(|row| of_row >= row.hold_limit)
+            || row.is_some_and(|row| sabotage!(HoldLimitIgnored, false, of_row >= row.hold_limit))
     }
 
     fn bytes_of(&self, arrival: &Arrival, around: &dyn Surroundings) -> u64 {

@@ -130,7 +130,7 @@ impl Gate {
         let mut left = BATCH;
         self.settle_before_table(now, around, &mut left, effects);
         self.settle_rows(now, &mut left, effects);
-        self.expire(now, &mut left, effects);
+        sabotage!(HoldsForEver, {}, self.expire(now, &mut left, effects));
         self.unsettled = left == 0;
     }
 
@@ -232,7 +232,11 @@ impl Gate {
             }
             Admission::Admit | Admission::Hold(_) => Fate::Stay,
             // Requests that are held when a barrier rises stay held.
-            Admission::Refuse(Answer::Draining(_) | Answer::Booting(_)) => Fate::Stay,
+            Admission::Refuse(Answer::Draining(_) | Answer::Booting(_))
+                if sabotage!(BarrierRefusesHeld, false, true) =>
+            {
+                Fate::Stay
+            }
             Admission::Refuse(answer) => Fate::Answer(answer),
         }
     }

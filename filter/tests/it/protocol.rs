@@ -499,3 +499,17 @@ fn a_gate_without_a_stream_leaves_at_once() {
     let mut world = World::new();
     assert!(world.gate.on_replaced());
 }
+
+#[test]
+fn a_gate_that_has_said_bye_holds_nobody_for_a_table() {
+    let mut world = World::new();
+    world.run(10);
+    assert!(!world.gate.on_replaced());
+    world.run(10);
+    assert_eq!(
+        world.bodies().last(),
+        Some(&gate_message::Body::Bye(Bye {}))
+    );
+    let (_, late) = world.post("/llama/x");
+    assert_eq!(late, Seen::Pass);
+}

@@ -27,7 +27,10 @@ pub struct Epochs {
 
 impl World {
     /// Rule 3: within a step, no row change stands behind a heartbeat.
-    pub(crate) fn check_order(&mut self, effects: &[Effect]) {
+    pub(crate) fn check_order(&mut self, life: usize, effects: &[Effect]) {
+        if !self.controls[life].deposed {
+            self.check_echoes(life, effects);
+        }
         let heartbeat =
             (effects.iter()).position(|effect| matches!(effect, Effect::Heartbeat { .. }));
         let publish = (effects.iter()).rposition(|effect| matches!(effect, Effect::Publish(_)));
@@ -133,6 +136,7 @@ impl World {
                     }
                 }
             }
+            Event::GpuRead { gpu, used } => self.note_reading(life, *gpu, *used),
             // From now on less may be there than is needed.
             Event::GpuAccepted(gpu) => {
                 self.controls[life].roomy.remove(gpu);
@@ -154,7 +158,6 @@ impl World {
             | Event::Ack { .. }
             | Event::Bye { .. }
             | Event::StreamClosed { .. }
-            | Event::GpuRead { .. }
             | Event::ModelRemoved(_)
             | Event::Operator { .. }
             | Event::Deposed
@@ -206,6 +209,10 @@ impl World {
                     Some(("Sleeping", _))
                 );
                 self.check_stopped(life, engine, again);
+                if !again {
+                    self.check_agrees(life, engine);
+                    self.check_tier(engine, tier);
+                }
                 self.check_sleep(life, engine, mode, again);
                 let roomy = gpus.into_iter();
                 let roomy = roomy.filter(|gpu| self.controls[life].roomy.contains(gpu));
@@ -220,6 +227,8 @@ impl World {
                     format!("rule 11: {order:?} while {pending:?} is under way")
                 });
                 self.check_stopped(life, engine, false);
+                self.check_agrees(life, engine);
+                self.check_wake(life, engine, order);
                 self.check_room(life, engine, order, &gpus);
                 self.controls[life].begun.extend(gpus);
             }
@@ -312,10 +321,15 @@ impl World {
         self.check(mode == SleepMode::Keep || cuts || again, |_| {
             "S3: requests are cut off, and nobody chose so".to_owned()
         });
+        let booting =
+            (self.controls[life].phases.get(&engine)).is_some_and(|(phase, _)| *phase == "Booting");
+        if !again && !booting {
+            self.check_evidence(life, &spec, freezes || cuts, ran_out);
+        }
         let known = &self.engines[engine];
         let awake = known.process == Process::Up && !known.asleep;
         if awake && !again && !freezes && mode == SleepMode::Keep {
-            let inside = self.weighing(engine);
+            let inside = self.weighing(engine, booting);
             self.excuse_unseen(engine);
             self.check(inside.is_none(), |_| {
                 format!("S2: {} sleeps with request {inside:?}", spec.id.0)
@@ -325,7 +339,7 @@ impl World {
     }
 
     /// A request that is in the engine, or on its way to it, and that an empty drain had to wait for.
-    fn weighing(&self, engine: usize) -> Option<u32> {
+    fn weighing(&self, engine: usize, booting: bool) -> Option<u32> {
         let caps = self.engines[engine].spec.caps;
         let weighs = |request: &u32| {
             let known = &self.requests[*request as usize];
@@ -334,7 +348,9 @@ impl World {
             let flowed = known.flowed && caps.lossless;
             let uncounted = caps.lossless && !caps.counts;
             let unseen = !caps.counts && self.is_silent(known.gate);
-            let excused = flowed || uncounted || unseen;
+            // It was meant for the process before this one, which nobody has used yet.
+            let older = booting && known.admitted < self.engines[engine].started_at;
+            let excused = flowed || uncounted || unseen || older;
             known.row == Some(engine) && there && !known.abandoned && !excused
         };
         let mut requests = self
@@ -345,7 +361,7 @@ impl World {
     }
 
     /// Whether control has heard nothing of a gate for so long that it is fenced.
-    fn is_silent(&self, gate: usize) -> bool {
+    pub(crate) fn is_silent(&self, gate: usize) -> bool {
         let fence = self.plan.times.lease.0 + self.plan.times.margin.0;
         self.now + 1
             >= self.gates[gate].heard_at + fence - fence * self.plan.clock_error / 1_000_000
@@ -487,6 +503,8 @@ impl World {
         self.check(fits, |_| {
             format!("S4: the ledger is beyond capacity: {ledger:?}")
         });
+        self.check_account(life);
+        self.check_fairness(life, &view);
         self.controls[life].roomy = self.roomy(life, &view, &ledger);
         self.check_hosts(life);
         self.check_sources(life);
@@ -515,62 +533,5 @@ impl World {
             }) && !self.engines.iter().any(surprised)
         };
         (0..ledger.len()).map(GpuId).filter(is_roomy).collect()
-    }
-
-    /// Host RAM: a copy goes into it only where there is room for it.
-    fn check_hosts(&mut self, life: usize) {
-        let filled = std::mem::take(&mut self.controls[life].filled);
-        let hosts = self.controls[life].core.hosts();
-        for engine in filled {
-            let known = &self.engines[engine];
-            let nodes = (known.spec.gpus.iter()).map(|gpu| self.plan.host_of(*gpu));
-            let beyond = |node: &usize| {
-                hosts
-                    .get(*node)
-                    .is_some_and(|host| host.reserved > host.capacity)
-            };
-            let takes = known.spec.sizes.host.bytes > known.host && !known.asleep;
-            let full = nodes.filter(beyond).count() > 0;
-            self.check(!takes || !full, |world| {
-                format!(
-                    "a copy of {} goes into host RAM where no room is: {hosts:?}",
-                    world.engines[engine].spec.id.0
-                )
-            });
-        }
-        if !self.controls[life].core.is_open() {
-            return;
-        }
-        let mut fits = true;
-        for (node, host) in hosts.iter().enumerate() {
-            let there = |engine: &usize| {
-                let known = &self.engines[*engine];
-                let shares =
-                    (known.spec.gpus.iter()).filter(|gpu| self.plan.host_of(**gpu) == node);
-                Bytes(known.host.0 * shares.count() as u64)
-            };
-            let counts = |engine: &&usize| {
-                let phase = self.controls[life].phases.get(engine);
-                phase.is_some_and(|(phase, _)| !matches!(*phase, "Removed" | "Booting"))
-            };
-            let rows: Vec<usize> = (0..self.engines.len()).collect();
-            let held: Bytes = rows.iter().filter(counts).map(there).sum();
-            let explained = (rows.iter())
-                .any(|engine| self.engines[*engine].host_surprise && there(engine) > Bytes(0));
-            fits &= held <= host.reserved;
-            self.check(explained || held <= host.reserved, |_| {
-                format!(
-                    "copies take {held} of node {node}, and the ledger says {}",
-                    host.reserved
-                )
-            });
-        }
-        // A copy that a stranger made is known from the moment at which control takes it for one.
-        let seen = self.controls[life].seen_asleep.take();
-        let phases = &self.controls[life].phases;
-        for (at, engine) in self.engines.iter_mut().enumerate() {
-            let taken = matches!(phases.get(&at), Some(("Asleep" | "Queued", _)));
-            engine.host_surprise &= engine.host > Bytes(0) && !(fits && taken && seen == Some(at));
-        }
     }
 }

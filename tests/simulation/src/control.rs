@@ -14,7 +14,8 @@ use greenthread_proto::gate;
 use crate::{
     agenda::{Item, Order},
     driver::Driver,
-    fault::Fault,
+    fair::Fairness,
+    heard::Account,
     plan::{CAPACITY, TOLERANCE},
     sizes::AllMeasured,
     stream::Arrival,
@@ -72,7 +73,7 @@ pub struct Control {
     pub term: u64,
     raising: bool,
     /// When the last renewal that succeeded was sent.
-    renewed: u64,
+    pub(crate) renewed: u64,
     tick_at: u64,
     next_stream: u64,
     /// Open streams, with the table version that their gate will have.
@@ -104,12 +105,21 @@ pub struct Control {
     pub measured: AllMeasured,
     /// Outcomes that were delivered, for telling them again.
     pub told: Vec<Event>,
+    /// What it has heard.
+    pub account: Account,
+    /// What happened to its models.
+    pub fair: Fairness,
 }
 
 impl Control {
     /// Its clock.
     pub fn local(&self, now: u64) -> Millis {
         Millis(START + (now - self.started) * self.speed / MILLION)
+    }
+
+    /// For how long it has run, by its clock.
+    pub fn age(&self, now: u64) -> u64 {
+        self.local(now).0 - START
     }
 
     fn real(&self, at: Millis) -> u64 {
@@ -172,6 +182,8 @@ impl World {
             looks: BTreeMap::new(),
             measured: self.persisted.measured.clone(),
             told: Vec::new(),
+            account: Account::default(),
+            fair: Fairness::default(),
         });
         for engine in &mut self.engines {
             (engine.surprise, engine.host_surprise) = (true, true);
@@ -186,6 +198,7 @@ impl World {
             self.agenda.push(self.now + every, Item::Renew { life });
             self.agenda.push(self.leadership.until, Item::Elect);
         }
+        self.controls[life].account.begins = true;
         for row in 0..self.engines.len() {
             if self.engines[row].present {
                 let spec = self.engines[row].spec.clone();
@@ -195,6 +208,7 @@ impl World {
                 self.end_process(row, None);
             }
         }
+        self.controls[life].account.begins = false;
     }
 
     pub(crate) fn control_starts(&mut self) {
@@ -298,7 +312,7 @@ impl World {
     }
 
     /// Rule 7: whether a leader has enough of its lease left to start anything, by its own clock.
-    fn may_lead(&self, life: usize) -> bool {
+    pub(crate) fn may_lead(&self, life: usize) -> bool {
         let control = &self.controls[life];
         if self.plan.leader_lease == 0 {
             return true;
@@ -324,10 +338,12 @@ impl World {
         let control = &mut self.controls[life];
         let mut effects = Vec::new();
         let now = control.local(self.now);
+        control.account.hears(now, &self.plan.times, &event);
+        control.fair.hears(&event);
         control.core.step(now, event, &mut effects);
         self.totals.core_steps += 1;
         let changed = !effects.is_empty();
-        self.check_order(&effects);
+        self.check_order(life, &effects);
         for effect in effects {
             self.perform(life, effect);
         }
@@ -348,10 +364,15 @@ impl World {
     }
 
     /// A leader that is none any more stops.
-    fn depose(&mut self, life: usize) {
+    pub(crate) fn depose(&mut self, life: usize) {
         self.note(|_| format!("control {life} is deposed"));
         self.controls[life].deposed = true;
         self.step(life, Event::Deposed);
+        let mut streams = self.controls[life].streams.values();
+        let served = streams.any(|(_, version)| *version > 0);
+        self.check(!served, |_| {
+            "rule 10: a deposed leader keeps streams".to_owned()
+        });
         let streams: Vec<usize> = (self.controls[life].streams.values())
             .map(|(stream, _)| *stream)
             .collect();
@@ -415,6 +436,7 @@ impl World {
             Effect::Removed { model, attempt } => self.remove_engine(life, &model, attempt),
             Effect::Dropped(model) => {
                 self.controls[life].published.remove(&model);
+                self.controls[life].account.drops(&model);
             }
             Effect::Record(_) => {}
             Effect::RaiseTerm { at_least } => self.raise_term(life, at_least),
@@ -442,6 +464,7 @@ impl World {
         self.check(open, |_| {
             "rule 7: a snapshot before every engine was looked at".to_owned()
         });
+        self.check_first_look(life, true);
         let rows: Vec<gate::Row> = rows
             .into_iter()
             .map(|row| {
@@ -556,45 +579,5 @@ impl World {
         }
         self.controls[life].streams.clear();
         self.controls[life].drivers.clear();
-    }
-
-    pub(crate) fn renew(&mut self, life: usize) {
-        if self.waits_for_control(life, Item::Renew { life }) || self.controls[life].deposed {
-            return;
-        }
-        let every = (self.plan.leader_lease / 4).max(1);
-        self.agenda.push(self.now + every, Item::Renew { life });
-        let holds = self.leadership.holder == Some(life) && self.now < self.leadership.until;
-        if holds && self.now >= self.leadership.away_until {
-            self.leadership.until = self.now + self.plan.leader_lease;
-            self.agenda.push(self.leadership.until, Item::Elect);
-            let (sent, after) = (self.now, self.random.below(30));
-            self.agenda
-                .push(self.now + after, Item::Renewed { life, sent });
-        }
-        if !self.may_lead(life) {
-            self.depose(life);
-        }
-    }
-
-    pub(crate) fn renewed(&mut self, life: usize, sent: u64) {
-        if !self.waits_for_control(life, Item::Renewed { life, sent }) {
-            self.controls[life].renewed = self.controls[life].renewed.max(sent);
-        }
-    }
-
-    /// The standby takes over when the lease has ended.
-    pub(crate) fn elect(&mut self) {
-        if self.plan.leader_lease == 0 || self.now < self.leadership.until {
-            return;
-        }
-        if self.now < self.leadership.away_until {
-            return self.agenda.push(self.leadership.away_until, Item::Elect);
-        }
-        let before = self.leadership.holder;
-        if before.is_some_and(|life| self.controls[life].alive) {
-            self.faulted(Fault::Succession);
-        }
-        self.begin_life();
     }
 }

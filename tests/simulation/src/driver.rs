@@ -270,7 +270,11 @@ impl World {
         let Some(engine) = self.rows.get(model).copied() else {
             return;
         };
-        self.controls[life].looks.insert(engine, attempt);
+        self.check_first_look(life, false);
+        let control = &mut self.controls[life];
+        control.looks.insert(engine, attempt);
+        let local = control.local(self.now);
+        control.account.asks(local, model, attempt);
         let way = self.short_way();
         self.agenda.push(
             self.now + way,
@@ -327,7 +331,9 @@ impl World {
             return;
         };
         self.controls[life].under_way.remove(&engine);
+        self.controls[life].fair.killed(model);
         self.check_kill(life, engine);
+        self.check_leaves(life, engine);
         if !self.engines[engine].spec.caps.restartable {
             return;
         }
@@ -337,6 +343,8 @@ impl World {
     /// The model has drained and goes; its process ends, and that is told.
     pub(crate) fn remove_engine(&mut self, life: usize, model: &ModelId, attempt: Attempt) {
         if let Some(engine) = self.rows.get(model).copied() {
+            self.controls[life].fair.killed(model);
+            self.check_removed(life, engine);
             if self.engines[engine].spec.caps.restartable {
                 self.end_process(engine, Some((life, attempt)));
             } else {

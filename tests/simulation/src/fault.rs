@@ -93,4 +93,8 @@ faults! {
     ForeignMemory,
     /// The oracle's readings of whole GPUs stand still for a while.
     StaleReadings,
+    /// A heartbeat echoes a number that its gate never sent.
+    FalseEcho,
+    /// The wall clock of a gate's machine is set.
+    ClockSet,
 }

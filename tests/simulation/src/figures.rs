@@ -87,7 +87,7 @@ impl World {
     pub(crate) fn check_owed(&mut self, owed: &crate::reference::Owed, effects: &[Effect]) {
         let closes = effects.iter().any(|effect| matches!(effect, Effect::Close));
         self.check(!owed.closes || closes, |_| {
-            "rule 12: a gate obeys a smaller term".to_owned()
+            "rules 12 and 16: a gate goes on with a stream that it must close".to_owned()
         });
         let acknowledged = |row: &str, epoch: (u64, u64)| {
             effects.iter().any(|effect| match effect {

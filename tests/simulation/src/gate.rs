@@ -16,6 +16,7 @@ use greenthread_proto::gate::GateMessage;
 
 use crate::{
     agenda::Item,
+    holds::Told,
     reference::Reference,
     request::{Outcome, Request, Stage},
     stream::Arrival,
@@ -57,6 +58,10 @@ pub struct GateNode {
     pub reference: Reference,
     /// Requests that are held or in flight here.
     pub requests: BTreeSet<u32>,
+    /// What it has told of them.
+    pub told: Told,
+    /// Its wall clock was set, by so many ms.
+    pub wall: u64,
 }
 
 impl GateNode {
@@ -125,6 +130,8 @@ impl World {
             stream: None,
             reference: Reference::start(saved.as_deref()),
             requests: BTreeSet::new(),
+            told: Told::at(self.now),
+            wall: WALL,
         });
         self.agenda.push(
             self.now + 5,
@@ -162,14 +169,20 @@ impl World {
         let node = &mut self.gates[gate];
         let now = node.local(self.now);
         let mut effects = Vec::new();
-        node.gate
-            .on_tick(Millis(now), Millis(WALL + self.now), &around, &mut effects);
+        node.gate.on_tick(
+            Millis(now),
+            Millis(node.wall + self.now),
+            &around,
+            &mut effects,
+        );
+        node.reference.clocks(now, node.wall + self.now);
         node.tick_at = u64::MAX;
         self.totals.gate_steps += 1;
         let ended = self.perform_for_gate(gate, effects);
         // A full batch may have left some that wait for the first table.
         if ended < BATCH {
             self.settle_unrouted(gate);
+            self.check_holds(gate);
         }
         self.check_occupancy(gate);
         self.after_gate(gate);
@@ -222,6 +235,7 @@ impl World {
                 Effect::Reply { request, reply } => {
                     ended += 1;
                     let reason = reason(reply.header(REASON_HEADER));
+                    self.check_refused(gate, request.0, reason);
                     self.over(request.0, Outcome::Refused(reason));
                     self.gates[gate].requests.remove(&request.0);
                     answered.push(request);
@@ -265,6 +279,7 @@ impl World {
             Err(what) => return self.violated(what),
         };
         self.check_figures(gate, &message, &listed);
+        self.note_told(gate, &message, &listed);
         let Some(stream) = self.gates[gate].stream else {
             return self.violated("a gate sends without a stream");
         };
@@ -336,6 +351,7 @@ impl World {
             promised: None,
             slow,
             budget,
+            unrouted: false,
         });
         (self.open, self.totals.requests) = (self.open + 1, self.totals.requests + 1);
         self.note(|world| {
@@ -371,7 +387,8 @@ impl World {
                 let promised = row.and_then(|row| reference.holds_for(row));
                 let row = row.and_then(|row| self.row_named(row));
                 let known = &mut self.requests[id as usize];
-                (known.row, known.promised) = (row, promised);
+                (known.row, known.promised, known.unrouted) = (row, promised, row.is_none());
+                self.check_held(gate, id);
             }
             Verdict::Forward(headers) => {
                 self.gates[gate].requests.insert(id);
@@ -411,6 +428,7 @@ impl World {
             return self.violated(format!("request {request} went to another model"));
         }
         self.check_forward(gate, request, row);
+        self.check_first(gate, request);
         self.score_wait(request, true);
         let longest = self.plan.times.forward_bound.0;
         let is_slow = self.requests[request as usize].slow

@@ -36,6 +36,14 @@ impl World {
         let pause = 1 + self.random.pause(self.plan.request_every);
         self.agenda.push(self.now + pause, Item::NextRequest);
         let (gate, number) = (self.any_gate(), self.plan.models.len());
+        // Connections of clients that were there before end later than the configuration.
+        let old = |gate: &usize| self.gates[*gate].alive && self.gates[*gate].replaced;
+        let old: Vec<usize> = (0..self.gates.len()).filter(old).collect();
+        let gate = if !old.is_empty() && self.faults && self.random.chance(1, 10) {
+            Some(self.random.pick(&old))
+        } else {
+            gate
+        };
         // Some models are asked for more often than others.
         let model = self.random.index(number).min(self.random.index(number));
         let Some(request) = gate.and_then(|gate| self.arrive(gate, model, false)) else {
@@ -77,11 +85,13 @@ impl World {
             | Fault::StreamLost
             | Fault::NetworkStalls
             | Fault::LastMoment
+            | Fault::ClockSet
             | Fault::Burst => self.gate_fault(fault),
             Fault::StreamStalls
             | Fault::OldTermSpeaks
             | Fault::OldRowSpeaks
-            | Fault::EarlyHeartbeat => self.stream_fault(fault),
+            | Fault::EarlyHeartbeat
+            | Fault::FalseEcho => self.stream_fault(fault),
             Fault::EngineCrash
             | Fault::EngineBreaks
             | Fault::EngineHang
@@ -272,6 +282,15 @@ impl World {
                 self.gateways[gateway].stalled_until = self.now + length;
             }
             Fault::LastMoment => return self.last_moment(gate),
+            Fault::ClockSet => {
+                let jump = self.random.pick(&[1_100, 5_000, 3_600_000]);
+                let wall = &mut self.gates[gate].wall;
+                *wall = if self.random.chance(1, 2) {
+                    *wall + jump
+                } else {
+                    *wall - jump
+                };
+            }
             Fault::Burst => {
                 let model = self.random.index(self.plan.models.len());
                 for _ in 0..self.random.within(5, 80) {
@@ -308,6 +327,7 @@ impl World {
             Fault::EarlyHeartbeat if !reference.has_snapshot() && sequence > 0 => {
                 wire::heartbeat(term, sequence, None)
             }
+            Fault::FalseEcho if term > 0 => wire::heartbeat(term, sequence + 1_000, None),
             _ => return false,
         };
         // In front of everything that is on its way.

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             failures += 1;
             if !goes_on {
                 println!("{}", explain(seed));
+                println!("{} steps, this seed included", totals.steps());
                 return ExitCode::FAILURE;
             }
             println!("SIM_SEED={seed}: {what}");

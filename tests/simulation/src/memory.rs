@@ -29,9 +29,10 @@ impl World {
             if self.now >= self.readings_until {
                 self.readings[gpu] = held + self.foreign[gpu];
             }
+            let used = self.readings[gpu];
             let event = Event::GpuRead {
                 gpu: GpuId(gpu),
-                used: self.readings[gpu],
+                used,
             };
             self.deliver_to_core(life, Box::new(event));
         }

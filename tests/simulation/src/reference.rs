@@ -44,6 +44,9 @@ pub struct Reference {
     largest_term: u64,
     version: u64,
     has_left: bool,
+    /// Both clocks at the last tick, and the moment at which they moved apart.
+    clocks: Option<(u64, u64)>,
+    void_before: u64,
 }
 
 /// What must follow from a message in the same call.
@@ -116,6 +119,11 @@ impl Reference {
         })
     }
 
+    /// Whether it has said Bye.
+    pub fn has_left(&self) -> bool {
+        self.has_left
+    }
+
     /// Whether the gate has this row.
     pub fn knows(&self, row: &str) -> bool {
         self.rows.contains_key(row)
@@ -167,6 +175,17 @@ impl Reference {
             rows.find(|(_, row)| owns(row) && row.removed == removed)
         };
         of(false).or_else(|| of(true)).map(|(id, _)| id.as_str())
+    }
+
+    /// Rule 17: where wall and monotonic clock move apart by more than a second, the lease is lost, and with it what was sent before.
+    pub fn clocks(&mut self, now: u64, wall: u64) {
+        if let Some((last, wall_then)) = self.clocks.replace((now, wall)) {
+            let apart = (wall.wrapping_sub(wall_then)).wrapping_sub(now - last) as i64;
+            if apart.unsigned_abs() > 1_000 {
+                self.lease_until = self.lease_until.map(|until| until.min(now));
+                self.void_before = now;
+            }
+        }
     }
 
     /// Takes what the gate sends; returns its figures, to be compared with the truth, or what is wrong with it.
@@ -238,13 +257,20 @@ impl Reference {
                 self.version = delta.version;
                 self.apply(&delta.rows)
             }
+            // Rule 16: what was never sent closes the stream.
+            Some(Body::Heartbeat(heartbeat)) if heartbeat.echoed_sequence > self.sequence => Owed {
+                closes: true,
+                ..Owed::default()
+            },
             Some(Body::Heartbeat(heartbeat)) => {
                 let echoed = heartbeat.echoed_sequence;
                 if self.has_snapshot
                     && echoed >= self.hello
                     && let Some(sent) = self.sent.get(&echoed)
                 {
-                    self.lease_until = self.lease_until.max(Some(sent + self.lease));
+                    if *sent >= self.void_before {
+                        self.lease_until = self.lease_until.max(Some(sent + self.lease));
+                    }
                     self.sent = self.sent.split_off(&echoed);
                 }
                 Owed::default()

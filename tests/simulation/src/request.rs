@@ -80,6 +80,8 @@ pub struct Request {
     pub slow: bool,
     /// How long its client waits at most, as it says.
     pub budget: Option<u64>,
+    /// It came before its gate had a table.
+    pub unrouted: bool,
 }
 
 impl World {

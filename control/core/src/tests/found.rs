@@ -361,7 +361,8 @@ fn a_copy_stays_in_host_ram_while_a_silent_gate_may_still_send_requests_to_it() 
         }
         bench.run(3_000);
         bench.hello("g1", 1);
-        bench.run(20_000);
+        // No gate of a predecessor flows any more.
+        bench.run(640_000);
         if silent {
             bench.hello("g2", 2);
             bench.gates.remove(&GateId("g2".into()));
@@ -510,5 +511,81 @@ fn an_engine_that_somebody_put_to_sleep_in_ram_stays_there() {
     };
     assert_eq!(tiers(&asked), [Tier::Disk]);
     assert_eq!(tiers(&again), [Tier::Ram]);
+    assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
+}
+
+#[test]
+fn a_removed_model_is_looked_at_before_what_may_be_frozen_in_it_is_ended() {
+    let mut bench = started(&[spec("a")]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 1, 0);
+    bench.engines.get_mut(&id("a")).expect("known").count = 1;
+    // The only gate falls silent with a request in flight, for so long that it is forgotten: nobody but the engine knows of it.
+    bench.gates.clear();
+    bench.run(620_000);
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    while bench.phase("a") != "Asleep" {
+        bench.run(1);
+    }
+    bench.event(Event::ModelRemoved(id("a")));
+    bench.run(60_000);
+    assert_eq!(bench.removed_by(), None, "{}", bench.sentences());
+    assert_eq!(bench.engines[&id("a")].state, EngineState::Awake);
+}
+
+#[test]
+fn a_gate_that_comes_while_a_neighbour_moves_makes_the_first_count_worthless() {
+    let mut lossy = spec("a");
+    (lossy.caps.lossless, lossy.on_lease_end) = (false, OnLeaseEnd::Hold);
+    let mut bench = started(&[lossy, spec("b")]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    let (model, verb) = (id("a"), Operator::Sleep);
+    bench.event(Event::Operator { model, verb });
+    // Counted once. A neighbour wakes before it can be counted again, and takes its time.
+    bench.answering = false;
+    let effects = bench.figures("g1", "b", 0, 1);
+    let attempt = effects.iter().find_map(|effect| {
+        if let Effect::Wake { attempt, .. } = effect {
+            Some(*attempt)
+        } else {
+            None
+        }
+    });
+    bench.run(4_000);
+    bench.hello("g2", 2);
+    let barriers = bench.log.iter().filter_map(|effect| {
+        if let Effect::Publish(row) = effect {
+            (row.model == id("a")).then_some(row.epoch)
+        } else {
+            None
+        }
+    });
+    let epoch = barriers.last().expect("a barrier");
+    let ack = bench.ack(&GateId("g2".into()), &id("a"), epoch);
+    bench.event(ack);
+    bench.answering = true;
+    let outcome = bench.moved(&id("b"), EngineState::Awake, 600);
+    let (model, attempt) = (id("b"), attempt.expect("woken"));
+    let effects = [
+        bench.event(Event::Woke {
+            model,
+            attempt,
+            outcome,
+        }),
+        bench.run(2_500),
+    ]
+    .concat();
+    assert!(
+        !names(&effects)
+            .iter()
+            .any(|name| name.starts_with("sleep a")),
+        "{}",
+        bench.sentences()
+    );
+    bench.run(6_000);
     assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
 }

@@ -1,0 +1,411 @@
+//! Who goes, who comes, and in which order: the rules of fairness, judged from what control shows and from what happened to each model.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use greenthread_core::{
+    ModelView,
+    decision::{Choice, Taken, Trigger, Verdict},
+    effect::{Admission, RefuseReason},
+    event::{EngineState, Event, Operator, Outcome},
+    ids::{Bytes, GpuId, Millis, ModelId},
+};
+
+use crate::world::World;
+
+/// First cool-down of a model that could not be woken, and the longest.
+const COOL_DOWN: u64 = 10_000;
+const COOL_DOWN_MOST: u64 = 300_000;
+/// What is inside a sleeping engine is known so much later at most.
+const SEEN_WITHIN: Millis = Millis(3_000);
+/// Readings that differ one after the other before nothing begins any more: one more than control needs.
+const READINGS: u32 = 4;
+
+/// What happened to one model so far.
+#[derive(Clone, Debug, Default)]
+pub struct Course {
+    phase: &'static str,
+    /// Since when somebody waits for it in the queue.
+    waits: Option<Millis>,
+    /// Since when requests are frozen in it.
+    frozen: Option<Millis>,
+    /// Since when it serves, where control woke it.
+    runs_from: Option<Millis>,
+    /// A drain of it was taken back.
+    spared: bool,
+    /// It cools down until then, for the so-manieth time.
+    cools: Option<Millis>,
+    failures: u32,
+    /// It sleeps since another needed its room.
+    pub displaced: bool,
+    /// Its process is being ended, or nobody knows how its last action ended.
+    shaky: bool,
+}
+
+impl Course {
+    /// Since when somebody waits for it: in the queue, or frozen in it.
+    fn since(&self) -> Option<Millis> {
+        self.frozen.into_iter().chain(self.waits).min()
+    }
+}
+
+/// What is known of fairness in one life of control.
+#[derive(Clone, Debug, Default)]
+pub struct Fairness {
+    pub(crate) courses: BTreeMap<ModelId, Course>,
+    /// Told to wake in this step, with whether it was queued and cooling down.
+    pub(crate) woken: Vec<ModelId>,
+    /// The model whose wake or start has just ended, and whether well.
+    ended: Option<(ModelId, bool)>,
+    /// Readings in a row on each GPU that ledger and oracle do not agree on; none where an operator accepted anything.
+    differing: BTreeMap<GpuId, Option<u32>>,
+}
+
+impl Fairness {
+    fn course(&mut self, model: &ModelId) -> &mut Course {
+        self.courses.entry(model.clone()).or_default()
+    }
+
+    /// What an event means for it.
+    pub fn hears(&mut self, event: &Event) {
+        self.ended = None;
+        match event {
+            Event::Woke { model, outcome, .. } | Event::Started { model, outcome, .. } => {
+                let well = matches!(outcome, Outcome::Done { .. });
+                self.ended = Some((model.clone(), well));
+                self.course(model).shaky = !well;
+            }
+            Event::Slept { model, outcome, .. } => {
+                self.course(model).shaky = !matches!(outcome, Outcome::Done { .. });
+            }
+            Event::EngineGone { model, .. } => self.course(model).shaky = true,
+            Event::Observed {
+                model, observation, ..
+            } => {
+                let lost = matches!(observation.state, EngineState::Broken | EngineState::Gone);
+                self.course(model).shaky |= lost;
+            }
+            Event::ModelSet(spec) => {
+                let course = self.course(&spec.id);
+                if course.phase == "Removed" {
+                    *course = Course::default();
+                }
+                course.cools = None;
+            }
+            Event::Operator {
+                model,
+                verb: Operator::Wake,
+            } => self.course(model).cools = None,
+            Event::GpuAccepted(gpu) => {
+                self.differing.insert(*gpu, None);
+            }
+            _ => {}
+        }
+    }
+
+    /// Its process is being ended.
+    pub fn killed(&mut self, model: &ModelId) {
+        self.course(model).shaky = true;
+    }
+
+    /// Whether an operator has to look before anything begins on a GPU.
+    fn differs(&self, gpu: GpuId) -> bool {
+        let known = self.differing.get(&gpu);
+        known.is_some_and(|readings| readings.is_some_and(|number| number >= READINGS))
+    }
+
+    /// A step is over: what each model does now.
+    fn follow(&mut self, now: Millis, view: &ModelView) {
+        let ended = self.ended.clone().filter(|(model, _)| *model == view.id);
+        let course = self.course(&view.id);
+        let before = std::mem::replace(&mut course.phase, view.phase);
+        course.frozen = (view.frozen > 0).then(|| course.frozen.unwrap_or(now));
+        course.waits = (view.phase == "Queued").then(|| course.waits.unwrap_or(now));
+        if view.phase == before {
+            return;
+        }
+        match view.phase {
+            "Serving" => {
+                let back = matches!(before, "Draining" | "Sleeping");
+                course.spared = back;
+                course.displaced = false;
+                if !back {
+                    course.runs_from = ended.map(|_| view.since);
+                }
+                (course.failures, course.cools) = (0, None);
+            }
+            "Failed" if ended.is_some_and(|(_, well)| !well) => {
+                let length = (COOL_DOWN << course.failures.min(5)).min(COOL_DOWN_MOST);
+                course.failures += 1;
+                course.cools = Some(now + Millis(length));
+            }
+            // It leaves; what is found in it then is owed an answer.
+            "Draining" if before == "Failed" => course.cools = None,
+            _ => {}
+        }
+    }
+}
+
+impl World {
+    /// The rules of fairness, after a step.
+    pub(crate) fn check_fairness(&mut self, life: usize, views: &[ModelView]) {
+        let now = self.controls[life].local(self.now);
+        let before = self.controls[life].fair.courses.clone();
+        for view in views {
+            self.controls[life].fair.follow(now, view);
+        }
+        for model in std::mem::take(&mut self.controls[life].fair.woken) {
+            if let Some(course) = before.get(&model) {
+                self.check_turn(life, &model, course, &before, views);
+            }
+        }
+        for view in views.iter().filter(|view| view.phase == "Draining") {
+            let drained = before.get(&view.id).map_or("", |course| course.phase);
+            let last = self.controls[life].core.explain(&view.id, 1).pop();
+            let fresh = last.filter(|choice| drained == "Serving" && choice.at == now);
+            if let Some(choice) = fresh {
+                self.check_goes(life, view, &choice, &before);
+            }
+        }
+    }
+
+    /// Who waits longest comes first on each GPU; who failed cools down; who is out of service stays so.
+    fn check_turn(
+        &mut self,
+        life: usize,
+        model: &ModelId,
+        course: &Course,
+        before: &BTreeMap<ModelId, Course>,
+        views: &[ModelView],
+    ) {
+        let control = &self.controls[life];
+        let now = control.local(self.now);
+        self.check(course.cools.is_none_or(|until| now >= until), |_| {
+            format!("{} is woken while it cools down", model.0)
+        });
+        if course.phase != "Queued" {
+            return;
+        }
+        let view = views.iter().find(|view| view.id == *model);
+        let out = view.is_some_and(|view| view.disabled);
+        self.check(!out || course.frozen.is_some(), |_| {
+            format!("{} is woken while it is out of service", model.0)
+        });
+        let control = &self.controls[life];
+        let gpus = |id: &ModelId| control.core.spec(id).map(|spec| spec.gpus.clone());
+        let own = gpus(model).unwrap_or_default();
+        let key = |id: &ModelId, course: &Course| {
+            let most = control.core.spec(id).map(|spec| spec.max_freeze);
+            let urgent = course
+                .frozen
+                .zip(most)
+                .is_some_and(|(since, most)| now.since(since) >= most);
+            (!urgent, course.since())
+        };
+        let mine = key(model, course);
+        let stopped = control.core.gpus();
+        let earlier = views.iter().find(|view| {
+            let Some(known) = before.get(&view.id).filter(|known| known.phase == "Queued") else {
+                return false;
+            };
+            let there = gpus(&view.id).unwrap_or_default();
+            let stuck = matches!(
+                view.admission,
+                Admission::Refuse {
+                    reason: RefuseReason::TooLong,
+                    ..
+                }
+            );
+            let held = there
+                .iter()
+                .any(|gpu| stopped.get(gpu.0).is_some_and(|gpu| gpu.stopped.is_some()));
+            let nobody = view.held == 0 && view.frozen == 0;
+            let shares = there.iter().any(|gpu| own.contains(gpu));
+            let (urgent, since) = key(&view.id, known);
+            // What is frozen may be known a look later.
+            let slack = if known.frozen.is_some() || course.frozen.is_some() {
+                SEEN_WITHIN
+            } else {
+                Millis(0)
+            };
+            let first = (urgent, since.map(|at| at + slack)) < mine
+                && known.frozen.is_none_or(|at| now.since(at) >= SEEN_WITHIN);
+            view.id != *model
+                && view.phase == "Queued"
+                && shares
+                && first
+                && !(stuck || held || nobody || known.shaky)
+        });
+        let earlier = earlier.map(|view| view.id.0.clone());
+        self.check(earlier.is_none(), |_| {
+            format!(
+                "fairness: {} is woken before {earlier:?}, which waits longer",
+                model.0
+            )
+        });
+    }
+
+    /// Why a model goes: for another, which has to be worth it; or since nobody asked for it.
+    fn check_goes(
+        &mut self,
+        life: usize,
+        view: &ModelView,
+        choice: &Choice,
+        before: &BTreeMap<ModelId, Course>,
+    ) {
+        let control = &mut self.controls[life];
+        let now = control.local(self.now);
+        let victims = match &choice.taken {
+            Taken::Evict(victims) if victims.contains(&view.id) => victims.clone(),
+            _ => Vec::new(),
+        };
+        control.fair.course(&view.id).displaced = !victims.is_empty();
+        let (Some(course), Some(spec)) = (before.get(&view.id), control.core.spec(&view.id)) else {
+            return;
+        };
+        let (runs_from, pinned) = (course.runs_from, spec.pinned && !view.disabled);
+        let figures = control.account.figures(&view.id);
+        if choice.trigger == Trigger::Idle && victims.is_empty() {
+            let timeout = spec.idle_timeout.unwrap_or_default();
+            let used = control.account.used(&view.id).max(runs_from);
+            let quiet = figures == (0, 0) && control.account.any_alive();
+            let long = used.is_none_or(|at| now.since(at) >= timeout);
+            return self.check(quiet && long, |_| {
+                format!(
+                    "{} goes as idle, with {figures:?}, used at {used:?} of {now:?}",
+                    view.id.0
+                )
+            });
+        }
+        if victims.is_empty() {
+            return;
+        }
+        let lasts = spec.min_runtime;
+        let target = control.core.spec(&choice.target);
+        let waiter = before
+            .get(&choice.target)
+            .filter(|waiter| waiter.phase != "Booting");
+        let (Some(target), Some(waiter)) = (target, waiter) else {
+            return;
+        };
+        let urgent = (waiter.frozen).is_some_and(|at| now.since(at) >= target.max_freeze);
+        let waits = waiter.since().unwrap_or(now);
+        let patient = now.since(waits) >= target.max_wait;
+        self.check(!pinned, |_| {
+            format!("{} is pinned and makes room", view.id.0)
+        });
+        self.check(
+            urgent || runs_from.is_none_or(|at| now.since(at) >= lasts),
+            |_| format!("{} makes room before its min_runtime is over", view.id.0),
+        );
+        self.check(urgent || figures == (0, 0) || patient, |_| {
+            format!(
+                "{} makes room while it is busy, before the waiter's max_wait",
+                view.id.0
+            )
+        });
+        self.check_set(life, choice, &victims, figures != (0, 0));
+    }
+
+    /// No more go than have to, idle ones before busy ones; and what is told of it is true.
+    fn check_set(&mut self, life: usize, choice: &Choice, victims: &[ModelId], busy: bool) {
+        let control = &self.controls[life];
+        let now = control.local(self.now);
+        let missing: Vec<(GpuId, Bytes)> = (choice.need.iter())
+            .filter(|need| need.missing > Bytes(0))
+            .map(|need| (need.gpu, need.missing))
+            .collect();
+        let frees = |id: &ModelId, gpu: GpuId| {
+            let spec = control
+                .core
+                .spec(id)
+                .filter(|spec| spec.gpus.contains(&gpu));
+            spec.map_or(Bytes(0), |spec| spec.awake.less(spec.asleep))
+        };
+        let enough = |set: &[&ModelId]| {
+            missing
+                .iter()
+                .all(|(gpu, bytes)| set.iter().map(|id| frees(id, *gpu)).sum::<Bytes>() >= *bytes)
+        };
+        let needless = victims.iter().find(|victim| {
+            let others: Vec<&ModelId> = victims.iter().filter(|other| other != victim).collect();
+            !others.is_empty() && enough(&others)
+        });
+        // Who found no room where there should have been some wants all of it.
+        let failed =
+            (control.fair.courses.get(&choice.target)).is_some_and(|course| course.failures > 0);
+        let needless = needless.filter(|_| !failed).cloned();
+        let idle = control.fair.courses.iter().find(|(id, course)| {
+            let spec = control.core.spec(id);
+            let rests = |at: Millis| spec.is_some_and(|spec| now.since(at) < spec.min_runtime);
+            course.phase == "Serving"
+                && !course.spared
+                && spec.is_some_and(|spec| !spec.pinned)
+                && !course.runs_from.is_some_and(rests)
+                && control.account.figures(id) == (0, 0)
+                && enough(&[*id])
+        });
+        let idle = idle.map(|(id, _)| id.clone()).filter(|_| busy);
+        let lies = choice.weighed.iter().find(|weighed| {
+            let pinned = control
+                .core
+                .spec(&weighed.model)
+                .is_some_and(|spec| spec.pinned);
+            let out =
+                (control.core.view().iter()).any(|view| view.id == weighed.model && view.disabled);
+            pinned && !out && matches!(weighed.verdict, Verdict::Kept | Verdict::Chosen)
+        });
+        let lies = lies.map(|weighed| weighed.model.clone());
+        self.check(needless.is_none(), |_| {
+            format!("{needless:?} makes room that nobody needs")
+        });
+        self.check(idle.is_none(), |_| {
+            format!("{idle:?} is idle, and a busy one makes room")
+        });
+        self.check(lies.is_none(), |_| {
+            format!("{lies:?} is pinned, and it is told otherwise")
+        });
+    }
+
+    /// The oracle tells one control of a GPU: does the ledger know of it, where nothing moves?
+    pub(crate) fn note_reading(&mut self, life: usize, gpu: GpuId, used: Bytes) {
+        let control = &mut self.controls[life];
+        let views = control.core.view();
+        let mut known = control
+            .core
+            .gpus()
+            .get(gpu.0)
+            .map_or(Bytes(0), |view| view.foreign);
+        let mut still = true;
+        let moving: BTreeSet<usize> = control.under_way.keys().copied().collect();
+        for view in &views {
+            let there = control
+                .core
+                .spec(&view.id)
+                .is_some_and(|spec| spec.gpus.contains(&gpu));
+            if !there {
+                continue;
+            }
+            known = known + view.reserved;
+            let course = control.fair.courses.get(&view.id);
+            still &= matches!(view.phase, "Asleep" | "Queued" | "Serving" | "Draining");
+            still &= course.is_some_and(|course| !course.shaky);
+            still &= self
+                .rows
+                .get(&view.id)
+                .is_none_or(|row| !moving.contains(row));
+        }
+        let differs = used.less(known).max(known.less(used)) > crate::plan::TOLERANCE;
+        let readings = control.fair.differing.entry(gpu).or_insert(Some(0));
+        *readings = readings.map(|number| if still && differs { number + 1 } else { 0 });
+    }
+
+    /// Nothing begins on a GPU of which the oracle keeps saying something else than the ledger.
+    pub(crate) fn check_agrees(&mut self, life: usize, engine: usize) {
+        let fair = &self.controls[life].fair;
+        let gpus = &self.engines[engine].spec.gpus;
+        let differs = gpus.iter().find(|gpu| fair.differs(**gpu)).copied();
+        self.check(differs.is_none(), |_| {
+            format!("an action begins on {differs:?}, of which the oracle sees something else")
+        });
+    }
+}
