@@ -198,8 +198,8 @@ impl Core {
     /// flight or held anywhere, no other wish.
     fn idle_since(&mut self, now: Millis, id: &ModelId) -> Option<Millis> {
         let state = self.models.get(id)?;
-        let timeout = state.spec.idle_timeout?;
-        let timeout = sabotage!(IdleTooEarly, Millis(timeout.0 / 10), timeout);
+        let declared = state.spec.idle_timeout?;
+        let timeout = sabotage!(IdleTooEarly, Millis(declared.0 / 10), declared);
         let quiet = self.gates.any_alive()
             && self.gates.in_flight(state.slot) == 0
             && !self.wanted(now, state);

@@ -277,14 +277,14 @@ impl Core {
         };
         let lossless = state.spec.caps.lossless;
         // Removing an attached engine does nothing to it: when it has nothing to say any more, the gates' zeros are enough.
-        let done_with = cause == Cause::Remove
+        let says_nothing = cause == Cause::Remove
             && !state.spec.caps.restartable
             && match seen.state {
                 EngineState::Broken => true,
                 EngineState::Silent => now >= deadline,
                 EngineState::Awake | EngineState::Asleep | EngineState::Gone => false,
             };
-        let done_with = sabotage!(RemovedWithRequests, cause == Cause::Remove, done_with);
+        let done_with = sabotage!(RemovedWithRequests, cause == Cause::Remove, says_nothing);
         match (seen.state, seen.count) {
             (_, _) if done_with => self.counted_zero(now, id, &cause, epoch, true, effects),
             (EngineState::Gone, _) => self.engine_gone(now, id, "it refuses connections", effects),

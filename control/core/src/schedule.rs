@@ -347,13 +347,14 @@ impl Core {
             (_, true) => format!("starting for {}, about {takes}", for_whom(state, held)),
             (_, false) => format!("waking for {}, about {takes}", for_whom(state, held)),
         };
+        let told = sabotage!(WrongTier, Tier::Ram, tier);
         effects.push(if start {
             Effect::Start { model, attempt }
         } else {
             Effect::Wake {
                 model,
                 attempt,
-                tier: sabotage!(WrongTier, Tier::Ram, tier),
+                tier: told,
             }
         });
         if let Some(state) = self.models.get_mut(id) {

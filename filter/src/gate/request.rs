@@ -195,8 +195,8 @@ impl Gate {
         let wanted = around
             .header("prefer")
             .and_then(|prefer| classify::preferred_wait(&prefer))
-            .map(Millis::seconds);
-        let wanted = sabotage!(PreferIgnored, None, wanted);
+            .map(Millis::seconds)
+            .filter(|_| sabotage!(PreferIgnored, false, true));
         let budget = wanted.map_or(row.hold_budget, |wanted| wanted.min(row.hold_budget));
         let deadline = arrival.since.plus(budget);
         let left = deadline.since(now);

@@ -87,10 +87,8 @@ impl Account {
                 sequence,
                 figures,
                 ..
-            } => {
-                if self.believes(now, gate, *stream, *sequence) {
-                    self.report(now, gate, *stream, figures);
-                }
+            } if self.believes(now, gate, *stream, *sequence) => {
+                self.report(now, gate, *stream, figures);
             }
             Event::Ack {
                 gate,
@@ -99,27 +97,23 @@ impl Account {
                 model,
                 epoch,
                 in_flight,
-            } => {
-                if self.believes(now, gate, *stream, *sequence) {
-                    let step = self.step;
-                    let said = self.said(gate, model);
-                    said.in_flight = *in_flight;
-                    // The same barrier acknowledged again is no news.
-                    let before = said.barrier.filter(|(known, _, _)| known == epoch);
-                    let since = before.and_then(|(_, _, zero)| zero).unwrap_or(step);
-                    let zero = (*in_flight == 0).then_some(since);
-                    said.barrier = Some((*epoch, *stream, zero));
-                }
+            } if self.believes(now, gate, *stream, *sequence) => {
+                let step = self.step;
+                let said = self.said(gate, model);
+                said.in_flight = *in_flight;
+                // The same barrier acknowledged again is no news.
+                let before = said.barrier.filter(|(known, _, _)| known == epoch);
+                let since = before.and_then(|(_, _, zero)| zero).unwrap_or(step);
+                let zero = (*in_flight == 0).then_some(since);
+                said.barrier = Some((*epoch, *stream, zero));
             }
             Event::Bye {
                 gate,
                 stream,
                 sequence,
-            } => {
-                if self.believes(now, gate, *stream, *sequence) {
-                    self.gates.remove(gate);
-                    self.owes = None;
-                }
+            } if self.believes(now, gate, *stream, *sequence) => {
+                self.gates.remove(gate);
+                self.owes = None;
             }
             Event::Observed {
                 model,

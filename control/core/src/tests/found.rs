@@ -564,7 +564,7 @@ fn a_gate_that_comes_while_a_neighbour_moves_makes_the_first_count_worthless() {
             None
         }
     });
-    let epoch = barriers.last().expect("a barrier");
+    let epoch = rows.next().expect("a barrier");
     let ack = bench.ack(&GateId("g2".into()), &id("a"), epoch);
     bench.event(ack);
     bench.answering = true;
