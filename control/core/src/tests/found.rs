@@ -557,14 +557,14 @@ fn a_gate_that_comes_while_a_neighbour_moves_makes_the_first_count_worthless() {
     });
     bench.run(4_000);
     bench.hello("g2", 2);
-    let barriers = bench.log.iter().filter_map(|effect| {
+    let mut barriers = bench.log.iter().filter_map(|effect| {
         if let Effect::Publish(row) = effect {
             (row.model == id("a")).then_some(row.epoch)
         } else {
             None
         }
     });
-    let epoch = rows.next().expect("a barrier");
+    let epoch = barriers.next_back().expect("a barrier");
     let ack = bench.ack(&GateId("g2".into()), &id("a"), epoch);
     bench.event(ack);
     bench.answering = true;
