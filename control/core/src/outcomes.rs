@@ -318,6 +318,12 @@ impl Core {
                 no_room,
             }) => match engine {
                 EngineState::Asleep | EngineState::Silent => {
+                    // One that somebody put to sleep in RAM cannot drop its weights any more: there it stays.
+                    if engine == EngineState::Asleep
+                        && let Some(state) = self.models.get_mut(id)
+                    {
+                        state.copy = Tier::Ram;
+                    }
                     self.may_sleep(now, id, order, cause, effects);
                 }
                 EngineState::Gone => self.engine_gone(now, id, &cause, effects),

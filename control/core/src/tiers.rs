@@ -290,11 +290,13 @@ impl Core {
     }
 
     fn can_leave_ram(&self, now: Millis, state: &ModelState) -> bool {
-        matches!(state.phase, Phase::Asleep | Phase::Queued)
+        let never_served = matches!(state.phase, Phase::Booting(Boot::Slept));
+        let rests = matches!(state.phase, Phase::Asleep | Phase::Queued);
+        (rests || never_served)
             && now >= self.nothing_follows_from(state)
             && state.spec.caps.restartable
             && state.spec.tier != Some(Tier::Ram)
-            && state.is_surely_empty(self.fleet.times.observe)
+            && (never_served || state.is_surely_empty(self.fleet.times.observe))
             && state.ending.is_none()
     }
 

@@ -87,7 +87,10 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         | (b"Core", b"audits" | b"choices" | b"tally" | b"forecast")
         | (b"ModelState", b"spec" | b"declared" | b"settings" | b"last_error" | b"host_awake")
         | (b"ModelState", b"learned" | b"demand" | b"estimate" | b"wait" | b"making_room")
-        | (b"ModelState", b"evicted" | b"regretted" | b"failures")
+        | (
+            b"ModelState",
+            b"evicted" | b"regretted" | b"failures" | b"drain_takes" | b"estimated_at",
+        )
         | (b"Agenda", b"by_turn")
         | (b"Gates", b"live" | b"fenced" | b"sums")
         | (

@@ -1,6 +1,7 @@
 //! Histories that went wrong once, as the simulation or a reader found them: each as small as it could be made.
 
 use super::*;
+use crate::phase::Tier;
 
 /// A bench past its start, with one gate; engines are asleep.
 fn started(models: &[ModelSpec]) -> Bench {
@@ -387,6 +388,133 @@ fn a_copy_stays_in_host_ram_while_a_silent_gate_may_still_send_requests_to_it() 
 }
 
 #[test]
+fn who_must_make_room_gets_host_ram_from_a_copy_that_waits_to_be_measured() {
+    let copied = |mut model: ModelSpec| {
+        model.sizes.host.bytes = Bytes(40 * GIB);
+        model
+    };
+    let mut bench = with_host_ram();
+    bench.answering = false;
+    let mut large = copied(attached("large"));
+    large.awake = Bytes(30 * GIB);
+    let mut new = copied(spec("new"));
+    new.conditioned = false;
+    for model in [&large, &new] {
+        bench.add(model, EngineState::Gone);
+    }
+    let observed = |bench: &mut Bench, looks: &[(ModelId, Attempt)], state: EngineState| {
+        let observe = |(model, attempt): &(ModelId, Attempt)| {
+            let observation = Observation {
+                state,
+                count: Some(0),
+                memory: Memory::default(),
+                tier: None,
+            };
+            bench.event(Event::Observed {
+                model: model.clone(),
+                attempt: *attempt,
+                observation,
+            })
+        };
+        looks.iter().flat_map(observe).collect::<Vec<Effect>>()
+    };
+    let first = looks(&bench.run(2_500));
+    let effects = observed(&mut bench, &first, EngineState::Gone);
+    let start = |effect: &Effect| {
+        if let Effect::Start { attempt, .. } = effect {
+            Some(*attempt)
+        } else {
+            None
+        }
+    };
+    let attempt = effects
+        .iter()
+        .find_map(start)
+        .expect("room for the new one");
+    let done = Outcome::Done {
+        took: 5_000,
+        memory: Memory::on_gpus(Bytes(17 * GIB)),
+    };
+    bench.event(Event::Started {
+        model: id("new"),
+        attempt,
+        outcome: done.clone(),
+    });
+    let effects = bench.run(12_000);
+    let sleep = |effect: &Effect| {
+        if let Effect::Sleep { attempt, .. } = effect {
+            Some(*attempt)
+        } else {
+            None
+        }
+    };
+    let attempt = effects.iter().find_map(sleep).expect("its first sleep");
+    // The other one, which was away, is back and awake before that sleep is over.
+    let latest: Vec<_> = looks(&effects).into_iter().rev().take(1).collect();
+    observed(&mut bench, &latest, EngineState::Awake);
+    bench.event(Event::Slept {
+        model: id("new"),
+        attempt,
+        outcome: Outcome::Done {
+            took: 90,
+            memory: Memory::on_gpus(Bytes(GIB)),
+        },
+    });
+    assert_eq!(
+        (bench.phase("new"), bench.phase("large")),
+        ("Booting", "Serving")
+    );
+    bench.engines.get_mut(&id("large")).expect("known").state = EngineState::Awake;
+    bench.engines.get_mut(&id("new")).expect("known").state = EngineState::Asleep;
+    bench.answering = true;
+    bench.hello("g1", 1);
+    let effects = bench.run(60_000);
+    assert!(
+        names(&effects).contains(&"kill new".to_owned()),
+        "{}",
+        bench.sentences()
+    );
+    assert_eq!(bench.phase("large"), "Asleep", "{}", bench.sentences());
+}
+
+#[test]
+fn an_engine_that_somebody_put_to_sleep_in_ram_stays_there() {
+    let mut bench = started(&[attached("a")]);
+    let mut deep = attached("a");
+    (deep.caps.disk, deep.tier) = (true, Some(Tier::Disk));
+    bench.event(Event::ModelSet(Box::new(deep)));
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.run(15_000);
+    let engine = bench.engines.get_mut(&id("a")).expect("known");
+    // What the driver says to `Tier::Disk`: vLLM would answer 200 and do nothing.
+    engine.sleep = Some(Outcome::Failed(ActionError {
+        cause: "it sleeps in RAM already".into(),
+        engine: EngineState::Asleep,
+        no_room: false,
+    }));
+    let asked = bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    bench.engines.get_mut(&id("a")).expect("known").sleep = None;
+    let again = bench.run(3_000);
+    let tiers = |effects: &[Effect]| -> Vec<Tier> {
+        let tier = |effect: &Effect| {
+            if let Effect::Sleep { tier, .. } = effect {
+                Some(*tier)
+            } else {
+                None
+            }
+        };
+        effects.iter().filter_map(tier).collect()
+    };
+    assert_eq!(tiers(&asked), [Tier::Disk]);
+    assert_eq!(tiers(&again), [Tier::Ram]);
+    assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
+}
+
+#[test]
 fn a_removed_model_is_looked_at_before_what_may_be_frozen_in_it_is_ended() {
     let mut bench = started(&[spec("a")]);
     bench.figures("g1", "a", 0, 1);
@@ -421,20 +549,22 @@ fn a_gate_that_comes_while_a_neighbour_moves_makes_the_first_count_worthless() {
     bench.answering = false;
     let effects = bench.figures("g1", "b", 0, 1);
     let attempt = effects.iter().find_map(|effect| {
-        let Effect::Wake { attempt, .. } = effect else {
-            return None;
-        };
-        Some(*attempt)
+        if let Effect::Wake { attempt, .. } = effect {
+            Some(*attempt)
+        } else {
+            None
+        }
     });
     bench.run(4_000);
     bench.hello("g2", 2);
-    let mut rows = bench.log.iter().rev().filter_map(|effect| {
-        let Effect::Publish(row) = effect else {
-            return None;
-        };
-        (row.model == id("a")).then_some(row.epoch)
+    let mut barriers = bench.log.iter().filter_map(|effect| {
+        if let Effect::Publish(row) = effect {
+            (row.model == id("a")).then_some(row.epoch)
+        } else {
+            None
+        }
     });
-    let epoch = rows.next().expect("a barrier");
+    let epoch = barriers.next_back().expect("a barrier");
     let ack = bench.ack(&GateId("g2".into()), &id("a"), epoch);
     bench.event(ack);
     bench.answering = true;

@@ -45,6 +45,8 @@ pub(crate) struct ControlSide {
     pub(crate) met: Option<u64>,
     /// What it last published: epoch, and the kind of admission.
     pub(crate) published: Option<(Epoch, String)>,
+    /// That row as gates get it.
+    pub(crate) told: Option<Arc<gate::Row>>,
     /// Epoch of its newest barrier.
     pub(crate) barrier: Epoch,
     pub(crate) heard: [Option<Heard>; GATES],
@@ -95,6 +97,7 @@ impl World {
             leads_until: None,
             met: None,
             published: None,
+            told: None,
             barrier: Epoch::default(),
             heard: [None; GATES],
             streams: 0,
@@ -134,7 +137,13 @@ impl World {
         match effect {
             Effect::Publish(row) => {
                 self.check_published(index, row, step);
-                batch.rows.push(shell::rendered(row, step.row.on_lease_end));
+                let told = Arc::new(shell::rendered(row, step.row.on_lease_end));
+                // One that only tells how long something takes is here what gates have.
+                let side = &mut self.controls[index];
+                if side.told.as_ref() != Some(&told) {
+                    batch.rows.push(gate::Row::clone(&told));
+                    side.told = Some(told);
+                }
             }
             Effect::SendSnapshot { stream, rows, .. } => {
                 self.send_rows(index, batch, step);
