@@ -94,7 +94,9 @@ impl World {
             .rfind(|control| control.alive && !control.deposed)?;
         let ledger = control.core.ledger();
         let fits = |view: &&ModelView| {
-            let spec = &self.engines[self.rows[&view.id]].spec;
+            let Some(spec) = control.core.spec(&view.id) else {
+                return false;
+            };
             let displaced = control
                 .fair
                 .courses
@@ -106,7 +108,8 @@ impl World {
                 let there: Vec<&ModelView> = views.iter().filter(on_gpu).collect();
                 let peak = there
                     .iter()
-                    .map(|other| self.engines[self.rows[&other.id]].spec.sizes.sleeping.bytes);
+                    .filter_map(|other| control.core.spec(&other.id))
+                    .map(|spec| spec.sizes.sleeping.bytes);
                 let peak = peak.max().unwrap_or_default().max(spec.sizes.waking.bytes);
                 let still = there
                     .iter()
