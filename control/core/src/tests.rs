@@ -465,6 +465,20 @@ fn started(models: &[ModelSpec]) -> Bench {
     bench
 }
 
+/// A bench without models, whose sleeping copies may take 64 GiB of host RAM.
+fn with_host_ram() -> Bench {
+    let mut bench = Bench::new(&[], EngineState::Asleep);
+    let fleet = FleetSpec {
+        gpus: vec![Bytes(40 * GIB)],
+        hosts: vec![Bytes(64 * GIB)],
+        times: times(),
+        term: 8,
+        ..FleetSpec::default()
+    };
+    bench.core = Core::new(fleet, Millis(0));
+    bench
+}
+
 /// a and b serve with streams in flight; c is wanted.
 fn busy() -> Bench {
     let mut bench = Bench::ready(&["a", "b", "c"]);

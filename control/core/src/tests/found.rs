@@ -3,33 +3,10 @@
 use super::*;
 use crate::phase::Tier;
 
-/// A bench past its start, with one gate; engines are asleep.
-fn started(models: &[ModelSpec]) -> Bench {
-    let mut bench = Bench::new(models, EngineState::Asleep);
-    bench.run(3_000);
-    bench.hello("g1", 1);
-    bench.run(10_000);
-    bench
-}
-
 fn attached(name: &str) -> ModelSpec {
     let mut attached = spec(name);
     attached.caps.restartable = false;
     attached
-}
-
-/// A bench without models, whose sleeping copies may take 64 GiB of host RAM.
-fn with_host_ram() -> Bench {
-    let mut bench = Bench::new(&[], EngineState::Asleep);
-    let fleet = FleetSpec {
-        gpus: vec![Bytes(40 * GIB)],
-        hosts: vec![Bytes(64 * GIB)],
-        times: times(),
-        term: 8,
-        ..FleetSpec::default()
-    };
-    bench.core = Core::new(fleet, Millis(0));
-    bench
 }
 
 fn reserved(bench: &Bench) -> Bytes {

@@ -265,15 +265,7 @@ fn too_much_awake_is_relieved_though_somebody_waits() {
 fn a_refused_sleep_may_follow_one_that_left_a_copy() {
     let mut sized = spec("a");
     sized.sizes.host = size(10, Source::Declared);
-    let mut bench = Bench::new(&[], EngineState::Asleep);
-    let fleet = FleetSpec {
-        gpus: vec![Bytes(40 * GIB)],
-        hosts: vec![Bytes(64 * GIB)],
-        times: times(),
-        term: 8,
-        ..FleetSpec::default()
-    };
-    bench.core = Core::new(fleet, Millis(0));
+    let mut bench = with_host_ram();
     bench.add(&sized, EngineState::Asleep);
     bench.run(3_000);
     bench.hello("g1", 1);
