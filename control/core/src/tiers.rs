@@ -137,7 +137,7 @@ impl Core {
             return;
         };
         let lies = matches!(state.phase, Phase::Asleep) && state.resident != Resident::Stopped;
-        let may = state.spec.tier == Some(Tier::Stopped) && self.can_leave_ram(now, state);
+        let may = state.spec.tier == Some(Tier::Stopped) && self.can_leave_ram(now, state, false);
         if !lies || !may || self.is_stopped(id) {
             return;
         }
@@ -224,9 +224,11 @@ impl Core {
             .values()
             .filter(helps)
             .partition(|state| state.ending.is_some());
+        let drains = |state: &ModelState| matches!(state.phase, Phase::Draining { .. });
+        let makes_room = self.models.get(id).is_some_and(drains);
         let mut can_go: Vec<(f64, &ModelState)> = staying
             .into_iter()
-            .filter(|state| self.can_leave_ram(now, state))
+            .filter(|state| self.can_leave_ram(now, state, makes_room))
             .map(|state| (self.loss_of_leaving(now, state), state))
             .collect();
         can_go.sort_by(|(a, first), (b, second)| {
@@ -289,10 +291,11 @@ impl Core {
         state.follows_until.max(adopted.unwrap_or_default())
     }
 
-    fn can_leave_ram(&self, now: Millis, state: &ModelState) -> bool {
+    fn can_leave_ram(&self, now: Millis, state: &ModelState, makes_room: bool) -> bool {
+        // One that was only started to be measured begins that again: for a model that makes room, not for another's first sleep.
         let never_served = matches!(state.phase, Phase::Booting(Boot::Slept));
         let rests = matches!(state.phase, Phase::Asleep | Phase::Queued);
-        (rests || never_served)
+        (rests || never_served && makes_room)
             && now >= self.nothing_follows_from(state)
             && state.spec.caps.restartable
             && state.spec.tier != Some(Tier::Ram)
