@@ -30,7 +30,8 @@ pub(crate) enum Berth {
 }
 
 impl Core {
-    /// Where a model goes now: to its end, if a GPU had no room for its sleep. `empty`: no request is in its engine, so that its process may end. May send others away.
+    /// Where a model goes now: to its end, if a GPU had no room for its sleep. `empty`: no request is in its engine, so that its process
+    /// may end. May send others away.
     pub(crate) fn berth(
         &mut self,
         now: Millis,
