@@ -246,7 +246,7 @@ impl Core {
             .filter_map(|slot| self.models.at(slot))
             .filter(weighs)
             .map(|state| {
-                let candidate = self.candidate(now, state);
+                let candidate = self.candidate(state);
                 (self.verdict(now, state, &candidate, need, taken), candidate)
             })
             .collect();
@@ -298,7 +298,7 @@ impl Core {
 
     fn shadow(&self, now: Millis, need: &Need, victims: &[ModelId]) -> Option<Shadow> {
         let shadow: &'static Policy = self.fleet.shadow?;
-        let others = match policy::choose(shadow, need, &self.candidates(now, need), now) {
+        let others = match policy::choose(shadow, need, &self.candidates(need), now) {
             policy::Choice::Victims(others) => others,
             policy::Choice::Wait(_) => Vec::new(),
         };

@@ -190,18 +190,18 @@ impl Core {
     }
 
     /// Every model that serves where something is missing, for policies.
-    pub(crate) fn candidates(&self, now: Millis, need: &Need) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self, need: &Need) -> Vec<Candidate> {
         let gpus: Vec<GpuId> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
         let there = self.places.on(&gpus).into_iter();
         there
             .filter_map(|slot| self.models.at(slot))
             .filter(|state| matches!(state.phase, Phase::Serving))
-            .map(|state| self.candidate(now, state))
+            .map(|state| self.candidate(state))
             .collect()
     }
 
     /// A model as policies see it.
-    pub(crate) fn candidate(&self, now: Millis, state: &ModelState) -> Candidate {
+    pub(crate) fn candidate(&self, state: &ModelState) -> Candidate {
         let id = &state.spec.id;
         let served = state.served_at.unwrap_or(state.since);
         Candidate {
@@ -219,7 +219,7 @@ impl Core {
             spared_until: sabotage!(MinRuntimeIgnored, Millis(0), state.spare_until),
             sleep: state.learned.sleep.median(),
             wake: state.learned.wake.median(),
-            demand: state.demand.rate(now),
+            demand: state.demand,
             next_use: self.forecast.next_use(id),
         }
     }

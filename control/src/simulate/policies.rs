@@ -23,7 +23,7 @@ pub(super) enum Policy {
 
 /// Every policy, in the order of reports: those of the core, the bound last.
 pub(super) fn all() -> Vec<Policy> {
-    let of_core = policy::Policy::ALL.into_iter().map(Policy::OfCore);
+    let of_core = policy::Policy::ALL.iter().copied().map(Policy::OfCore);
     of_core.chain([Policy::Future]).collect()
 }
 

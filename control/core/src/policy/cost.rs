@@ -16,8 +16,8 @@ pub(super) const POLICY: Policy = Policy {
     clippy::cast_precision_loss,
     reason = "bytes and milliseconds stay far below 2^53"
 )]
-fn price(resident: &Resident, _now: Millis) -> f64 {
+fn price(resident: &Resident, now: Millis) -> f64 {
     let seconds = (resident.sleep + resident.wake).0 as f64 / 1_000.0;
     let gib = resident.frees.0 as f64 / (1_u64 << 30) as f64;
-    seconds * resident.demand * gib
+    seconds * resident.demand.rate(now) * gib
 }

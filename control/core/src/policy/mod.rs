@@ -2,8 +2,33 @@
 //!
 //! What holds for every policy is here: who can never be a victim (pinned, inside `min_runtime`, already leaving, busy before the
 //! waiter has waited `max_wait`), that idle ones go before busy ones, and that nobody goes who is not needed. A policy only says
-//! what losing a model costs, and whether few or cheap victims are wanted. To add one: a file with a [`Policy`], and a line in
-//! [`Policy::ALL`].
+//! what losing a model costs, and whether few or cheap victims are wanted.
+//!
+//! # How to add one
+//!
+//! A file beside this one with a [`Policy`], its `mod` line here, and its place in [`Policy::ALL`]. Everything else goes by that list:
+//! `policy:` and `shadow:` in fleet files, `greenthread simulate --policy`, explanations, metrics, simulation, and the tests that hold
+//! for every policy. `lfu.rs` would be (with `super` and `crate` in the first two lines):
+//!
+//! ```
+//! use greenthread_core::policy::{Policy, Resident, Wants};
+//! use greenthread_core::ids::Millis;
+//!
+//! pub(super) const POLICY: Policy = Policy {
+//!     name: "lfu",
+//!     rule: "least often asked for in the last hour",
+//!     price,
+//!     wants: Wants::Fewest,
+//! };
+//!
+//! fn price(resident: &Resident, now: Millis) -> f64 {
+//!     let [_minute, _ten_minutes, hour, _day] = resident.demand.rates(now);
+//!     hour
+//! }
+//! ```
+//!
+//! A policy keeps nothing: what it can know is in [`Resident`]. What nobody knows yet is learned elsewhere ([`crate::demand`],
+//! [`crate::learned`], [`crate::forecast`]), and `Core::candidate` shows it.
 
 mod cost;
 mod forecast;
@@ -12,7 +37,10 @@ mod sets;
 #[cfg(test)]
 mod tests;
 
-use crate::ids::{Bytes, GpuId, Millis, ModelId};
+use crate::{
+    demand::Demand,
+    ids::{Bytes, GpuId, Millis, ModelId},
+};
 
 /// A way to choose victims. Compared by name.
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +66,11 @@ pub enum Wants {
 
 impl Policy {
     /// Every policy, the default first.
-    pub const ALL: [&'static Self; 3] = [&lru::POLICY, &cost::POLICY, &forecast::POLICY];
+    pub const ALL: &'static [&'static Self] = &[&lru::POLICY, &cost::POLICY, &forecast::POLICY];
 
     /// The policy with this name.
     pub fn named(name: &str) -> Option<&'static Self> {
-        Self::ALL.into_iter().find(|policy| policy.name == name)
+        Self::ALL.iter().copied().find(|policy| policy.name == name)
     }
 }
 
@@ -56,7 +84,7 @@ impl Eq for Policy {}
 
 impl Default for &'static Policy {
     fn default() -> Self {
-        &lru::POLICY
+        Policy::ALL[0]
     }
 }
 
@@ -83,8 +111,8 @@ pub struct Resident {
     pub sleep: Millis,
     /// How long its next wake would take, as learned.
     pub wake: Millis,
-    /// Requests per second that are expected; the stated prior where nobody ever asked.
-    pub demand: f64,
+    /// How often it is asked for.
+    pub demand: Demand,
     /// Milliseconds until its next use, as forecast.
     pub next_use: f64,
 }

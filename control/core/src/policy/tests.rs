@@ -14,7 +14,7 @@ fn resident(name: &str, frees: u64, busy: bool, last_used: u64) -> Resident {
         spared_until: Millis(0),
         sleep: Millis(1_000),
         wake: Millis(1_000),
-        demand: 1.0,
+        demand: Demand::default(),
         next_use: 1.0,
     }
 }
@@ -120,12 +120,19 @@ fn other_gpus_do_not_help() {
     );
 }
 
-/// Sizes in bytes, demand in requests per second; the same times for all.
-fn cheapest(missing: u64, residents: &[(&str, u64, f64)], expected: &[&str]) {
+/// So many requests, a moment ago.
+fn asked(requests: u64) -> Demand {
+    let mut demand = Demand::default();
+    demand.arrived(Millis(0), requests);
+    demand
+}
+
+/// Sizes in bytes, demand in requests; the same times for all.
+fn cheapest(missing: u64, residents: &[(&str, u64, u64)], expected: &[&str]) {
     let residents: Vec<Resident> = residents
         .iter()
         .map(|(name, frees, demand)| Resident {
-            demand: *demand,
+            demand: asked(*demand),
             ..resident(name, *frees, false, 0)
         })
         .collect();
@@ -144,24 +151,24 @@ fn cheapest(missing: u64, residents: &[(&str, u64, f64)], expected: &[&str]) {
 #[test]
 fn the_cheapest_set_makes_room() {
     // 17 + 8 + 1.7 GB idle and 20 needed: never all three.
-    let idle = [("a", 170, 1.0), ("b", 80, 1.0), ("c", 17, 1.0)];
+    let idle = [("a", 170, 1), ("b", 80, 1), ("c", 17, 1)];
     cheapest(200, &idle, &["b", "a"]);
     cheapest(180, &idle, &["c", "a"]);
     // A small one that everybody wants costs more than a large one that nobody asks for.
-    cheapest(50, &[("small", 60, 10.0), ("large", 400, 0.1)], &["large"]);
+    cheapest(50, &[("small", 60, 100), ("large", 400, 1)], &["large"]);
     // Two cheap ones before a dear one; equal ones by name.
     cheapest(
         100,
-        &[("x", 100, 9.0), ("y", 50, 1.0), ("z", 50, 1.0)],
+        &[("x", 100, 9), ("y", 50, 1), ("z", 50, 1)],
         &["y", "z"],
     );
-    cheapest(10, &[("q", 10, 1.0), ("p", 10, 1.0)], &["p"]);
+    cheapest(10, &[("q", 10, 1), ("p", 10, 1)], &["p"]);
 }
 
 #[test]
 fn policies_have_names_of_their_own() {
     for policy in Policy::ALL {
-        assert_eq!(Policy::named(policy.name), Some(policy));
+        assert_eq!(Policy::named(policy.name), Some(*policy));
         let prices = [0, 1, 1 << 40]
             .map(|now| (policy.price)(&resident("a", 1 << 40, false, 1 << 40), Millis(now)));
         assert!(prices.iter().all(|price| *price >= 0.0), "{prices:?}");
@@ -172,13 +179,8 @@ fn policies_have_names_of_their_own() {
 fn many_small_ones_are_found_without_looking_at_every_set() {
     let residents: Vec<Resident> = (0..60)
         .map(|n| Resident {
-            demand: f64::from(n + 1),
-            ..resident(
-                &format!("m{n:02}"),
-                10,
-                false,
-                u64::try_from(n).expect("small"),
-            )
+            demand: asked(n + 1),
+            ..resident(&format!("m{n:02}"), 10, false, n)
         })
         .collect();
     let need = Need {

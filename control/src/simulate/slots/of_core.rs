@@ -48,7 +48,7 @@ impl OfCore {
         }
     }
 
-    fn resident(&self, now: Millis, model: usize) -> Resident {
+    fn resident(&self, model: usize) -> Resident {
         let Model {
             id,
             last_used,
@@ -57,7 +57,7 @@ impl OfCore {
         let next_use = |forecast: &Forecast| forecast.next_use(id);
         Resident {
             next_use: self.forecast.as_ref().map_or(1.0, next_use),
-            ..resident(id.clone(), *last_used, demand.rate(now))
+            ..resident(id.clone(), *last_used, *demand)
         }
     }
 }
@@ -67,14 +67,18 @@ fn looks_ahead(policy: &Policy) -> bool {
     let now = Millis::seconds(7);
     let resident = |next_use| Resident {
         next_use,
-        ..resident(ModelId(String::new()), Millis::seconds(3), 0.1)
+        ..resident(
+            ModelId(String::new()),
+            Millis::seconds(3),
+            Demand::default(),
+        )
     };
     let price = |next_use| (policy.price)(&resident(next_use), now);
     price(1.0).total_cmp(&price(1e9)).is_ne()
 }
 
 /// A model that is awake, of which no more is known.
-fn resident(model: ModelId, last_used: Millis, demand: f64) -> Resident {
+fn resident(model: ModelId, last_used: Millis, demand: Demand) -> Resident {
     Resident {
         model,
         gpus: vec![GpuId(0)],
@@ -113,7 +117,7 @@ impl Eviction for OfCore {
         };
         let candidates: Vec<Resident> = residents
             .iter()
-            .map(|model| self.resident(arrival.at, *model))
+            .map(|model| self.resident(*model))
             .collect();
         let chosen = match policy::choose(self.policy, &need, &candidates, arrival.at) {
             Choice::Victims(victims) => candidates
