@@ -8,7 +8,7 @@ use crate::{
     effect::Effect,
     ids::{Millis, ModelId},
     phase::{Phase, Tier},
-    policy::{self, Need, Policy, Resident as Candidate},
+    policy::{self, Candidate, Need, Policy},
     state::ModelState,
 };
 

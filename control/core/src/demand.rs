@@ -42,10 +42,6 @@ impl Demand {
         (rates.iter().sum::<f64>() / rates.len() as f64).max(PRIOR)
     }
 
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "milliseconds stay exact in a float for 285,000 years"
-    )]
     fn faded(&self, now: Millis) -> [f64; HORIZONS.len()] {
         let age = now.since(self.last).0 as f64;
         let mut counts = self.counts;

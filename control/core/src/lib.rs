@@ -9,6 +9,7 @@ pub mod sabotage;
 
 mod advance;
 mod agenda;
+mod candidates;
 mod choices;
 pub mod decision;
 pub mod demand;

@@ -7,7 +7,7 @@ use crate::{
     ids::{Bytes, GpuId, Millis},
     learned::Span,
     phase::{Boot, Phase},
-    policy::{self, Choice, Need, Resident as Candidate},
+    policy::{self, Candidate, Choice, Need},
     state::ModelState,
 };
 

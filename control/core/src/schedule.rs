@@ -246,7 +246,7 @@ impl Core {
             let may = !other.pinned && other.spared_until <= now && other.frees > Bytes(0);
             may && !only_comes_back
         });
-        let from = |other: &policy::Resident| {
+        let from = |other: &policy::Candidate| {
             let busy_from = if other.busy { need.busy_from } else { now };
             other.not_before.max(busy_from).max(self.sleeps_from())
         };

@@ -5,7 +5,7 @@ use greenthread_core::{
     demand::Demand,
     forecast::Forecast,
     ids::{Bytes, GpuId, Millis, ModelId},
-    policy::{self, Choice, Need, Policy, Resident},
+    policy::{self, Candidate, Choice, Need, Policy},
 };
 
 use super::{Arrival, Eviction};
@@ -48,14 +48,14 @@ impl OfCore {
         }
     }
 
-    fn resident(&self, model: usize) -> Resident {
+    fn resident(&self, model: usize) -> Candidate {
         let Model {
             id,
             last_used,
             demand,
         } = &self.models[model];
         let next_use = |forecast: &Forecast| forecast.next_use(id);
-        Resident {
+        Candidate {
             next_use: self.forecast.as_ref().map_or(1.0, next_use),
             ..resident(id.clone(), *last_used, *demand)
         }
@@ -65,7 +65,7 @@ impl OfCore {
 /// Whether a policy cares when a model will be used next: whether its price changes with nothing but that.
 fn looks_ahead(policy: &Policy) -> bool {
     let now = Millis::seconds(7);
-    let resident = |next_use| Resident {
+    let resident = |next_use| Candidate {
         next_use,
         ..resident(
             ModelId(String::new()),
@@ -78,8 +78,8 @@ fn looks_ahead(policy: &Policy) -> bool {
 }
 
 /// A model that is awake, of which no more is known.
-fn resident(model: ModelId, last_used: Millis, demand: Demand) -> Resident {
-    Resident {
+fn resident(model: ModelId, last_used: Millis, demand: Demand) -> Candidate {
+    Candidate {
         model,
         gpus: vec![GpuId(0)],
         frees: PLACE,
@@ -115,7 +115,7 @@ impl Eviction for OfCore {
             busy_from: arrival.at,
             urgent: false,
         };
-        let candidates: Vec<Resident> = residents
+        let candidates: Vec<Candidate> = residents
             .iter()
             .map(|model| self.resident(*model))
             .collect();
