@@ -1,6 +1,8 @@
 //! How often a model is asked for: counts that fade, over four horizons, so that a burst and a daily habit both show.
 
-use crate::ids::Millis;
+use std::f64::consts::LOG2_E;
+
+use crate::{forecast::half_to_the, ids::Millis};
 
 /// A minute, ten minutes, an hour, a day, in milliseconds: what is older than a horizon has faded to 1/e of its weight.
 pub const HORIZONS: [f64; 4] = [60e3, 600e3, 3_600e3, 86_400e3];
@@ -46,7 +48,7 @@ impl Demand {
         let age = now.since(self.last).0 as f64;
         let mut counts = self.counts;
         for (count, horizon) in counts.iter_mut().zip(HORIZONS) {
-            *count *= (-age / horizon).exp();
+            *count *= half_to_the(age / horizon * LOG2_E);
         }
         counts
     }
