@@ -1,8 +1,8 @@
 //! When a model will be used next, learned from the uses so far: what an eviction policy would like to know.
 //!
 //! A number of witnesses each remember a model's past in their own way: requests or uses that fade over half a minute, … over days,
-//! turns that fade over one turn, … over thousands, how recent its last turn is, and how many uses follow from those before, as all
-//! models together have shown. Whenever another model has its turn, those witnesses that had expected it gain trust, at the
+//! turns that fade over one turn, … over thousands, how recent its last turn is, how many uses follow from those before, and after how many of
+//! its usual pauses a model comes back, both as all models together have shown. Whenever another model has its turn, those witnesses that had expected it gain trust, at the
 //! cost of the others; and each model's own record of kept promises corrects what is claimed for it. Nothing is tuned to a traffic
 //! beyond that, and nothing needs to know how many places there are.
 //!
@@ -15,6 +15,7 @@
 mod duels;
 mod echo;
 mod past;
+mod rhythm;
 mod trust;
 
 use std::collections::BTreeMap;
@@ -23,7 +24,8 @@ use crate::ids::{Millis, ModelId};
 use duels::Duels;
 use echo::Echo;
 pub(crate) use past::half_to_the;
-use past::{Claims, Past};
+use past::{Claims, Past, RHYTHM};
+use rhythm::Rhythm;
 use trust::{Contender, Trust};
 
 /// Models that are remembered; what more there are stay unknown.
@@ -57,6 +59,7 @@ pub struct Forecast {
     pace: f64,
     trust: Trust,
     echo: Echo,
+    rhythm: Rhythm,
     contenders: Vec<Contender>,
     /// What each witness claims for all contenders together, at the last turn.
     totals: Claims,
@@ -78,6 +81,7 @@ impl Default for Forecast {
             pace: 1.0,
             trust: Trust::default(),
             echo: Echo::default(),
+            rhythm: Rhythm::default(),
             contenders: Vec::new(),
             totals: past::NO_CLAIMS,
             lasting: past::NO_CLAIMS,
@@ -99,6 +103,7 @@ impl Forecast {
         self.echo.pass(now);
         if is_turn {
             self.trust.learn(&self.contenders, seat, &mut self.pasts);
+            self.rhythm_learns(seat);
             self.duels.used(seat);
             if let Some(past) = self.pasts.get(seat) {
                 self.echo.learn(&past.uses(now));
@@ -174,12 +179,24 @@ impl Forecast {
 
     /// The expected number of turns of a model, per turn of anyone.
     fn chance(&self, past: &Past) -> f64 {
-        let claims = past.claims(self.turned, self.turn, &self.echo);
+        let claims = past.claims(self.turned, self.turn, &self.echo, &self.rhythm);
         let mut shares = past::shares(&claims, &self.totals);
         for (share, lasting) in shares.iter_mut().zip(&self.lasting) {
             *share *= lasting;
         }
+        shares[RHYTHM] *= self.rhythm_lasts(past);
         self.trust.chance(&shares)
+    }
+
+    /// What the rhythm claims for a model on average over [`HORIZON`], as a multiple of what it claims for the next moment: who is due
+    /// soon is not due yet.
+    fn rhythm_lasts(&self, past: &Past) -> f64 {
+        let claim = |turns: f64| {
+            let then = self.turned + Millis((turns * self.pace) as u64);
+            self.rhythm.claim(&past.beat(then))
+        };
+        let now = claim(0.0);
+        (now + claim(HORIZON / 2.0) + claim(HORIZON)) / (3.0 * now).max(f64::MIN_POSITIVE)
     }
 
     fn seat(&mut self, model: &ModelId, now: Millis) -> Option<usize> {
@@ -199,6 +216,15 @@ impl Forecast {
         }
         self.seats.insert(model.clone(), seat);
         Some(seat)
+    }
+
+    /// The turn of `seat` has come; one that did not contend was last used too long ago to tell.
+    fn rhythm_learns(&mut self, seat: usize) {
+        let contenders = self.contenders.iter();
+        let beats = contenders.map(|one| (one.beat, one.seat == seat));
+        if beats.clone().any(|(_, has_won)| has_won) {
+            self.rhythm.learn(beats, self.totals[RHYTHM]);
+        }
     }
 
     fn pass_turn(&mut self, seat: usize, now: Millis) {
@@ -224,10 +250,11 @@ impl Forecast {
             let Some(past) = self.pasts.get(*seat) else {
                 continue;
             };
-            let claims = past.claims(self.turned, self.turn, &self.echo);
+            let claims = past.claims(self.turned, self.turn, &self.echo, &self.rhythm);
             past::add(&mut self.totals, &claims);
             self.contenders.push(Contender {
                 seat: *seat,
+                beat: past.beat(self.turned),
                 shares: claims,
             });
         }

@@ -2,7 +2,10 @@
 
 use std::f64::consts::LN_2;
 
-use super::echo::{self, Echo};
+use super::{
+    echo::{self, Echo},
+    rhythm::{Beat, Pause, Rhythm},
+};
 use crate::ids::Millis;
 
 /// Witnesses that count requests, and as many that count uses, by half-lives of time.
@@ -11,8 +14,10 @@ pub(super) const BY_TIME: usize = 8;
 const BY_TURNS: usize = 6;
 /// One witness only knows how many turns ago the last use was.
 const RECENCY: usize = 2 * BY_TIME + BY_TURNS;
-/// All of them: first requests, then uses, then turns, then recency, then echoes.
-pub(super) const WITNESSES: usize = RECENCY + 1 + echo::HORIZONS.len();
+/// One witness knows the rhythm.
+pub(super) const RHYTHM: usize = RECENCY + 1 + echo::HORIZONS.len();
+/// All of them: first requests, then uses, then turns, then recency, then echoes, then rhythm.
+pub(super) const WITNESSES: usize = RHYTHM + 1;
 
 /// The longest half-life of time: 3.8 days. Each shorter one is a quarter of the next, down to 20 s.
 pub(super) const LONGEST_MILLIS: f64 = 20_000.0 * 16_384.0;
@@ -39,6 +44,7 @@ pub(super) struct Past {
     last: Millis,
     /// The turn of the last use; 0 before the first.
     turn: u64,
+    pause: Pause,
     /// Turns of this model that each witness had foreseen.
     kept: Claims,
     /// Turns of this model that each witness had promised.
@@ -52,6 +58,7 @@ impl Past {
             counts: [0.0; RECENCY],
             last: now,
             turn: 0,
+            pause: Pause::default(),
             kept: NO_CLAIMS,
             promised: NO_CLAIMS,
         }
@@ -70,6 +77,9 @@ impl Past {
             _ => 1.0 - half_to_the(age / ONE_USE),
         };
         let begun = f64::from(u8::from(turn > self.turn));
+        if turn > self.turn && self.turn > 0 {
+            self.pause.ended(age);
+        }
         let fades = fades(age, turn.saturating_sub(self.turn));
         for (at, (count, fade)) in self.counts.iter_mut().zip(fades).enumerate() {
             let more = match at / BY_TIME {
@@ -94,8 +104,13 @@ impl Past {
         uses
     }
 
+    /// Where the model is in its rhythm at `now`.
+    pub(super) fn beat(&self, now: Millis) -> Beat {
+        self.pause.beat(now.since(self.last).0 as f64)
+    }
+
     /// What each witness claims at `now` and at this turn, corrected by the record of its promises about this model.
-    pub(super) fn claims(&self, now: Millis, turn: u64, echo: &Echo) -> Claims {
+    pub(super) fn claims(&self, now: Millis, turn: u64, echo: &Echo, rhythm: &Rhythm) -> Claims {
         let turns_ago = turn.saturating_sub(self.turn);
         let fades = fades(now.since(self.last).0 as f64, turns_ago);
         let mut claims = NO_CLAIMS;
@@ -104,7 +119,8 @@ impl Past {
         }
         claims[RECENCY] = 1.0 / turns_ago.max(1) as f64;
         let rates = echo.rates(&claims[BY_TIME..2 * BY_TIME]);
-        claims[RECENCY + 1..].copy_from_slice(&rates);
+        claims[RECENCY + 1..RHYTHM].copy_from_slice(&rates);
+        claims[RHYTHM] = rhythm.claim(&self.beat(now));
         let records = self.kept.iter().zip(&self.promised);
         for (claim, (kept, promised)) in claims.iter_mut().zip(records) {
             *claim *= (kept + PROMISES_TO_HEED) / (promised + PROMISES_TO_HEED);
@@ -144,7 +160,7 @@ pub(super) fn shares(claims: &Claims, totals: &Claims) -> Claims {
 }
 
 /// What part of its claim each witness still upholds, on average over `horizon` milliseconds and as many turns as `turns`: claims
-/// that fade soon promise little beyond the next moment. Recency's fades more slowly the older it is, and
+/// that fade soon promise little beyond the next moment. Recency fades more slowly the older it is, a rhythm may as well rise, and
 /// echoes are counted over horizons of their own; these count in full.
 pub(super) fn lasting(horizon: f64, turns: f64) -> Claims {
     let by_time: [f64; BY_TIME] = lengths(LONGEST_MILLIS).map(|half| mean_left(horizon / half));
@@ -266,7 +282,7 @@ mod tests {
         let mut past = Past::new(Millis(0));
         past.used(Millis(0), 1, 1);
         past.used(Millis(0), 99, 1);
-        let claims = past.claims(Millis(0), 2, &Echo::default());
+        let claims = past.claims(Millis(0), 2, &Echo::default(), &Rhythm::default());
         assert_eq!((claims[0], claims[BY_TIME]), (100.0, 1.0));
     }
 }

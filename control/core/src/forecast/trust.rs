@@ -1,7 +1,10 @@
 //! How far each witness is believed: by how well it foresaw who would have the next turn. Bayes' rule, forgetting at three speeds,
 //! and the mean of the three: nobody knows how fast traffic changes.
 
-use super::past::{Claims, NO_CLAIMS, Past, WITNESSES};
+use super::{
+    past::{Claims, NO_CLAIMS, Past, WITNESSES},
+    rhythm::Beat,
+};
 
 /// What one turn changes once enough were seen, at each speed: about 100, 25 and 6 turns are remembered.
 const RATES: [f64; 3] = [0.01, 0.04, 0.16];
@@ -19,6 +22,8 @@ const EQUAL: Claims = [1.0 / WITNESSES as f64; WITNESSES];
 pub(super) struct Contender {
     /// Index of the model.
     pub(super) seat: usize,
+    /// Where it was in its rhythm.
+    pub(super) beat: Beat,
     /// Of all contenders, these add up to 1 for each witness that says anything.
     pub(super) shares: Claims,
 }
