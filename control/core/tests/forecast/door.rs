@@ -95,12 +95,15 @@ fn who_is_forgotten_leaves_room() {
 fn recency_is_followed_where_it_is_right_and_left_where_it_is_wrong() {
     let mut forecast = Forecast::default();
     assert!(!forecast.follows_recency());
-    // Each model is used three times, then not for long: what was popular before says nothing, and recency everything.
-    for (at, model) in &traffic::thrice().requests {
-        let ids: Vec<ModelId> = (0..100).map(|n| id(&format!("model-{n}"))).collect();
-        forecast.arrived(&ids[*model], Millis(*at), 1);
-        let others = (1..5).map(|back| (model + 100 - back) % 100);
-        forecast.chosen_among(others.map(|model| &ids[model]));
+    // How likely a model is depends on how many others were used since: what was popular before says nothing, and recency everything.
+    let traffic = traffic::recent(1.6);
+    let mut latest: Vec<ModelId> = Vec::new();
+    for (at, model) in &traffic.requests {
+        let id = id(&format!("model-{model}"));
+        forecast.arrived(&id, Millis(*at), 1);
+        latest.retain(|other| *other != id);
+        forecast.chosen_among(latest.iter().take(4));
+        latest.insert(0, id);
     }
     assert!(forecast.follows_recency());
 }
