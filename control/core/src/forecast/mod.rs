@@ -1,10 +1,10 @@
 //! When a model will be used next, learned from the uses so far: what an eviction policy would like to know.
 //!
 //! A number of witnesses each remember a model's past in their own way: requests or uses that fade over half a minute, … over days,
-//! turns that fade over one turn, … over thousands, how recent its last turn is, how many uses follow from those before, and after how many of
-//! its usual pauses a model comes back, both as all models together have shown. Whenever another model has its turn, those witnesses that had expected it gain trust, at the
-//! cost of the others; and each model's own record of kept promises corrects what is claimed for it. Nothing is tuned to a traffic
-//! beyond that, and nothing needs to know how many places there are.
+//! turns that fade over one turn, … over thousands, and how recent its last turn is. Two more know what all models together have shown:
+//! how many uses follow from those before, and after how many of its usual pauses a model comes back. Whenever another model has its
+//! turn, those witnesses that had expected it gain trust, at the cost of the others; and each model's own record of kept promises
+//! corrects what is claimed for it. Nothing is tuned to a traffic beyond that, and nothing needs to know how many places there are.
 //!
 //! Foresight is held to account: where it and recency disagree about who should go, whoever's victim is wanted back first was wrong.
 //! While recency wins these duels, the forecast is how long ago the last use was, and a policy that follows it is least recently used.
