@@ -67,7 +67,8 @@ pub struct Memory {
 
 impl Memory {
     /// Only GPU memory is known.
-    pub const fn on_gpus(bytes: Bytes) -> Self {
+    #[cfg(test)]
+    pub(crate) const fn on_gpus(bytes: Bytes) -> Self {
         Self {
             gpu: Some(bytes),
             peak: None,
@@ -85,6 +86,17 @@ pub struct ActionError {
     pub engine: EngineState,
     /// It failed since a GPU had no room for it, as the engine says.
     pub no_room: bool,
+}
+
+impl ActionError {
+    /// Nobody knows how it ended, nor what the engine does.
+    pub(crate) const fn unknown(cause: String) -> Self {
+        Self {
+            cause,
+            engine: EngineState::Silent,
+            no_room: false,
+        }
+    }
 }
 
 /// How one action ended. Durations were measured by the shell.
@@ -132,7 +144,6 @@ pub enum Event {
     Hello {
         gate: GateId,
         stream: StreamId,
-        gateway: String,
         largest_term: u64,
         sequence: u64,
         figures: Vec<(ModelId, Figures)>,

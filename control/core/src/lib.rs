@@ -74,6 +74,8 @@ use state::ModelState;
 
 /// A refused request is demand for so long: the longest Retry-After.
 const REFUSED_IS_DEMAND: Millis = Millis(60_000);
+/// A drain, and a queue, is looked at again after this, whatever happens: what it waits for may pass without an event.
+const LOOK_AGAIN: Millis = Millis(1_000);
 /// A removed model's row says 404 for so long.
 const REMOVED_FOR: Millis = Millis(600_000);
 
