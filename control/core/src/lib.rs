@@ -20,6 +20,7 @@ pub mod sabotage;
 
 mod advance;
 mod agenda;
+mod audit;
 mod candidates;
 mod choices;
 pub mod decision;
@@ -58,6 +59,7 @@ mod view;
 pub use view::{GpuView, HostView, ModelView, Takes};
 
 use agenda::Agenda;
+use audit::Audit;
 use choices::Choices;
 use decision::{Decision, Tally};
 use effect::Effect;
@@ -65,7 +67,6 @@ use event::Event;
 use forecast::Forecast;
 use gates::Gates;
 use ids::{Attempt, Millis, ModelId};
-use ledger::Audit;
 use model::{FleetSpec, ModelSpec};
 use models::Models;
 use phase::{Cause, Phase};
