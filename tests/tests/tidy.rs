@@ -151,6 +151,27 @@ fn every_rule_that_is_named_is_written_down() {
     }));
 }
 
+#[test]
+fn the_map_names_every_file_of_the_core_and_no_other() {
+    let folder = "control/core/src/";
+    let map = read("ARCHITECTURE.md").text;
+    let words = map.split('`').skip(1).step_by(2);
+    let mut named: Vec<&str> = words
+        .filter(|word| word.ends_with(".rs") && !word.contains('/'))
+        .collect();
+    named.sort_unstable();
+    named.dedup();
+    let sources = rust();
+    let files = sources
+        .iter()
+        .filter_map(|source| source.path.strip_prefix(folder));
+    let mut files: Vec<&str> = files
+        .filter(|file| !file.contains('/') && *file != "tests.rs")
+        .collect();
+    files.sort_unstable();
+    assert_eq!(named, files, "in ARCHITECTURE.md, and in {folder}");
+}
+
 /// Numbers of rules, and promises, that comments name: of "rules 4 and 14" the 4 and the 14, of "S4" all of it.
 fn rules_named(text: &str) -> Vec<String> {
     let comments = text.lines().filter_map(|line| line.split_once("//"));

@@ -140,7 +140,8 @@ pub enum Operator {
 pub enum Event {
     /// Time has passed; also sent when `next_deadline` is reached.
     Tick,
-    /// A gate's first message on a stream. Replaces its older stream. `figures`: rows not listed are zero.
+    /// A gate's first message on a stream. Replaces its older stream. `largest_term`: the largest that the gate has met; `figures`: rows
+    /// not listed are zero.
     Hello {
         gate: GateId,
         stream: StreamId,
@@ -148,7 +149,7 @@ pub enum Event {
         sequence: u64,
         figures: Vec<(ModelId, Figures)>,
     },
-    /// Rows not listed are unchanged.
+    /// What a gate holds and has in flight. `table_version`: of the table that it has; `figures`: rows not listed are unchanged.
     Report {
         gate: GateId,
         stream: StreamId,
@@ -156,7 +157,7 @@ pub enum Event {
         table_version: u64,
         figures: Vec<(ModelId, Figures)>,
     },
-    /// The gate applied the barrier of `epoch`.
+    /// The gate applied the barrier of `epoch`, with so many requests in flight.
     Ack {
         gate: GateId,
         stream: StreamId,
