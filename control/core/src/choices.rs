@@ -122,7 +122,6 @@ impl Core {
             Taken::Wake(_)
             | Taken::Wait(_)
             | Taken::WaitForRoom
-            | Taken::WaitForTurn
             | Taken::GiveUp
             | Taken::Sleep(_)
             | Taken::Demote(_) => None,
@@ -400,7 +399,7 @@ impl Choice {
 
     fn is_waiting(&self) -> bool {
         match self.taken {
-            Taken::Wait(_) | Taken::WaitForRoom | Taken::WaitForTurn | Taken::GiveUp => true,
+            Taken::Wait(_) | Taken::WaitForRoom | Taken::GiveUp => true,
             Taken::Wake(_) | Taken::Evict(_) | Taken::Sleep(_) | Taken::Demote(_) => false,
         }
     }

@@ -4,16 +4,23 @@
 //! [`Core::step`] takes an event and appends effects; [`Core::next_deadline`] says when it wants a tick.
 //! The same core drives production, simulation and replay.
 //!
-//! A step goes one way: gates that were silent for too long are fenced (`silence`); `intake` says what the event means for the state; `settle` gives a turn to everybody for whom that, or the
-//! time, changes something, until nothing follows (a model looks at its engine and does what its phase allows: `looks`, `advance`,
-//! `drain`; a GPU serves its queue: `schedule`); `publish` tells gates what became of it. All state is in [`Core`] and, for each
-//! model, in `state`. Rules ("rule 7") and promises ("S4") that comments name are in `proto/rules.md`.
+//! # The way of a step
+//!
+//! 1. `silence`: gates that said nothing for too long are fenced.
+//! 2. `intake`: what the event means for the state. Gates are heard in `gates`, engines in `looks` and `outcomes`.
+//! 3. `settle`: everybody for whom that, or the time, changed something has a turn, until nothing follows. A model looks at its engine
+//!    (`looks`) and does what its phase allows (`advance`, `drain`); a GPU serves its queue and makes room (`schedule`).
+//! 4. `publish`: gates are told what became of it.
+//!
+//! The state is [`Core`] and, for each model, `state::ModelState`; a change of phase passes `Core::enter`. Rules ("rule 7") and
+//! promises ("S4") that comments name are in `proto/rules.md`.
 
 #[macro_use]
 pub mod sabotage;
 
 mod advance;
 mod agenda;
+mod audit;
 mod candidates;
 mod choices;
 pub mod decision;
@@ -52,6 +59,7 @@ mod view;
 pub use view::{GpuView, HostView, ModelView, Takes};
 
 use agenda::Agenda;
+use audit::Audit;
 use choices::Choices;
 use decision::{Decision, Tally};
 use effect::Effect;
@@ -59,7 +67,6 @@ use event::Event;
 use forecast::Forecast;
 use gates::Gates;
 use ids::{Attempt, Millis, ModelId};
-use ledger::Audit;
 use model::{FleetSpec, ModelSpec};
 use models::Models;
 use phase::{Cause, Phase};
@@ -68,6 +75,8 @@ use state::ModelState;
 
 /// A refused request is demand for so long: the longest Retry-After.
 const REFUSED_IS_DEMAND: Millis = Millis(60_000);
+/// A drain, and a queue, is looked at again after this, whatever happens: what it waits for may pass without an event.
+const LOOK_AGAIN: Millis = Millis(1_000);
 /// A removed model's row says 404 for so long.
 const REMOVED_FOR: Millis = Millis(600_000);
 

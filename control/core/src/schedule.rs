@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Core,
+    Core, LOOK_AGAIN,
     agenda::Turn,
     decision::{GpuNeed, Taken, Trigger, Verdict},
     effect::Effect,
@@ -13,9 +13,6 @@ use crate::{
     policy::{self, Choice, Need},
     state::{ModelState, Resident},
 };
-
-/// A queue is looked at again after this, whatever happens: what it waits for may pass without an event.
-const LOOK_AGAIN: Millis = Millis(1_000);
 
 impl Core {
     /// Starts what can start now on these GPUs, chooses victims for what cannot. Strictly by waiting time on each GPU, so that nobody
@@ -366,7 +363,7 @@ impl Core {
         self.record(now, id, sentence, effects);
     }
 
-    /// More is awake than fits (found at start, or measured larger than declared): put the least recently used to sleep.
+    /// More is awake than fits (found at start, or measured larger than declared): who is cheapest to lose goes to sleep.
     fn relieve_overcommitted(
         &mut self,
         now: Millis,

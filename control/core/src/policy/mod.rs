@@ -119,7 +119,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// From when on it may be chosen, were it idle.
-    pub fn free_from(&self) -> Millis {
+    pub(crate) fn free_from(&self) -> Millis {
         self.not_before.max(self.spared_until)
     }
 }
@@ -145,7 +145,7 @@ pub enum Choice {
 }
 
 /// Candidates in the order in which a policy would let them go: idle ones first, then by price, then by name.
-pub fn order<'a>(
+pub(crate) fn order<'a>(
     policy: &Policy,
     candidates: &'a [Candidate],
     now: Millis,
@@ -199,7 +199,7 @@ fn next_change(movable: &[(f64, &Candidate)], need: &Need, now: Millis) -> Optio
 }
 
 /// Whether a candidate frees anything where something is missing.
-pub fn helps(need: &Need, candidate: &Candidate) -> bool {
+pub(crate) fn helps(need: &Need, candidate: &Candidate) -> bool {
     let missing_there = |(gpu, _): &(GpuId, Bytes)| candidate.gpus.contains(gpu);
     candidate.frees > Bytes(0) && need.missing.iter().any(missing_there)
 }
