@@ -159,7 +159,8 @@ fn tally(tally: &Tally) -> String {
     }
     if shadow_differs > 0 {
         text.push_str(&format!(
-            "shadow policy: would have chosen others {shadow_differs} times, and spared {shadow_saves} of those wanted back too soon\n"
+            "shadow policy: would have chosen others {shadow_differs} time{}, and spared {shadow_saves} of those wanted back too soon\n",
+            if shadow_differs == 1 { "" } else { "s" }
         ));
     }
     let EstimateScore {
