@@ -303,6 +303,7 @@ mod tests {
         };
         let failed = Model {
             state: "sleeping".into(),
+            on_gpu: false,
             refused_because: Some("wake_failed".into()),
             last_error: Some("out of memory".into()),
             reserved_bytes: 1 << 30,
