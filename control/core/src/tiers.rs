@@ -4,7 +4,7 @@
 //! 200 and does nothing), and waking it for that would take room on the GPU from those who wait.
 
 use crate::{
-    Core,
+    Core, OBSERVE_TIMEOUT,
     decision::{Taken, Trigger},
     effect::Effect,
     event::{EngineState, Observation},
@@ -18,15 +18,39 @@ use crate::{
 /// What it costs that a copy leaves RAM which somebody waits for: more than any that is only expected.
 const WAITED_FOR: f64 = 1e9;
 
+/// Host RAM of which too much is taken is looked at again after this.
+const LOOK_AGAIN: Millis = Millis(1_000);
+
 /// Where a model that has nothing in flight any more can go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Berth {
     /// There.
     In(Tier),
-    /// Others are leaving host RAM for it.
+    /// Others are leaving host RAM for it, or a look at them will show whether they may.
     Wait,
     /// Nowhere, and why.
     Nowhere(String),
+}
+
+/// When a sleeping engine may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaves {
+    Now,
+    /// When a look has shown that nothing is in it, which is due.
+    Soon,
+    /// Nobody knows when.
+    Not,
+}
+
+/// Copies that leave host RAM for others.
+struct Leaving {
+    models: Vec<ModelId>,
+    /// What is lost with them.
+    loss: f64,
+    /// There is room when they are gone.
+    enough: bool,
+    /// All of them may go now.
+    at_once: bool,
 }
 
 impl Core {
@@ -63,12 +87,17 @@ impl Core {
             Some(Tier::Disk | Tier::Stopped) | None => None,
         };
         let own = deeper.map(|tier| self.loss(now, state, tier));
-        let (leaving, loss) = self.who_leaves(now, id, &short);
-        match (deeper, leaving) {
+        let patient = state.patient_until.is_none_or(|until| now < until);
+        match (deeper, self.who_leaves(now, id, &short, patient)) {
             // Enough leaves already, or what leaves is worth less than this one.
-            (tier, Some(leaving)) if tier.is_none() || own.is_some_and(|own| loss <= own) => {
-                for other in leaving {
-                    self.demote(now, &other, id, effects);
+            (_, leaving) if leaving.enough && own.is_none_or(|own| leaving.loss <= own) => {
+                if leaving.at_once {
+                    for other in leaving.models {
+                        self.demote(now, &other, id, effects);
+                    }
+                } else if let Some(state) = self.models.get_mut(id) {
+                    let until = now + self.fleet.times.observe + OBSERVE_TIMEOUT;
+                    state.patient_until.get_or_insert(until);
                 }
                 Berth::Wait
             }
@@ -80,37 +109,31 @@ impl Core {
         }
     }
 
-    /// Until when a gate that is silent as a model goes to sleep may flow on to its engine (rule 14); the beginning of time when none is.
-    pub(crate) fn follows_until(&self, now: Millis, id: &ModelId) -> Millis {
+    /// A model that drains has nothing in flight that is known of. Notes until when silent gates may still send requests to its engine, and
+    /// returns whether its process may end: nothing is in it, and nothing follows.
+    pub(crate) fn may_end(&mut self, now: Millis, id: &ModelId) -> bool {
         let Some(state) = self.models.get(id) else {
-            return Millis(0);
+            return false;
         };
         let Phase::Draining { epoch, .. } = state.phase else {
-            return Millis(0);
+            return false;
         };
-        let flows = state.spec.on_lease_end == OnLeaseEnd::Flow;
-        let waiting = self.waiting(now, id, epoch, self.flow_silence());
-        if flows && !waiting.all_acknowledged {
-            now + self.flow_silence()
-        } else {
+        let sends_for = self.sends_for(state);
+        let waiting = self.waiting(now, id, epoch, sends_for);
+        let Some(state) = self.models.get_mut(id) else {
+            return false;
+        };
+        state.follows_until = if waiting.all_acknowledged {
             Millis(0)
-        }
-    }
-
-    /// Nothing is on its way to the engine, not even from a gate that flows, so that its process may end (rule 14).
-    pub(crate) fn nothing_follows(&self, now: Millis, id: &ModelId) -> bool {
-        let Some(state) = self.models.get(id) else {
-            return false;
+        } else {
+            now + sends_for
         };
-        let Phase::Draining { epoch, .. } = state.phase else {
-            return false;
-        };
-        let flows = state.spec.on_lease_end == OnLeaseEnd::Flow;
-        let waiting = self.waiting(now, id, epoch, self.flow_silence());
-        let seen = state.spec.caps.counts || !waiting.fenced_in_flight;
-        let since = self.term_since + self.flow_silence();
-        let over = seen && (!flows || now >= since && self.follows_until(now, id) <= now);
-        sabotage!(StopsTooEarly, true, over)
+        let seen = state.spec.caps.counts || waiting.all_zero && !waiting.fenced_in_flight;
+        let over = self
+            .models
+            .get(id)
+            .is_some_and(|state| now >= self.nothing_follows_from(state));
+        sabotage!(StopsTooEarly, true, seen && over)
     }
 
     /// Its engine ends instead of sleeping: its memory counts as held until it is gone, and its next wake is a start.
@@ -138,15 +161,14 @@ impl Core {
             return;
         };
         let lies = matches!(state.phase, Phase::Asleep) && state.resident != Resident::Stopped;
-        let may = state.spec.tier == Some(Tier::Stopped) && self.can_leave_ram(now, state, false);
-        if !lies || !may || self.is_stopped(id) {
+        if !lies || state.spec.tier != Some(Tier::Stopped) {
             return;
         }
-        let at = self.term_since.max(state.since) + self.flow_silence();
-        if now < at {
-            self.wake_at(Some(at));
-        } else {
+        if self.leaves(now, state) == Leaves::Now {
             self.stop_engine(now, id, effects);
+        } else {
+            let at = self.nothing_follows_from(state);
+            self.wake_at(Some(at).filter(|at| *at > now));
         }
     }
 
@@ -203,36 +225,44 @@ impl Core {
         capacity.less(self.places.host_reserved(host))
     }
 
-    /// Sleeping copies whose end makes room on these nodes, least loss first, and what is lost with them; `None` when they are not
-    /// enough. Those that leave already count without loss.
+    /// Whose copies leave these nodes, least loss first. Those that leave already count without loss. `patient`: those of which a look is
+    /// due are waited for.
     fn who_leaves(
         &self,
         now: Millis,
         id: &ModelId,
         short: &[(usize, Bytes)],
-    ) -> (Option<Vec<ModelId>>, f64) {
+        patient: bool,
+    ) -> Leaving {
         let frees = |state: &ModelState, host: usize| -> Bytes {
             let gpus = state.spec.gpus.iter();
             let there = gpus.filter(|gpu| self.host_of(gpu.0) == host);
             there.map(|_| state.host_reserved()).sum()
         };
-        let helps = |state: &&ModelState| {
-            let there = short.iter().any(|(host, _)| frees(state, *host) > Bytes(0));
-            state.spec.id != *id && there
+        let helps = |state: &ModelState, missing: &[(usize, Bytes)]| {
+            let mut hosts = missing.iter();
+            hosts.any(|(host, _)| frees(state, *host) > Bytes(0))
         };
-        let (going, staying): (Vec<&ModelState>, Vec<&ModelState>) = self
-            .models
-            .values()
-            .filter(helps)
+        let others = self.models.values().filter(|state| state.spec.id != *id);
+        let (going, staying): (Vec<&ModelState>, Vec<&ModelState>) = others
+            .filter(|state| helps(state, short))
             .partition(|state| state.ending.is_some());
-        let drains = |state: &ModelState| matches!(state.phase, Phase::Draining { .. });
-        let makes_room = self.models.get(id).is_some_and(drains);
-        let mut can_go: Vec<(f64, &ModelState)> = staying
+        let mut can_go: Vec<(f64, &ModelState, Leaves)> = staying
             .into_iter()
-            .filter(|state| self.can_leave_ram(now, state, makes_room))
-            .map(|state| (self.loss_of_leaving(now, state), state))
+            .map(|state| {
+                (
+                    self.loss_of_leaving(now, state),
+                    state,
+                    self.leaves(now, state),
+                )
+            })
+            .filter(|(_, _, leaves)| match leaves {
+                Leaves::Now => true,
+                Leaves::Soon => patient,
+                Leaves::Not => false,
+            })
             .collect();
-        can_go.sort_by(|(a, first), (b, second)| {
+        can_go.sort_by(|(a, first, _), (b, second, _)| {
             a.total_cmp(b)
                 .then_with(|| first.spec.id.cmp(&second.spec.id))
         });
@@ -244,16 +274,21 @@ impl Core {
             missing.retain(|(_, bytes)| *bytes > Bytes(0));
         };
         going.iter().for_each(|state| take(state, &mut missing));
-        let (mut leaving, mut loss) = (Vec::new(), 0.0);
-        for (price, state) in can_go {
-            if missing.is_empty() {
-                break;
+        let (mut models, mut loss, mut at_once) = (Vec::new(), 0.0, true);
+        for (price, state, leaves) in can_go {
+            if helps(state, &missing) {
+                take(state, &mut missing);
+                models.push(state.spec.id.clone());
+                loss += price;
+                at_once &= leaves == Leaves::Now;
             }
-            take(state, &mut missing);
-            leaving.push(state.spec.id.clone());
-            loss += price;
         }
-        (missing.is_empty().then_some(leaving), loss)
+        Leaving {
+            models,
+            loss,
+            enough: missing.is_empty(),
+            at_once,
+        }
     }
 
     /// Seconds of waiting per second that are expected to be lost when a model's weights are in `tier` instead of RAM.
@@ -269,11 +304,16 @@ impl Core {
         f64::from(seconds) / 1_000.0 * state.demand.rate(now)
     }
 
-    /// … when a sleeping copy leaves RAM. Who is waited for loses most: a wait is lost for certain. But it goes too when nobody else
-    /// can: copies of those who wait must not keep asleep whoever should make room for them.
+    /// … when a sleeping copy leaves RAM. Who is waited for loses most: a wait is lost for certain, and one that waits to be measured would
+    /// begin its start again, perhaps for another that does the same for it. But they go too when nobody else can: copies of those
+    /// who wait must not keep asleep whoever should make room for them.
     fn loss_of_leaving(&self, now: Millis, state: &ModelState) -> f64 {
-        let waited_for = matches!(state.phase, Phase::Queued) || self.wanted(now, state);
-        let certain = if waited_for { WAITED_FOR } else { 0.0 };
+        let waits = matches!(state.phase, Phase::Queued | Phase::Booting(Boot::Slept));
+        let certain = if waits || self.wanted(now, state) {
+            WAITED_FOR
+        } else {
+            0.0
+        };
         certain + self.loss(now, state, Tier::Stopped)
     }
 
@@ -285,23 +325,40 @@ impl Core {
         }
     }
 
-    /// From when on no gate sends requests to an engine that sleeps already: a silent one may have, one of a predecessor too.
-    fn nothing_follows_from(&self, state: &ModelState) -> Millis {
-        let strangers = self.term_since + self.sends_for(state);
-        let adopted = state.adopted.then_some(strangers);
-        state.follows_until.max(adopted.unwrap_or_default())
+    /// Until when gates of which this control never heard may send requests to a model's engine, by a predecessor's table. The beginning
+    /// of time for an engine that did not run then.
+    pub(crate) fn strangers_until(&self, state: &ModelState) -> Millis {
+        if state.adopted {
+            self.term_since + self.sends_for(state)
+        } else {
+            Millis(0)
+        }
     }
 
-    fn can_leave_ram(&self, now: Millis, state: &ModelState, makes_room: bool) -> bool {
-        // One that was only started to be measured begins that again: for a model that makes room, not for another's first sleep.
-        let never_served = matches!(state.phase, Phase::Booting(Boot::Slept));
-        let rests = matches!(state.phase, Phase::Asleep | Phase::Queued);
-        (rests || never_served && makes_room)
-            && now >= self.nothing_follows_from(state)
-            && state.spec.caps.restartable
-            && state.spec.tier != Some(Tier::Ram)
-            && (never_served || state.is_surely_empty(self.fleet.times.observe))
-            && state.ending.is_none()
+    /// From when on nothing reaches an engine any more, so that its process may end (rule 14).
+    fn nothing_follows_from(&self, state: &ModelState) -> Millis {
+        state.follows_until.max(self.strangers_until(state))
+    }
+
+    /// When a sleeping engine may end, and its copy leave host RAM.
+    fn leaves(&self, now: Millis, state: &ModelState) -> Leaves {
+        let rests = matches!(
+            state.phase,
+            Phase::Asleep | Phase::Queued | Phase::Booting(Boot::Slept)
+        );
+        let may = state.spec.caps.restartable && state.spec.tier != Some(Tier::Ram);
+        let follows = now < self.nothing_follows_from(state) || state.inside > 0;
+        let busy = state.ending.is_some() || self.is_stopped(&state.spec.id);
+        let observe = self.fleet.times.observe;
+        if !rests || !may || follows || busy {
+            Leaves::Not
+        } else if state.is_surely_empty(observe) {
+            Leaves::Now
+        } else if now < state.since + observe + OBSERVE_TIMEOUT {
+            Leaves::Soon
+        } else {
+            Leaves::Not
+        }
     }
 
     /// A sleeping copy leaves host RAM: its engine ends, and the next wake is a start.
@@ -327,10 +384,11 @@ impl Core {
             if excess == Bytes(0) {
                 continue;
             }
+            self.wake_at(Some(now + LOOK_AGAIN));
             let nobody = ModelId(String::new());
-            let (leaving, _) = self.who_leaves(now, &nobody, &[(host, excess)]);
-            for id in leaving.unwrap_or_default() {
-                self.demote(now, &id, &ModelId("the others".to_owned()), effects);
+            let leaving = self.who_leaves(now, &nobody, &[(host, excess)], true);
+            for id in leaving.models.iter().filter(|_| leaving.at_once) {
+                self.demote(now, id, &ModelId("the others".to_owned()), effects);
             }
         }
     }
