@@ -12,7 +12,7 @@ use crate::{
 
 /// Looks without an answer, three quarters of a minute by default, before an engine that control may restart is ended: a server that is only
 /// overloaded still has requests in it.
-const SILENT_LOOKS: u32 = 15;
+pub(crate) const SILENT_LOOKS: u32 = 15;
 /// The longest wake by default. An engine that an earlier life left without an answer may take so long to end what it was told.
 pub(crate) const LONGEST_WAKE: Millis = Millis(120_000);
 /// Why a broken engine is ended.

@@ -6,6 +6,7 @@ use crate::{
     estimate::Wait,
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
     learned::{Learned, Samples},
+    looks::SILENT_LOOKS,
     model::ModelSpec,
     models::Slot,
     phase::{Boot, Phase, Tier},
@@ -216,9 +217,11 @@ impl ModelState {
     }
 
     /// No request is in its sleeping engine, as far as anybody can tell. Gates that fell silent while it was frozen did not say what they
-    /// had in it: an engine with a count says so at the first look after it fell asleep. One that never served has none.
+    /// had in it: an engine with a count says so at the first look after it fell asleep. One that never served has none, and of one
+    /// that does not answer and that nobody may end nothing more will be known.
     pub(crate) fn is_surely_empty(&self, observe: Millis) -> bool {
-        let looked_at = self.observe_at > self.since + observe;
+        let answers = self.silent == 0 || self.silent >= SILENT_LOOKS;
+        let looked_at = self.observe_at > self.since + observe && answers;
         let says_so = self.spec.caps.counts && self.spec.caps.lossless;
         let new = matches!(self.phase, Phase::Booting(Boot::Slept));
         self.inside == 0 && (looked_at || !says_so || new)

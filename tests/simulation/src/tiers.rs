@@ -111,15 +111,13 @@ impl World {
     }
 
     /// Rule 13: removing a model is a drain.
-    pub(crate) fn check_removed(&mut self, life: usize, engine: usize) {
+    pub(crate) fn check_removed(&mut self, engine: usize) {
         let known = &self.engines[engine];
         if !self.is_well(known) {
             return;
         }
         let inside = self.within(engine, 0);
-        // What a predecessor's gates do that never came to this control it cannot know.
-        let heard = |gate: &usize| self.controls[life].account.knows(&self.gates[*gate].id);
-        let admits = self.admitting(&known.spec.id).filter(heard);
+        let admits = self.admitting(&known.spec.id);
         self.check(inside.is_none(), |world| {
             format!(
                 "rule 13: {} is removed with request {inside:?}",
