@@ -67,6 +67,8 @@ pub enum Trigger {
     Withdrawn,
     /// Sleeping copies took more host RAM than there is.
     HostRam,
+    /// What engines keep on a GPU while they sleep was needed there.
+    Residual,
 }
 
 /// What a wake needed on one GPU.

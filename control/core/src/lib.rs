@@ -36,6 +36,7 @@ mod publish;
 mod schedule;
 mod settle;
 mod sizes;
+mod sleepers;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -65,7 +65,7 @@ impl Core {
             state.settle();
         }
         state.seen_in_host(seen);
-        self.seen_in_service(now, id, seen, effects);
+        self.seen_at_rest(now, id, seen, effects);
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
@@ -91,9 +91,9 @@ impl Core {
         }
     }
 
-    /// What an engine holds that has served for a while is what it takes while it is awake, whatever was declared or measured before:
-    /// it may have been found so, or have grown.
-    fn seen_in_service(
+    /// What an engine holds that has served, or slept, for a while is what it takes then, whatever was declared or measured before: it
+    /// may have been found so, or have grown.
+    fn seen_at_rest(
         &mut self,
         now: Millis,
         id: &ModelId,
@@ -104,13 +104,23 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        let steady = matches!(state.phase, Phase::Serving) && now >= state.since + SHOWS_WITHIN;
-        if !steady || seen.state != EngineState::Awake {
+        if now < state.since + SHOWS_WITHIN || state.unsettled.is_some() {
             return;
         }
-        let before = state.spec.awake;
-        if let Some(awake) = state.seen_awake(seen.memory, tolerance) {
-            let sentence = format!("holds {awake} while awake, not {before}: corrected");
+        let (awake, asleep) = (state.spec.awake, state.spec.asleep);
+        let new = match (&state.phase, seen.state) {
+            (Phase::Serving, EngineState::Awake) => {
+                let new = state.seen_awake(seen.memory, tolerance);
+                new.map(|new| (new, "while awake", awake))
+            }
+            (Phase::Asleep | Phase::Queued, EngineState::Asleep) => {
+                let new = state.seen_left(seen.memory, tolerance);
+                new.map(|new| (new, "while it sleeps", asleep))
+            }
+            _ => None,
+        };
+        if let Some((holds, when, before)) = new {
+            let sentence = format!("holds {holds} {when}, not {before}: corrected");
             effects.push(Effect::Footprint { model: id.clone() });
             self.record(now, id, sentence, effects);
         }

@@ -204,6 +204,10 @@ impl Core {
             missing: self.attainable(id, need.missing, &candidates),
             ..need
         };
+        if self.sleepers_make_room(now, id, &need.missing, &candidates, effects) {
+            self.choose_for(now, id, &need, needs, Taken::WaitForRoom);
+            return true;
+        }
         match policy::choose(self.fleet.policy, &need, &candidates, now) {
             Choice::Victims(victims) => {
                 self.make_room(now, id, &need, needs, victims, effects);
@@ -366,7 +370,7 @@ impl Core {
         self.record(now, id, sentence, effects);
     }
 
-    /// More is awake than fits (found at start, or measured larger than declared): put the least recently used to sleep.
+    /// More is held than fits (found at start, or measured larger than declared): put the least recently used to sleep, or end who sleeps.
     fn relieve_overcommitted(
         &mut self,
         now: Millis,
@@ -395,7 +399,11 @@ impl Core {
                 urgent: false,
             };
             let candidates = self.candidates(now, &need);
-            match policy::choose(self.fleet.policy, &need, &candidates, now) {
+            let choice = policy::choose(self.fleet.policy, &need, &candidates, now);
+            if self.sleepers_relieve(now, (gpu, excess), &choice, effects) {
+                continue;
+            }
+            match choice {
                 Choice::Victims(victims) => {
                     for victim in victims {
                         let taken = Taken::Sleep(Tier::Ram);
