@@ -56,10 +56,12 @@ impl ModelState {
 
     /// An engine that has slept for a while was seen to hold this. Returns what it keeps from now on, if that is something else.
     pub(crate) fn seen_left(&mut self, memory: Memory, tolerance: Bytes) -> Option<Bytes> {
-        let seen = memory.gpu.filter(|bytes| !self.keeps(*bytes))?;
+        let seen = memory
+            .gpu
+            .filter(|bytes| bytes.0 > 0 && !self.keeps(*bytes))?;
         let before = self.spec.asleep;
         let differs = seen.less(before).max(before.less(seen)) > tolerance;
-        if differs {
+        if differs || self.spec.sizes.asleep != Source::Measured {
             (self.spec.asleep, self.spec.sizes.asleep) = (seen, Source::Measured);
         }
         differs.then_some(seen)

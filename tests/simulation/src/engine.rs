@@ -317,6 +317,9 @@ impl World {
         if reloads {
             self.grows(engine, 8);
         }
+        if sleeps && !refuses {
+            self.keeps_more(engine, 8);
+        }
         let moves = (sleeps || wakes) && !refuses;
         let fits = !moves || self.takes_memory(engine, command.order);
         let known = &mut self.engines[engine];

@@ -1,4 +1,4 @@
-//! Where weights go, when an engine may end, and what a GPU or a host that holds too much does about it.
+//! Where weights go, when an engine may end, and what a host that holds too much does about it.
 
 use super::*;
 use crate::phase::Tier;
@@ -39,7 +39,7 @@ fn operator(bench: &mut Bench, name: &str, verb: Operator) -> Vec<Effect> {
 }
 
 /// An operator asks for sleep. Returns what was done in so many ms.
-fn sleeps(bench: &mut Bench, name: &str, within: u64) -> Vec<String> {
+pub(super) fn sleeps(bench: &mut Bench, name: &str, within: u64) -> Vec<String> {
     let effects = operator(bench, name, Operator::Sleep);
     acts(&[effects, bench.run(within)].concat())
 }
@@ -49,23 +49,15 @@ fn in_hosts(bench: &Bench) -> Vec<Bytes> {
     hosts.map(|host| host.reserved).collect()
 }
 
-fn engine<'a>(bench: &'a mut Bench, name: &str) -> &'a mut Engine {
+pub(super) fn engine<'a>(bench: &'a mut Bench, name: &str) -> &'a mut Engine {
     bench.engines.get_mut(&id(name)).expect("known")
 }
 
 /// Somebody asked for a model so often.
-fn popular(bench: &mut Bench, name: &str, requests: u64) {
+pub(super) fn popular(bench: &mut Bench, name: &str, requests: u64) {
     let now = Millis(bench.now);
     let state = bench.core.models.get_mut(&id(name)).expect("known");
     state.demand.arrived(now, requests);
-}
-
-fn read(bench: &mut Bench, gib: u64) -> Option<String> {
-    let (gpu, used) = (GpuId(0), Bytes(gib * GIB));
-    (0..3).for_each(|_| {
-        bench.event(Event::GpuRead { gpu, used });
-    });
-    bench.core.gpus().remove(0).stopped
 }
 
 #[test]
@@ -398,25 +390,4 @@ fn only_copies_that_help_leave() {
     // 10 GiB are missing at the first node, 20 at the second: `c` alone would do for both after `a` has gone for the first.
     let acts = sleeps(&mut bench, "d", 1_000);
     assert_eq!(acts, ["kill a", "kill c", "sleep d Keep"]);
-}
-
-#[test]
-fn what_is_accepted_is_what_was_read_last_and_models_do_without_it() {
-    let mut bench = Bench::ready(&["a", "b"]);
-    bench.figures("g1", "a", 0, 1);
-    bench.figures("g1", "a", 0, 0);
-    bench.run(12_000);
-    assert!(read(&mut bench, 18 + 5).is_some());
-    let (gpu, used) = (GpuId(0), Bytes((18 + 8) * GIB));
-    bench.event(Event::GpuRead { gpu, used });
-    bench.event(Event::GpuAccepted(gpu));
-    assert_eq!(bench.core.gpus()[0].foreign, Bytes(8 * GIB));
-    assert_eq!(bench.core.ledger()[0].1, Bytes(32 * GIB));
-    assert_eq!(read(&mut bench, 18 + 8), None);
-    // Both would fit beside each other without it.
-    let acts = acts(&bench.figures("g1", "b", 0, 1));
-    assert_eq!(acts, ["sleep a Keep", "wake b", "b admit"]);
-    bench.run(3_000);
-    assert_eq!(read(&mut bench, 18 + 8), None, "it is not ours");
-    assert!(read(&mut bench, 18).is_some(), "it has gone");
 }
