@@ -416,16 +416,15 @@ impl ModelState {
         }
     }
 
-    /// It was seen asleep. Until it is seen how its last action ended it counts as awake.
+    /// It was seen asleep. Until it is seen how its last action ended it counts as awake, or as holding no less than before.
     pub(crate) fn seen_asleep(&mut self, memory: Memory) {
-        if self.unsettled.is_some() {
-            return;
-        }
-        let left = match self.resident {
-            Resident::Asleep(left) => left,
-            Resident::Awake | Resident::Stopped => self.spec.asleep,
+        let (left, open) = match self.resident {
+            Resident::Asleep(left) => (left, self.unsettled.is_some()),
+            Resident::Awake | Resident::Stopped if self.unsettled.is_some() => return,
+            Resident::Awake | Resident::Stopped => (self.spec.asleep, false),
         };
-        self.resident = Resident::Asleep(memory.gpu.unwrap_or(left));
+        let seen = memory.gpu.unwrap_or(left);
+        self.resident = Resident::Asleep(if open { left.max(seen) } else { seen });
     }
 
     /// It was seen, or is gone.

@@ -99,6 +99,8 @@ pub struct Control {
     pub filled: Vec<usize>,
     /// Rows of which an outcome was told that ended nothing any more.
     pub uncertain: BTreeSet<usize>,
+    /// Rows whose last action was a sleep, of which the end was told.
+    pub slept: BTreeSet<usize>,
     /// The look at each row that was asked for last.
     pub looks: BTreeMap<usize, Attempt>,
     /// What was measured of each row, as far as this life was told.
@@ -179,6 +181,7 @@ impl World {
             roomy: BTreeSet::new(),
             seen_asleep: None,
             uncertain: BTreeSet::new(),
+            slept: BTreeSet::new(),
             looks: BTreeMap::new(),
             measured: self.persisted.measured.clone(),
             told: Vec::new(),

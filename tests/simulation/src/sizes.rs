@@ -246,7 +246,11 @@ impl World {
         attempt: Attempt,
         outcome: &Outcome,
     ) {
-        let (Some(row), Outcome::Done { memory, .. }) = (self.rows.get(model), outcome) else {
+        let Some(row) = self.rows.get(model) else {
+            return;
+        };
+        self.controls[life].slept.remove(row);
+        let Outcome::Done { memory, .. } = outcome else {
             return;
         };
         let declared = self.engines[*row].spec.awake;
@@ -259,6 +263,9 @@ impl World {
             control.uncertain.insert(*row);
             return;
         };
+        if matches!(order, Order::Sleep(_, _)) {
+            control.slept.insert(*row);
+        }
         let memory = self.engines[*row].of_each(*memory);
         let measured = control.measured.entry(*row).or_default();
         measured.learn(declared, order, memory);
@@ -424,8 +431,9 @@ impl World {
                     format!("{what} of {} counts as measured, and never was", id.0)
                 });
             }
-            let phase = self.controls[life].phases.get(&row);
-            let sleeps = matches!(phase, Some(("Asleep" | "Queued", _)));
+            let control = &self.controls[life];
+            let rests = matches!(control.phases.get(&row), Some(("Asleep" | "Queued", _)));
+            let sleeps = rests && control.slept.contains(&row);
             if let Some(asleep) = measured.asleep.filter(|_| sleeps) {
                 let says = (spec.asleep, sizes.asleep);
                 self.check(says == (asleep, Source::Measured), |_| {
@@ -512,7 +520,10 @@ impl World {
             if !spare || !rests {
                 continue;
             }
-            if known.asleep && known.holds == known.real.asleep {
+            // Not between what an engine did and the word of it.
+            let mut controls = self.controls.iter().filter(|control| control.alive);
+            let told = controls.all(|control| !control.under_way.contains_key(&engine));
+            if known.asleep && told && known.holds == known.real.asleep {
                 self.keeps_more(engine, 60);
                 let (now, asleep) = (self.now, self.engines[engine].real.asleep);
                 // Control does not know before it looks.
