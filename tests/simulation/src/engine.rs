@@ -309,7 +309,10 @@ impl World {
         known.executes = Some(command);
         known.generation += 1;
         let generation = known.generation;
-        known.cheats = known.lie.take();
+        // Told to sleep again, one that sleeps on disk answers and does nothing: nobody can take it for one that sleeps in RAM.
+        let deep = known.asleep && known.copy == Tier::Disk;
+        let again = matches!(command.order, Order::Sleep(_, _)) && deep;
+        known.cheats = known.lie.take().filter(|_| !again);
         let refuses = matches!(known.cheats, Some(Lie::Refuses | Lie::DoesNothing));
         let sleeps = matches!(command.order, Order::Sleep(_, _)) && !known.asleep;
         let wakes = matches!(command.order, Order::Wake(_)) && known.asleep;

@@ -266,6 +266,13 @@ impl World {
         if matches!(order, Order::Sleep(_, _)) {
             control.slept.insert(*row);
         }
+        if !self.can_know(life, *row, order) {
+            // It takes more than was thought, and nobody has room for that.
+            for gpu in &self.engines[*row].spec.gpus {
+                self.controls[life].roomy.remove(gpu);
+            }
+        }
+        let control = &mut self.controls[life];
         let memory = self.engines[*row].of_each(*memory);
         let measured = control.measured.entry(*row).or_default();
         measured.learn(declared, order, memory);
