@@ -547,9 +547,11 @@ impl World {
     /// Whether a model that takes so much more fits beside what the others can never give up, in real bytes: then it must be served.
     pub(crate) fn really_fits(&self, engine: usize, more: Bytes) -> bool {
         let known = &self.engines[engine];
-        let kept = |other: &Engine| match other.spec.pinned {
-            true => other.real.most(),
-            false => other.real.asleep,
+        // Nobody puts to sleep what is in no fleet any more.
+        let kept = |other: &Engine| match (other.spec.pinned, other.present) {
+            (true, _) => other.real.most(),
+            (false, true) => other.real.asleep,
+            (false, false) => other.real.asleep.max(other.holds),
         };
         !self.plan.lies
             || known.spec.gpus.iter().all(|gpu| {
