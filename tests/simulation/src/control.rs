@@ -101,6 +101,8 @@ pub struct Control {
     pub uncertain: BTreeSet<usize>,
     /// Rows whose last action was a sleep, of which the end was told.
     pub slept: BTreeSet<usize>,
+    /// Rows that sleep by an order that failed: nobody has said yet where their weights are.
+    pub doubtful: BTreeSet<usize>,
     /// The look at each row that was asked for last.
     pub looks: BTreeMap<usize, Attempt>,
     /// What was measured of each row, as far as this life was told.
@@ -182,6 +184,7 @@ impl World {
             seen_asleep: None,
             uncertain: BTreeSet::new(),
             slept: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             looks: BTreeMap::new(),
             measured: self.persisted.measured.clone(),
             told: Vec::new(),

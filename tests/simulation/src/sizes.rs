@@ -251,6 +251,7 @@ impl World {
         };
         self.controls[life].slept.remove(row);
         let Outcome::Done { memory, .. } = outcome else {
+            self.controls[life].doubtful.insert(*row);
             return;
         };
         let declared = self.engines[*row].spec.awake;
@@ -298,6 +299,10 @@ impl World {
         // What is seen of an engine that is being ended does not count.
         let ends = known.ended_by.is_some_and(|(by, _)| by == life);
         let asked = self.controls[life].looks.get(&row) == Some(&attempt) && !ends;
+        if asked && seen.state == EngineState::Asleep {
+            self.controls[life].doubtful.remove(&row);
+            self.engines[row].unseen = false;
+        }
         let Some(held) = memory.gpu.filter(|_| asked) else {
             return;
         };
@@ -533,8 +538,7 @@ impl World {
             if known.asleep && told && known.holds == known.real.asleep {
                 self.keeps_more(engine, 60);
                 let (now, asleep) = (self.now, self.engines[engine].real.asleep);
-                // Control does not know before it looks.
-                self.engines[engine].surprise |= asleep > self.engines[engine].holds;
+                self.engines[engine].unseen |= asleep > self.engines[engine].holds;
                 self.engines[engine].hold(now, asleep);
             } else if known.runs() && known.holds == known.real.awake {
                 self.grows(engine, 60);

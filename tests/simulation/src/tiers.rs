@@ -39,7 +39,8 @@ impl World {
         let known = &self.engines[engine];
         let id = known.spec.id.clone();
         let sleeps = known.process == Process::Up && known.asleep && !known.is_busy();
-        let wrong = matches!(order, Order::Wake(tier) if sleeps && tier != known.copy);
+        let said = !self.controls[life].doubtful.contains(&engine);
+        let wrong = matches!(order, Order::Wake(tier) if sleeps && said && tier != known.copy);
         self.check(!wrong, |world| {
             format!(
                 "{} is woken by {order:?} from {:?}",
