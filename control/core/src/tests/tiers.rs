@@ -391,3 +391,28 @@ fn only_copies_that_help_leave() {
     let acts = sleeps(&mut bench, "d", 1_000);
     assert_eq!(acts, ["kill a", "kill c", "sleep d Keep"]);
 }
+
+#[test]
+fn the_answer_to_a_look_at_a_process_that_has_ended_since_says_nothing() {
+    let mut bench = found(with_host_ram(), &[(holding("a"), EngineState::Asleep)]);
+    bench.answering = false;
+    let mut asked = looks(&bench.run(1_500));
+    let (model, attempt) = asked.pop().expect("looked at");
+    bench.event(Event::EngineGone {
+        model: model.clone(),
+        attempt: None,
+        cause: "it was killed".into(),
+    });
+    let observation = Observation {
+        state: EngineState::Asleep,
+        count: Some(0),
+        memory: Memory::on_gpus(Bytes(GIB)),
+        tier: Some(Tier::Ram),
+    };
+    bench.event(Event::Observed {
+        model,
+        attempt,
+        observation,
+    });
+    assert_eq!(bench.core.ledger()[0].0, Bytes(0), "{}", bench.sentences());
+}
