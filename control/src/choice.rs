@@ -182,7 +182,7 @@ pub enum Taken {
         /// Where its weights go.
         tier: Tier,
     },
-    /// Its copy in host RAM is given up for others.
+    /// It sleeps, and what it takes for that is given up for others.
     Demote {
         /// Where its weights are then.
         tier: Tier,

@@ -180,9 +180,10 @@ fn headline(choice: &Choice) -> String {
         }
         Taken::Sleep { tier } => format!("{target} goes to sleep, {}: {why}", lies(*tier)),
         Taken::Demote { tier } => {
-            let left = match choice.trigger {
-                Trigger::Residual => "its GPU",
-                _ => "host RAM",
+            let left = if choice.trigger == Trigger::Residual {
+                "its GPU"
+            } else {
+                "host RAM"
             };
             format!("{target} leaves {left}, {}: {why}", lies(*tier))
         }
