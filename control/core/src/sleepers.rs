@@ -2,13 +2,13 @@
 //! for what sleeping engines keep on their GPUs.
 
 use crate::{
-    Core, OBSERVE_TIMEOUT,
+    Core,
     decision::{Taken, Trigger},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
-    model::OnLeaseEnd,
+    looks::OBSERVE_TIMEOUT,
     phase::{Boot, Phase, Tier},
-    policy::{Choice, Resident as Candidate},
+    policy::{Candidate, Choice},
     state::ModelState,
 };
 
@@ -48,29 +48,6 @@ pub(crate) struct Leaving {
 }
 
 impl Core {
-    /// How long a silent gate may go on sending requests for a row: by its lease, or because it flows (rules 4 and 14).
-    pub(crate) fn sends_for(&self, state: &ModelState) -> Millis {
-        match state.spec.on_lease_end {
-            OnLeaseEnd::Flow => self.flow_silence(),
-            OnLeaseEnd::Hold => self.fence(),
-        }
-    }
-
-    /// Until when gates of which this control never heard may send requests to a model's engine, by a predecessor's table. The beginning
-    /// of time for an engine that did not run then.
-    pub(crate) fn strangers_until(&self, state: &ModelState) -> Millis {
-        if state.adopted {
-            self.term_since + self.sends_for(state)
-        } else {
-            Millis(0)
-        }
-    }
-
-    /// From when on nothing reaches an engine any more, so that its process may end (rule 14).
-    pub(crate) fn nothing_follows_from(&self, state: &ModelState) -> Millis {
-        state.follows_until.max(self.strangers_until(state))
-    }
-
     /// When a sleeping engine may end, and its copy leave host RAM.
     pub(crate) fn leaves(&self, now: Millis, state: &ModelState) -> Leaves {
         let rests = matches!(
