@@ -67,6 +67,8 @@ pub enum Trigger {
     Withdrawn,
     /// Sleeping copies took more host RAM than there is.
     HostRam,
+    /// What engines keep on a GPU while they sleep was needed there.
+    Residual,
 }
 
 /// What a wake needed on one GPU.
@@ -178,7 +180,7 @@ pub enum Taken {
         /// Where its weights go.
         tier: Tier,
     },
-    /// Its copy in host RAM is given up for others.
+    /// It sleeps, and what it takes for that is given up for others.
     Demote {
         /// Where its weights are then.
         tier: Tier,

@@ -183,7 +183,14 @@ fn headline(choice: &Choice) -> String {
             format!("no room for {target}, nobody can make any and requests are told so: {why}")
         }
         Taken::Sleep { tier } => format!("{target} goes to sleep, {}: {why}", lies(*tier)),
-        Taken::Demote { tier } => format!("{target} leaves host RAM, {}: {why}", lies(*tier)),
+        Taken::Demote { tier } => {
+            let left = if choice.trigger == Trigger::Residual {
+                "its GPU"
+            } else {
+                "host RAM"
+            };
+            format!("{target} leaves {left}, {}: {why}", lies(*tier))
+        }
     }
 }
 
@@ -211,6 +218,7 @@ fn trigger(trigger: &Trigger) -> String {
         Trigger::Overcommit => "more is awake on its GPU than fits".to_owned(),
         Trigger::Withdrawn => "it was taken out of service or removed".to_owned(),
         Trigger::HostRam => "sleeping copies take more host RAM than there is".to_owned(),
+        Trigger::Residual => "what engines keep there while they sleep is needed".to_owned(),
     }
 }
 

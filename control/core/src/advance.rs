@@ -7,6 +7,7 @@ use crate::{
     ids::{Millis, ModelId},
     model::SleepMode,
     phase::{Boot, Cause, Failure, Phase, Tier},
+    state::ModelState,
     tiers::Berth,
 };
 
@@ -160,10 +161,7 @@ impl Core {
             return;
         };
         let cause = if state.removing {
-            Some((
-                Cause::Remove,
-                "it was removed from the fleet: draining".to_owned(),
-            ))
+            Some((Cause::Remove, self.why_removed(now, state)))
         } else if state.disabled && now >= state.spare_until {
             Some((Cause::Disable, "taken out of service: draining".to_owned()))
         } else if self.is_stopped(id) {
@@ -263,12 +261,22 @@ impl Core {
 
     /// A removed model refuses and drains whatever it was doing; gates count its requests to zero.
     fn begin_removal(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
-        self.begin_drain(
-            now,
-            id,
-            Cause::Remove,
-            "it was removed from the fleet: draining".to_owned(),
-            effects,
-        );
+        if let Some(state) = self.models.get(id) {
+            let sentence = self.why_removed(now, state);
+            self.begin_drain(now, id, Cause::Remove, sentence, effects);
+        }
+    }
+
+    fn why_removed(&self, now: Millis, state: &ModelState) -> String {
+        let from = self.drains_from(state, &Cause::Remove);
+        let wait = if now < from {
+            format!(
+                ", for {} at least: gateways of which this control has not heard may still send it requests",
+                from.since(now)
+            )
+        } else {
+            String::new()
+        };
+        format!("it was removed from the fleet: draining{wait}")
     }
 }

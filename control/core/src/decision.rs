@@ -51,6 +51,8 @@ pub enum Trigger {
     Withdrawn,
     /// Sleeping copies take more host RAM than there is.
     HostRam,
+    /// What engines keep on a GPU while they sleep was needed there.
+    Residual,
 }
 
 /// What a wake needs on one GPU, at the moment of the choice.
@@ -123,7 +125,7 @@ pub enum Taken {
     GiveUp,
     /// It goes to sleep itself, into this tier.
     Sleep(Tier),
-    /// Its copy in host RAM is given up for others.
+    /// It sleeps, and what it takes for that is given up for others.
     Demote(Tier),
 }
 

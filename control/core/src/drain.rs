@@ -6,7 +6,7 @@ use crate::{
     event::{EngineState, Observation},
     ids::{Epoch, Millis, ModelId},
     looks::BROKEN,
-    model::{OnDrainTimeout, OnLeaseEnd, SleepMode},
+    model::{OnDrainTimeout, SleepMode},
     phase::{Boot, Cause, Count, Phase, Tier},
     schedule::counted,
     state::{ModelState, Resident},
@@ -55,26 +55,17 @@ impl Core {
         }
         self.wake_at(Some(now + LOOK_AGAIN));
         self.update_estimate(now, id);
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
         // 2. Nobody sleeps before a predecessor's leases have ended.
-        // Rule 14: gates of which this control never heard may flow on for longer than that.
-        let from = sabotage!(
-            SuccessorWaitsNothing,
-            Millis(0),
-            sabotage!(
-                SuccessorWaitsOneLease,
-                self.sleeps_from(),
-                self.sleeps_from().max(self.flows_until(id))
-            )
-        );
+        let from = self.drains_from(state, &cause);
         if now < from {
             self.wake_at(Some(from));
             return;
         }
-        let Some(state) = self.models.get(id) else {
-            return;
-        };
         let caps = state.spec.caps;
-        let silence = self.silence(id, &cause);
+        let silence = self.silence(state, &cause);
         let waiting = self.waiting(now, id, epoch, silence);
         // 3. Every gate said zero under this barrier: ask the engine itself, freshly, then sleep. A gate that comes meanwhile makes every
         // earlier count worthless, though nobody may be asked now.
@@ -136,28 +127,26 @@ impl Core {
 
     /// How long a silent gate blocks (rule 14): a `flow` row is forwarded without a lease, which only an engine that keeps what it
     /// receives while asleep can take; one whose server goes away, or that loses requests, waits until flowing has ended.
-    fn silence(&self, id: &ModelId, cause: &Cause) -> Millis {
-        if *cause == Cause::Remove || self.loses_what_flows(id) {
-            self.flow_silence()
-        } else {
+    fn silence(&self, state: &ModelState, cause: &Cause) -> Millis {
+        if takes_what_follows(state, cause) {
             self.fence()
-        }
-    }
-
-    /// A `flow` row of an engine that loses what reaches it while it sleeps.
-    fn loses_what_flows(&self, id: &ModelId) -> bool {
-        self.models.get(id).is_some_and(|state| {
-            state.spec.on_lease_end == OnLeaseEnd::Flow && !state.spec.caps.lossless
-        })
-    }
-
-    /// Until when a gate of which this control never heard may flow on to an engine that would lose it. The beginning of time otherwise.
-    fn flows_until(&self, id: &ModelId) -> Millis {
-        if self.loses_what_flows(id) {
-            self.term_since + self.flow_silence()
         } else {
-            Millis(0)
+            self.sends_for(state)
         }
+    }
+
+    /// No drain ends before: gates of which this control never heard may send requests by leases of a predecessor, and after those where
+    /// they flow (rule 14). What is sent to a process that is not there is lost already.
+    pub(crate) fn drains_from(&self, state: &ModelState, cause: &Cause) -> Millis {
+        let runs = state.resident != Resident::Stopped;
+        let strangers =
+            (runs && !takes_what_follows(state, cause)).then(|| self.strangers_until(state));
+        let flows = sabotage!(
+            SuccessorWaitsNothing,
+            None,
+            sabotage!(SuccessorWaitsOneLease, None, strangers)
+        );
+        self.sleeps_from().max(flows.unwrap_or_default())
     }
 
     /// Why a running drain should be taken back, if it should.
@@ -274,6 +263,7 @@ impl Core {
             return;
         };
         let lossless = state.spec.caps.lossless;
+        let silence = self.silence(state, &cause);
         // Removing an attached engine does nothing to it: when it has nothing to say any more, the gates' zeros are enough.
         let says_nothing = cause == Cause::Remove
             && !state.spec.caps.restartable
@@ -284,14 +274,16 @@ impl Core {
             };
         let done_with = sabotage!(RemovedWithRequests, cause == Cause::Remove, says_nothing);
         match (seen.state, seen.count) {
-            (_, _) if done_with => self.counted_zero(now, id, &cause, epoch, true, effects),
+            (_, _) if done_with => {
+                self.counted_zero(now, id, &cause, (epoch, silence), true, effects)
+            }
             (EngineState::Gone, _) => self.engine_gone(now, id, "it refuses connections", effects),
             (EngineState::Broken, _) => self.end_engine(now, id, BROKEN, effects),
             (EngineState::Awake, Some(0)) => self.counted_zero(
                 now,
                 id,
                 &cause,
-                epoch,
+                (epoch, silence),
                 sabotage!(CountedOnce, true, lossless || confirming),
                 effects,
             ),
@@ -319,11 +311,11 @@ impl Core {
         now: Millis,
         id: &ModelId,
         cause: &Cause,
-        epoch: Epoch,
+        (epoch, silence): (Epoch, Millis),
         enough: bool,
         effects: &mut Vec<Effect>,
     ) {
-        let waiting = self.waiting(now, id, epoch, self.silence(id, cause));
+        let waiting = self.waiting(now, id, epoch, silence);
         let clear = waiting.all_acknowledged && waiting.all_zero;
         let void = self.drain_is_void(now, id, cause).is_some();
         let early = now < self.sleeps_from();
@@ -498,7 +490,7 @@ impl Core {
         empty: bool,
         effects: &mut Vec<Effect>,
     ) {
-        let empty = empty && self.nothing_follows(now, id);
+        let empty = self.may_end(now, id) && empty;
         match self.berth(now, id, empty, effects) {
             Berth::Wait => {
                 let again = Count::AgainAt {
@@ -518,9 +510,8 @@ impl Core {
                     self.stop_engine(now, id, effects);
                     return;
                 }
-                let follows_until = self.follows_until(now, id);
                 if let Some(state) = self.models.get_mut(id) {
-                    (state.copy, state.follows_until) = (tier, follows_until);
+                    state.copy = tier;
                 }
                 self.send_sleep(now, id, cause, mode, 0, effects);
             }
@@ -571,4 +562,9 @@ impl Core {
             },
         );
     }
+}
+
+/// Whether requests that reach an engine after it was drained are answered all the same: it keeps them, and stays.
+fn takes_what_follows(state: &ModelState, cause: &Cause) -> bool {
+    *cause != Cause::Remove && state.spec.caps.lossless
 }

@@ -116,6 +116,8 @@ impl Core {
         let was_stopped = state.resident == Resident::Stopped;
         (state.resident, state.host_kept) = (Resident::Stopped, Bytes(0));
         (state.inside, state.frozen_since) = (0, None);
+        // The answer to a look that is under way would be that of a process that is gone.
+        state.observing = None;
         let ended = state.ending.take().is_some();
         // Room may have become free for whoever wants to sleep there.
         self.touch_draining();

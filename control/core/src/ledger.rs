@@ -112,7 +112,7 @@ impl Core {
     }
 
     /// What victims have to free. Where all of them together would free too little, the peaks of their own sleeps are in the way, which
-    /// go with them: then one after the other goes, until it fits.
+    /// go with them, or what they keep while they sleep, until their engines end: then one after the other goes, until it fits.
     pub(crate) fn attainable(
         &self,
         id: &ModelId,
@@ -126,11 +126,14 @@ impl Core {
             let there = candidates
                 .iter()
                 .filter(|candidate| !candidate.pinned && candidate.gpus.contains(&gpu));
-            let most: Bytes = there.map(|candidate| candidate.frees).sum();
+            let most: Bytes = there.clone().map(|candidate| candidate.frees).sum();
+            let states = there.filter_map(|candidate| self.models.get(&candidate.model));
+            let kept = states.filter(|state| state.may_be_stopped());
+            let kept: Bytes = kept.map(|state| state.spec.asleep).sum();
             let peaks = self
                 .takes_on(state, gpu, |_| true)
                 .less(self.takes_on(state, gpu, |_| false));
-            let least = bytes.less(peaks).max(Bytes(1));
+            let least = bytes.less(peaks + kept).max(Bytes(1));
             (gpu, if bytes <= most { bytes } else { least })
         };
         missing.into_iter().map(attainable).collect()
@@ -155,7 +158,7 @@ impl Core {
                     Source::Declared | Source::Default => "as declared",
                 };
                 format!(
-                    "it needs {takes} ({source}) on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned and sleeping models keep)",
+                    "it needs {takes} ({source}) on GPU {}, and at most {most} can ever be free there ({} less {kept} that pinned models keep, and sleeping ones that cannot be stopped)",
                     gpu.0,
                     self.capacity(*gpu)
                 )
@@ -222,16 +225,15 @@ impl ModelState {
         }
     }
 
-    /// It was seen asleep. Until it is seen how its last action ended it counts as awake.
+    /// It was seen asleep. Until it is seen how its last action ended it counts as awake, or as holding no less than before.
     pub(crate) fn seen_asleep(&mut self, memory: Memory) {
-        if self.unsettled.is_some() {
-            return;
-        }
-        let left = match self.resident {
-            Resident::Asleep(left) => left,
-            Resident::Awake | Resident::Stopped => self.spec.asleep,
+        let (left, open) = match self.resident {
+            Resident::Asleep(left) => (left, self.unsettled.is_some()),
+            Resident::Awake | Resident::Stopped if self.unsettled.is_some() => return,
+            Resident::Awake | Resident::Stopped => (self.spec.asleep, false),
         };
-        self.resident = Resident::Asleep(memory.gpu.unwrap_or(left));
+        let seen = memory.gpu.unwrap_or(left);
+        self.resident = Resident::Asleep(if open { left.max(seen) } else { seen });
     }
 
     /// It was seen, or is gone.
@@ -253,6 +255,7 @@ impl ModelState {
     fn keeps_for_ever(&self) -> Bytes {
         match (self.spec.pinned && !self.disabled, self.resident) {
             (true, _) => self.spec.awake,
+            (false, _) if self.may_be_stopped() => Bytes(0),
             (false, Resident::Stopped) => Bytes(0),
             (false, Resident::Asleep(left)) => left.min(self.spec.awake),
             (false, Resident::Awake) => self.spec.asleep,

@@ -50,6 +50,7 @@ mod schedule;
 mod settle;
 mod silence;
 mod sizes;
+mod sleepers;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -251,6 +252,7 @@ impl Core {
         // A look that is under way was asked for in another phase; its answer would be stale.
         (state.observing, state.observe_at, state.silent) =
             (None, now + self.fleet.times.observe, 0);
+        state.patient_until = None;
         // What it takes and gives counts from here on.
         self.refresh();
         self.make_estimate(now, id);

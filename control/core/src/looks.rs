@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// A look that was not answered for so long is asked for again; also the time-out of the first look.
-const OBSERVE_TIMEOUT: Millis = Millis(5_000);
+pub(crate) const OBSERVE_TIMEOUT: Millis = Millis(5_000);
 /// Looks without an answer, three quarters of a minute by default, before an engine that control may restart is ended: a server that is only
 /// overloaded still has requests in it.
-const SILENT_LOOKS: u32 = 15;
+pub(crate) const SILENT_LOOKS: u32 = 15;
 /// The longest wake by default. An engine that an earlier life left without an answer may take so long to end what it was told.
 pub(crate) const LONGEST_WAKE: Millis = Millis(120_000);
 /// Why a broken engine is ended.
@@ -142,7 +142,7 @@ impl Core {
             state.settle();
         }
         state.seen_in_host(seen);
-        self.seen_in_service(now, id, seen, effects);
+        self.seen_at_rest(now, id, seen, effects);
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
@@ -168,9 +168,9 @@ impl Core {
         }
     }
 
-    /// What an engine holds that has served for a while is what it takes while it is awake, whatever was declared or measured before:
-    /// it may have been found so, or have grown.
-    fn seen_in_service(
+    /// What an engine holds that has served, or slept, for a while is what it takes then, whatever was declared or measured before: it
+    /// may have been found so, or have grown.
+    fn seen_at_rest(
         &mut self,
         now: Millis,
         id: &ModelId,
@@ -181,13 +181,23 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        let steady = matches!(state.phase, Phase::Serving) && now >= state.since + SHOWS_WITHIN;
-        if !steady || seen.state != EngineState::Awake {
+        if now < state.since + SHOWS_WITHIN || state.unsettled.is_some() {
             return;
         }
-        let before = state.spec.awake;
-        if let Some(awake) = state.seen_awake(seen.memory, tolerance) {
-            let sentence = format!("holds {awake} while awake, not {before}: corrected");
+        let (awake, asleep) = (state.spec.awake, state.spec.asleep);
+        let new = match (&state.phase, seen.state) {
+            (Phase::Serving, EngineState::Awake) => {
+                let new = state.seen_awake(seen.memory, tolerance);
+                new.map(|new| (new, "while awake", awake))
+            }
+            (Phase::Asleep | Phase::Queued, EngineState::Asleep) => {
+                let new = state.seen_left(seen.memory, tolerance);
+                new.map(|new| (new, "while it sleeps", asleep))
+            }
+            _ => None,
+        };
+        if let Some((holds, when, before)) = new {
+            let sentence = format!("holds {holds} {when}, not {before}: corrected");
             effects.push(Effect::Footprint { model: id.clone() });
             self.record(now, id, sentence, effects);
         }

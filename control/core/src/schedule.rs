@@ -201,6 +201,10 @@ impl Core {
             missing: self.attainable(id, need.missing, &candidates),
             ..need
         };
+        if self.sleepers_make_room(now, id, &need.missing, &candidates, effects) {
+            self.choose_for(now, id, &need, needs, Taken::WaitForRoom);
+            return true;
+        }
         match policy::choose(self.fleet.policy, &need, &candidates, now) {
             Choice::Victims(victims) => {
                 self.make_room(now, id, &need, needs, victims, effects);
@@ -363,7 +367,8 @@ impl Core {
         self.record(now, id, sentence, effects);
     }
 
-    /// More is awake than fits (found at start, or measured larger than declared): who is cheapest to lose goes to sleep.
+    /// More is held than fits (found at start, or measured larger than declared): who is cheapest to lose goes to sleep, or ends where it
+    /// sleeps.
     fn relieve_overcommitted(
         &mut self,
         now: Millis,
@@ -392,7 +397,11 @@ impl Core {
                 urgent: false,
             };
             let candidates = self.candidates(&need);
-            match policy::choose(self.fleet.policy, &need, &candidates, now) {
+            let choice = policy::choose(self.fleet.policy, &need, &candidates, now);
+            if self.sleepers_relieve(now, (gpu, excess), &choice, effects) {
+                continue;
+            }
+            match choice {
                 Choice::Victims(victims) => {
                     for victim in victims {
                         let taken = Taken::Sleep(Tier::Ram);

@@ -1,7 +1,7 @@
 //! How long what is not heard of may still act: gates that are silent, gates of a predecessor, and calls of one (rules 4, 7 and 14 of the
 //! protocol). Everything that is waited out before an engine may sleep follows from these few times.
 
-use crate::{Core, effect::Effect, ids::Millis};
+use crate::{Core, effect::Effect, ids::Millis, model::OnLeaseEnd, state::ModelState};
 
 impl Core {
     /// Fences gates that were silent for too long, and forgets those of which nothing is known any more.
@@ -43,6 +43,29 @@ impl Core {
             self.term_since
                 + sabotage!(SuccessorWaitsOneLease, self.fleet.times.lease, self.fence())
         )
+    }
+
+    /// How long a silent gate may go on sending requests for a row: by its lease, or because it flows (rules 4 and 14).
+    pub(crate) fn sends_for(&self, state: &ModelState) -> Millis {
+        match state.spec.on_lease_end {
+            OnLeaseEnd::Flow => self.flow_silence(),
+            OnLeaseEnd::Hold => self.fence(),
+        }
+    }
+
+    /// Until when gates of which this control never heard may send requests to a model's engine, by a predecessor's table. The beginning
+    /// of time for an engine that did not run then.
+    pub(crate) fn strangers_until(&self, state: &ModelState) -> Millis {
+        if state.adopted {
+            self.term_since + self.sends_for(state)
+        } else {
+            Millis(0)
+        }
+    }
+
+    /// From when on nothing reaches an engine any more, so that its process may end (rule 14).
+    pub(crate) fn nothing_follows_from(&self, state: &ModelState) -> Millis {
+        state.follows_until.max(self.strangers_until(state))
     }
 
     /// Snapshots are not sent before: what was seen within `command` of getting the lock may still be changed by a predecessor's call.

@@ -114,16 +114,24 @@ impl ModelState {
         }
     }
 
-    /// A sleep that left so much freed too little. Of a residual that was only declared nobody knows more than that a sleep frees
-    /// something worth it.
+    /// A sleep that left so much freed nothing that is worth it: that is no residual, however large residuals are or have become.
     pub(crate) fn keeps(&self, left: Bytes) -> bool {
         let Bytes(awake) = self.spec.awake;
-        let most = if self.spec.sizes.asleep == Source::Measured {
-            allowed_after_sleep(self.spec.awake, self.spec.asleep)
-        } else {
-            Bytes(awake - awake / 10)
-        };
+        let most = Bytes(awake - awake / 10);
         left > most.max(allowed_after_sleep(self.spec.awake, self.spec.asleep))
+    }
+
+    /// An engine that has slept for a while was seen to hold this. Returns what it keeps from now on, if that is something else.
+    pub(crate) fn seen_left(&mut self, memory: Memory, tolerance: Bytes) -> Option<Bytes> {
+        let seen = memory
+            .gpu
+            .filter(|bytes| bytes.0 > 0 && !self.keeps(*bytes))?;
+        let before = self.spec.asleep;
+        let differs = seen.less(before).max(before.less(seen)) > tolerance;
+        if differs || self.spec.sizes.asleep != Source::Measured {
+            (self.spec.asleep, self.spec.sizes.asleep) = (seen, Source::Measured);
+        }
+        differs.then_some(seen)
     }
 
     /// What an engine was seen to hold when it had just fallen asleep; `kept`: it is not what it holds when it has.

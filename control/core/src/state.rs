@@ -6,6 +6,7 @@ use crate::{
     estimate::Wait,
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
     learned::{Learned, Samples},
+    looks::SILENT_LOOKS,
     model::ModelSpec,
     models::Slot,
     phase::{Boot, Phase, Tier},
@@ -129,6 +130,8 @@ pub(crate) struct ModelState {
     pub(crate) copy: Tier,
     /// A gate that was silent when it went to sleep may send requests to its engine until then: its process does not end before.
     pub(crate) follows_until: Millis,
+    /// Until when it waits for looks at copies that may leave host RAM for its own.
+    pub(crate) patient_until: Option<Millis>,
     /// Its engine ran when this life first looked: gates of which this control never heard may send requests to it by an older table.
     pub(crate) adopted: bool,
     /// Bytes per GPU above `awake` at the worst moment of any start of this life of control.
@@ -196,6 +199,7 @@ impl ModelState {
             regretted: false,
             copy: Tier::Ram,
             follows_until: Millis(0),
+            patient_until: None,
             adopted: false,
             starting: Bytes(0),
             host_kept: Bytes(0),
@@ -230,11 +234,14 @@ impl ModelState {
     }
 
     /// No request is in its sleeping engine, as far as anybody can tell. Gates that fell silent while it was frozen did not say what they
-    /// had in it: an engine with a count says so at the first look after it fell asleep.
+    /// had in it: an engine with a count says so at the first look after it fell asleep. One that never served has none, and of one
+    /// that does not answer and that nobody may end nothing more will be known.
     pub(crate) fn is_surely_empty(&self, observe: Millis) -> bool {
-        let looked_at = self.observe_at > self.since + observe;
+        let answers = self.silent == 0 || self.silent >= SILENT_LOOKS;
+        let looked_at = self.observe_at > self.since + observe && answers;
         let says_so = self.spec.caps.counts && self.spec.caps.lossless;
-        self.inside == 0 && (looked_at || !says_so)
+        let new = matches!(self.phase, Phase::Booting(Boot::Slept));
+        self.inside == 0 && (looked_at || !says_so || new)
     }
 
     /// The row as it stands. The epoch is the model's; the caller decides whether it grows.

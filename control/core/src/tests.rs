@@ -19,11 +19,13 @@ mod found;
 mod fuzz;
 mod liveness;
 mod races;
+mod residuals;
 mod scale;
 mod scenarios;
 mod sharing;
 mod sizes;
 mod table;
+mod tiers;
 mod waits;
 
 const GIB: u64 = 1 << 30;
@@ -464,15 +466,26 @@ fn started(models: &[ModelSpec]) -> Bench {
     bench
 }
 
+/// As [`started`], and no gate of a predecessor sends requests any more, not even where rows flow: engines may end.
+fn settled(models: &[ModelSpec]) -> Bench {
+    let mut bench = started(models);
+    bench.run(610_000);
+    bench
+}
+
 /// A bench without models, whose sleeping copies may take 64 GiB of host RAM.
 fn with_host_ram() -> Bench {
-    let mut bench = Bench::new(&[], EngineState::Asleep);
+    with_hosts(&[0])
+}
+
+/// As [`with_host_ram`], with a GPU at each of these NUMA nodes and 64 GiB at every node.
+fn with_hosts(host_of: &[usize]) -> Bench {
+    let mut bench = Bench::on(host_of.len(), &[], EngineState::Asleep);
+    let nodes = host_of.iter().max().map_or(0, |last| last + 1);
     let fleet = FleetSpec {
-        gpus: vec![Bytes(40 * GIB)],
-        hosts: vec![Bytes(64 * GIB)],
-        times: times(),
-        term: 8,
-        ..FleetSpec::default()
+        hosts: vec![Bytes(64 * GIB); nodes],
+        host_of: host_of.to_vec(),
+        ..bench.core.fleet.clone()
     };
     bench.core = Core::new(fleet, Millis(0));
     bench

@@ -5,25 +5,22 @@
 
 use crate::{
     Core,
-    decision::{Taken, Trigger},
+    decision::Trigger,
     effect::Effect,
     event::{EngineState, Observation},
     failures::COOL_DOWN,
     ids::{Bytes, Millis, ModelId},
-    model::OnLeaseEnd,
     phase::{Boot, Cause, Phase, Tier},
+    sleepers::{Leaves, Scarce},
     state::{ModelState, Resident},
 };
-
-/// What it costs that a copy leaves RAM which somebody waits for: more than any that is only expected.
-const WAITED_FOR: f64 = 1e9;
 
 /// Where a model that has nothing in flight any more can go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Berth {
     /// There.
     In(Tier),
-    /// Others are leaving host RAM for it.
+    /// Others are leaving host RAM for it, or a look at them will show whether they may.
     Wait,
     /// Nowhere, and why.
     Nowhere(String),
@@ -63,13 +60,11 @@ impl Core {
             Some(Tier::Disk | Tier::Stopped) | None => None,
         };
         let own = deeper.map(|tier| self.loss(now, state, tier));
-        let (leaving, loss) = self.who_leaves(now, id, &short);
-        match (deeper, leaving) {
+        let short = self.beyond_what_comes(id, short);
+        match (deeper, self.who_leaves(now, id, &short)) {
             // Enough leaves already, or what leaves is worth less than this one.
-            (tier, Some(leaving)) if tier.is_none() || own.is_some_and(|own| loss <= own) => {
-                for other in leaving {
-                    self.demote(now, &other, id, effects);
-                }
+            (_, leaving) if leaving.enough && own.is_none_or(|own| leaving.loss <= own) => {
+                self.they_leave(now, id, leaving, Trigger::HostRam, effects);
                 Berth::Wait
             }
             (Some(tier), _) => Berth::In(tier),
@@ -80,37 +75,31 @@ impl Core {
         }
     }
 
-    /// Until when a gate that is silent as a model goes to sleep may flow on to its engine (rule 14); the beginning of time when none is.
-    pub(crate) fn follows_until(&self, now: Millis, id: &ModelId) -> Millis {
+    /// A model that drains has nothing in flight that is known of. Notes until when silent gates may still send requests to its engine, and
+    /// returns whether its process may end: nothing is in it, and nothing follows.
+    pub(crate) fn may_end(&mut self, now: Millis, id: &ModelId) -> bool {
         let Some(state) = self.models.get(id) else {
-            return Millis(0);
+            return false;
         };
         let Phase::Draining { epoch, .. } = state.phase else {
-            return Millis(0);
+            return false;
         };
-        let flows = state.spec.on_lease_end == OnLeaseEnd::Flow;
-        let waiting = self.waiting(now, id, epoch, self.flow_silence());
-        if flows && !waiting.all_acknowledged {
-            now + self.flow_silence()
-        } else {
+        let sends_for = self.sends_for(state);
+        let waiting = self.waiting(now, id, epoch, sends_for);
+        let Some(state) = self.models.get_mut(id) else {
+            return false;
+        };
+        state.follows_until = if waiting.all_acknowledged {
             Millis(0)
-        }
-    }
-
-    /// Nothing is on its way to the engine, not even from a gate that flows, so that its process may end (rule 14).
-    pub(crate) fn nothing_follows(&self, now: Millis, id: &ModelId) -> bool {
-        let Some(state) = self.models.get(id) else {
-            return false;
+        } else {
+            now + sends_for
         };
-        let Phase::Draining { epoch, .. } = state.phase else {
-            return false;
-        };
-        let flows = state.spec.on_lease_end == OnLeaseEnd::Flow;
-        let waiting = self.waiting(now, id, epoch, self.flow_silence());
-        let seen = state.spec.caps.counts || !waiting.fenced_in_flight;
-        let since = self.term_since + self.flow_silence();
-        let over = seen && (!flows || now >= since && self.follows_until(now, id) <= now);
-        sabotage!(StopsTooEarly, true, over)
+        let seen = state.spec.caps.counts || waiting.all_zero && !waiting.fenced_in_flight;
+        let over = self
+            .models
+            .get(id)
+            .is_some_and(|state| now >= self.nothing_follows_from(state));
+        sabotage!(StopsTooEarly, true, seen && over)
     }
 
     /// Its engine ends instead of sleeping: its memory counts as held until it is gone, and its next wake is a start.
@@ -138,15 +127,14 @@ impl Core {
             return;
         };
         let lies = matches!(state.phase, Phase::Asleep) && state.resident != Resident::Stopped;
-        let may = state.spec.tier == Some(Tier::Stopped) && self.can_leave_ram(now, state, false);
-        if !lies || !may || self.is_stopped(id) {
+        if !lies || state.spec.tier != Some(Tier::Stopped) {
             return;
         }
-        let at = self.term_since.max(state.since) + self.flow_silence();
-        if now < at {
-            self.wake_at(Some(at));
-        } else {
+        if self.leaves(now, state) == Leaves::Now {
             self.stop_engine(now, id, effects);
+        } else {
+            let at = self.nothing_follows_from(state);
+            self.wake_at(Some(at).filter(|at| *at > now));
         }
     }
 
@@ -177,8 +165,8 @@ impl Core {
     }
 
     /// NUMA nodes on which a model's copy does not fit, with what is missing there.
-    fn host_short(&self, state: &ModelState) -> Vec<(usize, Bytes)> {
-        let mut short: Vec<(usize, Bytes)> = Vec::new();
+    fn host_short(&self, state: &ModelState) -> Vec<(Scarce, Bytes)> {
+        let mut short: Vec<(Scarce, Bytes)> = Vec::new();
         let hosts = sabotage!(HostRamForgotten, 0, self.fleet.hosts.len());
         for host in 0..hosts {
             let gpus = state.spec.gpus.iter();
@@ -187,152 +175,20 @@ impl Core {
             let takes: Bytes = shares.map(|_| more).sum();
             let missing = takes.less(self.host_free(host));
             if missing > Bytes(0) {
-                short.push((host, missing));
+                short.push((Scarce::Host(host), missing));
             }
         }
         short
     }
 
     /// NUMA node of a GPU.
-    fn host_of(&self, gpu: usize) -> usize {
+    pub(crate) fn host_of(&self, gpu: usize) -> usize {
         self.fleet.host_of.get(gpu).copied().unwrap_or(0)
     }
 
     fn host_free(&self, host: usize) -> Bytes {
         let capacity = self.fleet.hosts.get(host).copied().unwrap_or_default();
         capacity.less(self.places.host_reserved(host))
-    }
-
-    /// Sleeping copies whose end makes room on these nodes, least loss first, and what is lost with them; `None` when they are not
-    /// enough. Those that leave already count without loss.
-    fn who_leaves(
-        &self,
-        now: Millis,
-        id: &ModelId,
-        short: &[(usize, Bytes)],
-    ) -> (Option<Vec<ModelId>>, f64) {
-        let frees = |state: &ModelState, host: usize| -> Bytes {
-            let gpus = state.spec.gpus.iter();
-            let there = gpus.filter(|gpu| self.host_of(gpu.0) == host);
-            there.map(|_| state.host_reserved()).sum()
-        };
-        let helps = |state: &&ModelState| {
-            let there = short.iter().any(|(host, _)| frees(state, *host) > Bytes(0));
-            state.spec.id != *id && there
-        };
-        let (going, staying): (Vec<&ModelState>, Vec<&ModelState>) = self
-            .models
-            .values()
-            .filter(helps)
-            .partition(|state| state.ending.is_some());
-        let drains = |state: &ModelState| matches!(state.phase, Phase::Draining { .. });
-        let makes_room = self.models.get(id).is_some_and(drains);
-        let mut can_go: Vec<(f64, &ModelState)> = staying
-            .into_iter()
-            .filter(|state| self.can_leave_ram(now, state, makes_room))
-            .map(|state| (self.loss_of_leaving(now, state), state))
-            .collect();
-        can_go.sort_by(|(a, first), (b, second)| {
-            a.total_cmp(b)
-                .then_with(|| first.spec.id.cmp(&second.spec.id))
-        });
-        let mut missing: Vec<(usize, Bytes)> = short.to_vec();
-        let take = |state: &ModelState, missing: &mut Vec<(usize, Bytes)>| {
-            for (host, bytes) in missing.iter_mut() {
-                *bytes = bytes.less(frees(state, *host));
-            }
-            missing.retain(|(_, bytes)| *bytes > Bytes(0));
-        };
-        going.iter().for_each(|state| take(state, &mut missing));
-        let (mut leaving, mut loss) = (Vec::new(), 0.0);
-        for (price, state) in can_go {
-            if missing.is_empty() {
-                break;
-            }
-            take(state, &mut missing);
-            leaving.push(state.spec.id.clone());
-            loss += price;
-        }
-        (missing.is_empty().then_some(leaving), loss)
-    }
-
-    /// Seconds of waiting per second that are expected to be lost when a model's weights are in `tier` instead of RAM.
-    fn loss(&self, now: Millis, state: &ModelState, tier: Tier) -> f64 {
-        let learned = &state.learned;
-        let wake = match tier {
-            Tier::Ram => &learned.wake,
-            Tier::Disk => &learned.reload,
-            Tier::Stopped => &learned.start,
-        };
-        let longer = wake.median().since(learned.wake.median());
-        let seconds = u32::try_from(longer.0.min(1 << 31)).unwrap_or(u32::MAX);
-        f64::from(seconds) / 1_000.0 * state.demand.rate(now)
-    }
-
-    /// … when a sleeping copy leaves RAM. Who is waited for loses most: a wait is lost for certain. But it goes too when nobody else
-    /// can: copies of those who wait must not keep asleep whoever should make room for them.
-    fn loss_of_leaving(&self, now: Millis, state: &ModelState) -> f64 {
-        let waited_for = matches!(state.phase, Phase::Queued) || self.wanted(now, state);
-        let certain = if waited_for { WAITED_FOR } else { 0.0 };
-        certain + self.loss(now, state, Tier::Stopped)
-    }
-
-    /// How long a silent gate may go on sending requests for a row: by its lease, or because it flows (rules 4 and 14).
-    pub(crate) fn sends_for(&self, state: &ModelState) -> Millis {
-        match state.spec.on_lease_end {
-            OnLeaseEnd::Flow => self.flow_silence(),
-            OnLeaseEnd::Hold => self.fence(),
-        }
-    }
-
-    /// From when on no gate sends requests to an engine that sleeps already: a silent one may have, one of a predecessor too.
-    fn nothing_follows_from(&self, state: &ModelState) -> Millis {
-        let strangers = self.term_since + self.sends_for(state);
-        let adopted = state.adopted.then_some(strangers);
-        state.follows_until.max(adopted.unwrap_or_default())
-    }
-
-    fn can_leave_ram(&self, now: Millis, state: &ModelState, makes_room: bool) -> bool {
-        // One that was only started to be measured begins that again: for a model that makes room, not for another's first sleep.
-        let never_served = matches!(state.phase, Phase::Booting(Boot::Slept));
-        let rests = matches!(state.phase, Phase::Asleep | Phase::Queued);
-        (rests || never_served && makes_room)
-            && now >= self.nothing_follows_from(state)
-            && state.spec.caps.restartable
-            && state.spec.tier != Some(Tier::Ram)
-            && (never_served || state.is_surely_empty(self.fleet.times.observe))
-            && state.ending.is_none()
-    }
-
-    /// A sleeping copy leaves host RAM: its engine ends, and the next wake is a start.
-    fn demote(&mut self, now: Millis, id: &ModelId, waiter: &ModelId, effects: &mut Vec<Effect>) {
-        let Some(state) = self.models.get_mut(id) else {
-            return;
-        };
-        let start = state.learned.start.promised();
-        let cause = format!("its copy leaves host RAM for {waiter}");
-        let sentence = format!(
-            "stopped: {cause}, which is worth more there; its next wake is a start, about {start}"
-        );
-        self.kill(id, cause, effects);
-        self.choose_alone(now, id, Trigger::HostRam, Taken::Demote(Tier::Stopped));
-        self.record(now, id, sentence, effects);
-    }
-
-    /// More copies are in host RAM than it has (found so at the start, or measured larger than thought): least loss first.
-    pub(crate) fn relieve_hosts(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        for host in 0..self.fleet.hosts.len() {
-            let capacity = self.fleet.hosts.get(host).copied().unwrap_or_default();
-            let excess = self.places.host_reserved(host).less(capacity);
-            if excess == Bytes(0) {
-                continue;
-            }
-            let nobody = ModelId(String::new());
-            let (leaving, _) = self.who_leaves(now, &nobody, &[(host, excess)]);
-            for id in leaving.unwrap_or_default() {
-                self.demote(now, &id, &ModelId("the others".to_owned()), effects);
-            }
-        }
     }
 }
 

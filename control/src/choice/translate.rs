@@ -95,6 +95,7 @@ impl Trigger {
             decision::Trigger::Overcommit => Self::Overcommit,
             decision::Trigger::Withdrawn => Self::Withdrawn,
             decision::Trigger::HostRam => Self::HostRam,
+            decision::Trigger::Residual => Self::Residual,
         }
     }
 }

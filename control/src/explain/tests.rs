@@ -210,6 +210,11 @@ fn every_action_and_every_trigger_has_its_words() {
         Trigger::HostRam,
         "qwen leaves host RAM, its weights only on disk: sleeping copies take more host RAM than there is",
     );
+    check(
+        Taken::Demote { tier: stopped },
+        Trigger::Residual,
+        "qwen leaves its GPU, its engine stopped: what engines keep there while they sleep is needed",
+    );
 }
 
 #[test]

@@ -444,7 +444,8 @@ impl World {
             && !known.is_busy()
             && known.holds > known.real.asleep
             && !self.plan.measured;
-        foreign || by_hand || keeps || known.strange || self.is_unmeasured(life, engine)
+        let unseen = known.strange || known.unseen;
+        foreign || by_hand || keeps || unseen || self.is_unmeasured(life, engine)
     }
 
     /// The ledger, against its capacity and against what is really held.

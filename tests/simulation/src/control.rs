@@ -99,6 +99,10 @@ pub struct Control {
     pub filled: Vec<usize>,
     /// Rows of which an outcome was told that ended nothing any more.
     pub uncertain: BTreeSet<usize>,
+    /// Rows whose last action was a sleep, of which the end was told.
+    pub slept: BTreeSet<usize>,
+    /// Rows that sleep by an order that failed: nobody has said yet where their weights are.
+    pub doubtful: BTreeSet<usize>,
     /// The look at each row that was asked for last.
     pub looks: BTreeMap<usize, Attempt>,
     /// What was measured of each row, as far as this life was told.
@@ -179,6 +183,8 @@ impl World {
             roomy: BTreeSet::new(),
             seen_asleep: None,
             uncertain: BTreeSet::new(),
+            slept: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             looks: BTreeMap::new(),
             measured: self.persisted.measured.clone(),
             told: Vec::new(),

@@ -344,7 +344,7 @@ impl World {
     pub(crate) fn remove_engine(&mut self, life: usize, model: &ModelId, attempt: Attempt) {
         if let Some(engine) = self.rows.get(model).copied() {
             self.controls[life].fair.killed(model);
-            self.check_removed(life, engine);
+            self.check_removed(engine);
             if self.engines[engine].spec.caps.restartable {
                 self.end_process(engine, Some((life, attempt)));
             } else {

@@ -99,6 +99,8 @@ pub struct Engine {
     pub surprise: bool,
     /// Somebody else woke it, and control has not seen it yet.
     pub strange: bool,
+    /// It keeps more while it sleeps than control has seen.
+    pub unseen: bool,
     /// A control that goes by its rules told it to sleep, and nobody has published since that it admits.
     pub told_to_sleep: bool,
     /// It sleeps because somebody else, or an earlier life, said so: rule 8.
@@ -157,6 +159,7 @@ impl Engine {
             moved: false,
             surprise: true,
             strange: false,
+            unseen: false,
             told_to_sleep: false,
             stray: false,
             may_cut: false,
@@ -317,6 +320,9 @@ impl World {
         if reloads {
             self.grows(engine, 8);
         }
+        if sleeps && !refuses {
+            self.keeps_more(engine, 8);
+        }
         let moves = (sleeps || wakes) && !refuses;
         let fits = !moves || self.takes_memory(engine, command.order);
         let known = &mut self.engines[engine];
@@ -397,7 +403,7 @@ impl World {
             known.host = Bytes(0);
         }
         known.hold(now, known.real.awake);
-        (known.stray, known.may_cut) = (false, false);
+        (known.stray, known.may_cut, known.unseen) = (false, false, false);
         self.totals.wakes += 1;
         self.note(|world| format!("{} is awake", world.engines[engine].spec.id.0));
         self.next_work(engine);

@@ -21,7 +21,7 @@ impl World {
             return;
         }
         self.agenda.push(self.now + EVERY, Item::ReadGpus { life });
-        self.grows_in_service();
+        self.grows_at_rest();
         for gpu in 0..self.plan.gpus {
             let there = (0..self.engines.len())
                 .filter(|engine| self.engines[*engine].spec.gpus.contains(&GpuId(gpu)));

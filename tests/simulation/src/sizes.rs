@@ -144,7 +144,7 @@ impl Measured {
                 self.waking = self.waking.max(above(gpu));
             }
             Order::Sleep(_, tier) => {
-                self.asleep = Some(gpu);
+                self.is_asleep(declared, gpu);
                 self.sleeping = self.sleeping.max(above(self.awake.unwrap_or(declared)));
                 if tier == Tier::Ram {
                     self.host = self.host.max(memory.host.filter(|host| host.0 > 0));
@@ -158,6 +158,14 @@ impl Measured {
         if self.awake.replace(awake).is_none() {
             let peak = self.sleeping.map(|above| declared + above);
             self.sleeping = peak.map(|peak| peak.less(awake));
+        }
+    }
+
+    /// It keeps so much while it sleeps; what keeps nearly all that it has when it is awake was not freed.
+    fn is_asleep(&mut self, declared: Bytes, asleep: Bytes) {
+        let awake = self.awake.unwrap_or(declared).0;
+        if asleep.0 > 0 && asleep.0 <= awake - awake / 10 {
+            self.asleep = Some(asleep);
         }
     }
 
@@ -238,7 +246,12 @@ impl World {
         attempt: Attempt,
         outcome: &Outcome,
     ) {
-        let (Some(row), Outcome::Done { memory, .. }) = (self.rows.get(model), outcome) else {
+        let Some(row) = self.rows.get(model) else {
+            return;
+        };
+        self.controls[life].slept.remove(row);
+        let Outcome::Done { memory, .. } = outcome else {
+            self.controls[life].doubtful.insert(*row);
             return;
         };
         let declared = self.engines[*row].spec.awake;
@@ -251,6 +264,16 @@ impl World {
             control.uncertain.insert(*row);
             return;
         };
+        if matches!(order, Order::Sleep(_, _)) {
+            control.slept.insert(*row);
+        }
+        if !self.can_know(life, *row, order) {
+            // It takes more than was thought, and nobody has room for that.
+            for gpu in &self.engines[*row].spec.gpus {
+                self.controls[life].roomy.remove(gpu);
+            }
+        }
+        let control = &mut self.controls[life];
         let memory = self.engines[*row].of_each(*memory);
         let measured = control.measured.entry(*row).or_default();
         measured.learn(declared, order, memory);
@@ -268,19 +291,28 @@ impl World {
             return;
         };
         let now = self.controls[life].local(self.now);
-        let since = self.controls[life].phases.get(&row);
-        let steady = since
-            .is_some_and(|(phase, since)| *phase == "Serving" && now.since(*since).0 >= STEADY);
+        let phase = self.controls[life].phases.get(&row);
+        let steady = phase.filter(|(_, since)| now.since(*since).0 >= STEADY);
+        let steady = steady.map(|(phase, _)| *phase);
         let known = &self.engines[row];
         let (declared, memory) = (known.spec.awake, known.of_each(seen.memory));
-        let asked = self.controls[life].looks.get(&row) == Some(&attempt);
-        if let Some(awake) = memory.gpu.filter(|held| held.0 > 0)
-            && steady
-            && asked
-            && seen.state == EngineState::Awake
-        {
-            let measured = self.controls[life].measured.entry(row).or_default();
-            measured.is_awake(declared, awake);
+        // What is seen of an engine that is being ended does not count.
+        let ends = known.ended_by.is_some_and(|(by, _)| by == life);
+        let asked = self.controls[life].looks.get(&row) == Some(&attempt) && !ends;
+        if asked && seen.state == EngineState::Asleep {
+            self.controls[life].doubtful.remove(&row);
+            self.engines[row].unseen = false;
+        }
+        let Some(held) = memory.gpu.filter(|_| asked) else {
+            return;
+        };
+        let measured = self.controls[life].measured.entry(row).or_default();
+        match (steady, seen.state) {
+            (Some("Serving"), EngineState::Awake) if held.0 > 0 => {
+                measured.is_awake(declared, held);
+            }
+            (Some("Asleep" | "Queued"), EngineState::Asleep) => measured.is_asleep(declared, held),
+            (_, _) => {}
         }
     }
 
@@ -411,6 +443,18 @@ impl World {
                     format!("{what} of {} counts as measured, and never was", id.0)
                 });
             }
+            let control = &self.controls[life];
+            let rests = matches!(control.phases.get(&row), Some(("Asleep" | "Queued", _)));
+            let sleeps = rests && control.slept.contains(&row);
+            if let Some(asleep) = measured.asleep.filter(|_| sleeps) {
+                let says = (spec.asleep, sizes.asleep);
+                self.check(says == (asleep, Source::Measured), |_| {
+                    format!(
+                        "asleep of {} was measured as {asleep}, and the ledger says {says:?}",
+                        id.0
+                    )
+                });
+            }
             if let Some(awake) = measured.awake {
                 let says = (spec.awake, sizes.awake);
                 self.check(says == (awake, Source::Measured), |_| {
@@ -444,27 +488,59 @@ impl World {
         }
     }
 
-    /// An engine in service may take more as it goes on, where there is some.
-    pub(crate) fn grows_in_service(&mut self) {
+    /// An engine keeps more while it sleeps from here on, if nobody has to do without it for ever.
+    pub(crate) fn keeps_more(&mut self, engine: usize, one_in: u64) {
+        if !self.plan.lies || !self.faults || !self.random.chance(1, one_in) {
+            return;
+        }
+        let before = self.engines[engine].real.asleep;
+        let more = before + Bytes::gib(self.random.within(1, 3));
+        self.engines[engine].real.asleep = more;
+        let known = &self.engines[engine];
+        let mut others = (0..self.engines.len()).filter(|other| *other != engine);
+        let fits = known.may_be_stopped() || others.all(|other| self.really_fits(other, Bytes(0)));
+        if !fits || more.0 > known.real.awake.0 / 2 {
+            self.engines[engine].real.asleep = before;
+            return;
+        }
+        self.totals.grown += 1;
+        self.note(|world| format!("{} keeps {more}", world.engines[engine].spec.id.0));
+    }
+
+    /// Whether a GPU has memory that nobody takes, come what may.
+    fn has_spare(&self, gpu: GpuId) -> bool {
+        let there = self
+            .engines
+            .iter()
+            .filter(|other| other.spec.gpus.contains(&gpu));
+        let most = |other: &Engine| {
+            if other.is_busy() || other.process == Process::Starting {
+                other.real.most()
+            } else {
+                other.holds
+            }
+        };
+        there.map(most).sum::<Bytes>() + Bytes::gib(3) <= PHYSICAL
+    }
+
+    /// An engine that serves or sleeps may take more as it goes on, where there is some.
+    pub(crate) fn grows_at_rest(&mut self) {
         for engine in 0..self.engines.len() {
             let known = &self.engines[engine];
-            let gpus = known.spec.gpus.clone();
-            let calm = known.runs() && !known.is_busy() && known.holds == known.real.awake;
-            let spare = gpus.iter().all(|gpu| {
-                let there = self
-                    .engines
-                    .iter()
-                    .filter(|other| other.spec.gpus.contains(gpu));
-                let most = |other: &Engine| {
-                    if other.is_busy() || other.process == Process::Starting {
-                        other.real.most()
-                    } else {
-                        other.holds
-                    }
-                };
-                there.map(most).sum::<Bytes>() + Bytes::gib(3) <= PHYSICAL
-            });
-            if calm && spare {
+            let spare = known.spec.gpus.iter().all(|gpu| self.has_spare(*gpu));
+            let rests = known.process == Process::Up && !known.is_busy() && !known.broken;
+            if !spare || !rests {
+                continue;
+            }
+            // Not between what an engine did and the word of it.
+            let mut controls = self.controls.iter().filter(|control| control.alive);
+            let told = controls.all(|control| !control.under_way.contains_key(&engine));
+            if known.asleep && told && known.holds == known.real.asleep {
+                self.keeps_more(engine, 60);
+                let (now, asleep) = (self.now, self.engines[engine].real.asleep);
+                self.engines[engine].unseen |= asleep > self.engines[engine].holds;
+                self.engines[engine].hold(now, asleep);
+            } else if known.runs() && known.holds == known.real.awake {
                 self.grows(engine, 60);
                 let (now, awake) = (self.now, self.engines[engine].real.awake);
                 self.engines[engine].hold(now, awake);
@@ -475,9 +551,11 @@ impl World {
     /// Whether a model that takes so much more fits beside what the others can never give up, in real bytes: then it must be served.
     pub(crate) fn really_fits(&self, engine: usize, more: Bytes) -> bool {
         let known = &self.engines[engine];
-        let kept = |other: &Engine| match other.spec.pinned {
-            true => other.real.most(),
-            false => other.real.asleep,
+        // Nobody puts to sleep what is in no fleet any more.
+        let kept = |other: &Engine| match (other.spec.pinned, other.present) {
+            (true, _) => other.real.most(),
+            (false, true) => other.real.asleep,
+            (false, false) => other.real.asleep.max(other.holds),
         };
         !self.plan.lies
             || known.spec.gpus.iter().all(|gpu| {
@@ -490,6 +568,11 @@ impl World {
 }
 
 impl Engine {
+    /// Control may end it while it sleeps, for others.
+    fn may_be_stopped(&self) -> bool {
+        self.spec.caps.restartable && self.spec.tier != Some(Tier::Ram)
+    }
+
     /// What an oracle says of all its GPUs, for each of them.
     pub(crate) fn of_each(&self, memory: Memory) -> Memory {
         let gpus = self.spec.gpus.len() as u64;

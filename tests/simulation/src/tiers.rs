@@ -39,7 +39,8 @@ impl World {
         let known = &self.engines[engine];
         let id = known.spec.id.clone();
         let sleeps = known.process == Process::Up && known.asleep && !known.is_busy();
-        let wrong = matches!(order, Order::Wake(tier) if sleeps && tier != known.copy);
+        let said = !self.controls[life].doubtful.contains(&engine);
+        let wrong = matches!(order, Order::Wake(tier) if sleeps && said && tier != known.copy);
         self.check(!wrong, |world| {
             format!(
                 "{} is woken by {order:?} from {:?}",
@@ -111,15 +112,13 @@ impl World {
     }
 
     /// Rule 13: removing a model is a drain.
-    pub(crate) fn check_removed(&mut self, life: usize, engine: usize) {
+    pub(crate) fn check_removed(&mut self, engine: usize) {
         let known = &self.engines[engine];
         if !self.is_well(known) {
             return;
         }
         let inside = self.within(engine, 0);
-        // What a predecessor's gates do that never came to this control it cannot know.
-        let heard = |gate: &usize| self.controls[life].account.knows(&self.gates[*gate].id);
-        let admits = self.admitting(&known.spec.id).filter(heard);
+        let admits = self.admitting(&known.spec.id);
         self.check(inside.is_none(), |world| {
             format!(
                 "rule 13: {} is removed with request {inside:?}",

@@ -220,7 +220,7 @@ fn a_deposed_leader_closes_its_streams_and_does_nothing_more() {
 
 #[test]
 fn a_removed_model_drains_then_answers_404_then_is_dropped() {
-    let mut bench = Bench::ready(&["a"]);
+    let mut bench = settled(&[spec("a")]);
     bench.figures("g1", "a", 0, 1);
     bench.figures("g1", "a", 1, 0);
     assert_eq!(

@@ -88,7 +88,7 @@ fn a_removed_model_whose_frozen_requests_cannot_be_woken_is_left_alone() {
     large.awake = Bytes(30 * GIB);
     let mut pinned = spec("b");
     pinned.pinned = true;
-    let mut bench = started(&[large, pinned]);
+    let mut bench = settled(&[large, pinned]);
     assert_eq!(bench.phase("a"), "Asleep");
     bench.engines.get_mut(&id("a")).expect("known").count = 2;
     bench.run(2_000);
@@ -175,7 +175,7 @@ fn who_was_told_to_come_back_does_not_keep_a_model_from_making_room() {
 
 #[test]
 fn the_end_of_a_former_life_ends_nothing_of_the_next() {
-    let mut bench = started(&[attached("a")]);
+    let mut bench = settled(&[attached("a")]);
     bench.event(Event::ModelRemoved(id("a")));
     assert_eq!(bench.phase("a"), "Removed");
     let removed = bench.removed_by();
@@ -277,7 +277,7 @@ fn a_sleep_of_unknown_end_is_repeated_when_the_first_call_can_no_longer_be_accep
 
 #[test]
 fn a_removed_model_that_is_back_before_its_process_has_ended_holds_its_memory_and_does_not_serve() {
-    let mut bench = started(&[spec("a")]);
+    let mut bench = settled(&[spec("a")]);
     bench.figures("g1", "a", 0, 1);
     bench.figures("g1", "a", 0, 0);
     bench.event(Event::ModelRemoved(id("a")));

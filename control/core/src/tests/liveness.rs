@@ -132,7 +132,7 @@ fn a_removed_model_whose_requests_do_not_end_makes_nobody_else_wait() {
 
 #[test]
 fn an_attached_engine_that_does_not_answer_can_be_removed() {
-    let mut bench = started(&[attached("a")]);
+    let mut bench = settled(&[attached("a")]);
     bench.figures("g1", "a", 0, 1);
     bench.figures("g1", "a", 0, 0);
     bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Silent;

@@ -218,7 +218,9 @@ fn a_removal_that_is_taken_back_leaves_the_model_asleep() {
 
 #[test]
 fn a_removed_engine_holds_its_memory_until_it_is_gone() {
-    let mut bench = serving();
+    let mut bench = settled(&[spec("a")]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
     bench.event(Event::ModelRemoved(id("a")));
     assert_eq!(bench.phase("a"), "Removed");
     assert_eq!(bench.core.ledger()[0].0, Bytes(17 * GIB));

@@ -20,6 +20,7 @@ fn in_phase(phase: &str) -> Bench {
             }
             bench
         }
+        "Removed" => settled(&[spec("a"), spec("b")]),
         _ => Bench::ready(&["a", "b"]),
     };
     bench.obedient = false;

@@ -1,0 +1,215 @@
+//! What sleeping engines keep on a GPU, and strangers take: learned, reserved, and given back where it is too much.
+
+use super::{
+    tiers::{engine, popular, sleeps},
+    *,
+};
+use crate::model::Source;
+
+fn read(bench: &mut Bench, gib: u64) -> Option<String> {
+    let (gpu, used) = (GpuId(0), Bytes(gib * GIB));
+    (0..3).for_each(|_| {
+        bench.event(Event::GpuRead { gpu, used });
+    });
+    bench.core.gpus().remove(0).stopped
+}
+
+/// `a` served for one request and sleeps again: what it keeps was measured.
+fn slept_once(bench: &mut Bench) {
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    sleeps(bench, "a", 1);
+    assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
+}
+
+fn kept_asleep(bench: &Bench, name: &str) -> (Bytes, Source) {
+    let spec = bench.core.spec(&id(name)).expect("known");
+    (spec.asleep, spec.sizes.asleep)
+}
+
+#[test]
+fn a_residual_that_grew_with_a_sleep_is_learned_and_reserved() {
+    let mut bench = settled(&[spec("a")]);
+    slept_once(&mut bench);
+    assert_eq!(kept_asleep(&bench, "a"), (Bytes(GIB), Source::Measured));
+    bench.log.clear();
+    engine(&mut bench, "a").sleep = Some(Outcome::Done {
+        took: 90,
+        memory: Memory::on_gpus(Bytes(7 * GIB)),
+    });
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    let acts = sleeps(&mut bench, "a", 1_500);
+    // It is asked once more, in case it only was slow, and then believed.
+    assert_eq!(acts, ["sleep a Keep", "sleep a Keep"]);
+    assert_eq!(kept_asleep(&bench, "a"), (Bytes(7 * GIB), Source::Measured));
+    assert_eq!(bench.core.ledger()[0].0, Bytes(7 * GIB));
+    let kept = |effect: &Effect| matches!(effect, Effect::Footprint { .. });
+    assert!(bench.log.iter().any(kept), "for the next life");
+}
+
+#[test]
+fn a_residual_that_grows_while_its_engine_sleeps_stops_the_gpu_until_it_is_seen() {
+    let mut bench = settled(&[spec("a"), spec("b")]);
+    slept_once(&mut bench);
+    bench.run(3_000);
+    bench.log.clear();
+    engine(&mut bench, "a").memory = Bytes(7 * GIB);
+    assert!(read(&mut bench, 8).is_some(), "nobody knows why");
+    bench.run(1_100);
+    assert_eq!(read(&mut bench, 8), None, "{}", bench.sentences());
+    assert_eq!(kept_asleep(&bench, "a"), (Bytes(7 * GIB), Source::Measured));
+    assert_eq!(bench.core.ledger()[0].0, Bytes(8 * GIB));
+    assert!(
+        bench
+            .sentences()
+            .contains("a: holds 7.0 GiB while it sleeps, not 1.0 GiB")
+    );
+    let kept = |effect: &Effect| matches!(effect, Effect::Footprint { .. });
+    assert!(bench.log.iter().any(kept), "for the next life");
+    assert_eq!(acts(&bench.log), Vec::<String>::new());
+}
+
+#[test]
+fn a_sleeping_engine_that_is_waking_by_a_strangers_hand_says_nothing_of_its_residual() {
+    let mut bench = settled(&[spec("a")]);
+    slept_once(&mut bench);
+    bench.run(3_000);
+    engine(&mut bench, "a").memory = Bytes(17 * GIB);
+    bench.run(2_000);
+    assert_eq!(kept_asleep(&bench, "a"), (Bytes(GIB), Source::Measured));
+    assert_eq!(
+        bench.core.ledger()[0].0,
+        Bytes(17 * GIB),
+        "but it holds that"
+    );
+}
+
+/// `b` serves requests on a GPU of 40 GiB; `a` and `c` sleep beside it. What they keep grows to so much each.
+fn grown(b: u64, each: u64) -> Bench {
+    let busy = ModelSpec {
+        awake: Bytes(b * GIB),
+        ..spec("b")
+    };
+    let quiet = |name: &str| ModelSpec {
+        idle_timeout: None,
+        ..spec(name)
+    };
+    let mut bench = settled(&[quiet("a"), busy, quiet("c")]);
+    bench.figures("g1", "b", 0, 1);
+    bench.figures("g1", "b", 1, 0);
+    engine(&mut bench, "b").count = 1;
+    popular(&mut bench, "a", 100);
+    bench.run(12_000);
+    for name in ["a", "c"] {
+        engine(&mut bench, name).memory = Bytes(each * GIB);
+    }
+    bench
+}
+
+#[test]
+fn what_sleeping_engines_keep_beyond_a_gpus_capacity_is_given_back_by_the_one_that_is_worth_least()
+{
+    let mut bench = grown(30, 7);
+    let acts = acts(&bench.run(3_000));
+    assert_eq!(acts, ["kill c"], "{}", bench.sentences());
+    assert_eq!(bench.core.ledger()[0].0, Bytes(37 * GIB));
+    assert_eq!(bench.phase("b"), "Serving");
+    assert!(
+        bench
+            .sentences()
+            .contains("c: stopped: what it keeps on its GPU is needed for the others")
+    );
+}
+
+#[test]
+fn an_idle_model_goes_to_sleep_rather_than_that_an_engine_ends() {
+    let mut bench = grown(30, 7);
+    popular(&mut bench, "c", 100);
+    engine(&mut bench, "b").count = 0;
+    bench.figures("g1", "b", 0, 0);
+    let acts = acts(&bench.run(3_000));
+    assert_eq!(acts, ["sleep b Keep"], "{}", bench.sentences());
+}
+
+#[test]
+fn who_fits_only_without_what_sleeping_engines_keep_is_served() {
+    let mut bench = grown(17, 5);
+    let large = ModelSpec {
+        awake: Bytes(34 * GIB),
+        idle_timeout: None,
+        ..spec("d")
+    };
+    bench.run(3_000);
+    engine(&mut bench, "b").count = 0;
+    bench.figures("g1", "b", 0, 0);
+    bench.add(&large, EngineState::Asleep);
+    bench.run(2_000);
+    // 34 of 40 GiB: `b` goes to sleep, and one of the engines that keep 5 ends.
+    let effects = [bench.figures("g1", "d", 0, 1), bench.run(20_000)].concat();
+    let acts = acts(&effects);
+    assert_eq!(
+        acts,
+        ["kill c", "sleep b Keep", "wake d", "d admit"],
+        "{}",
+        bench.sentences()
+    );
+}
+
+#[test]
+fn who_fits_only_without_engines_that_nobody_may_stop_is_told_so() {
+    let mut attached = spec("a");
+    (attached.asleep, attached.caps.restartable) = (Bytes(5 * GIB), false);
+    let large = ModelSpec {
+        awake: Bytes(36 * GIB),
+        ..spec("b")
+    };
+    let mut bench = settled(&[attached, large]);
+    let effects = bench.figures("g1", "b", 0, 1);
+    assert_eq!(names(&effects), ["b refuse NeverFits"]);
+}
+
+#[test]
+fn what_a_victim_keeps_itself_is_given_back_where_nothing_else_makes_room() {
+    let large = ModelSpec {
+        awake: Bytes(39 * GIB),
+        idle_timeout: None,
+        ..spec("b")
+    };
+    let keeps = ModelSpec {
+        asleep: Bytes(2 * GIB),
+        ..spec("a")
+    };
+    let mut bench = settled(&[keeps, large]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.run(12_000);
+    let effects = [bench.figures("g1", "b", 0, 1), bench.run(5_000)].concat();
+    assert_eq!(
+        acts(&effects),
+        ["sleep a Keep", "kill a", "wake b", "b admit"],
+        "{}",
+        bench.sentences()
+    );
+}
+
+#[test]
+fn what_is_accepted_is_what_was_read_last_and_models_do_without_it() {
+    let mut bench = Bench::ready(&["a", "b"]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.run(12_000);
+    assert!(read(&mut bench, 18 + 5).is_some());
+    let (gpu, used) = (GpuId(0), Bytes((18 + 8) * GIB));
+    bench.event(Event::GpuRead { gpu, used });
+    bench.event(Event::GpuAccepted(gpu));
+    assert_eq!(bench.core.gpus()[0].foreign, Bytes(8 * GIB));
+    assert_eq!(bench.core.ledger()[0].1, Bytes(32 * GIB));
+    assert_eq!(read(&mut bench, 18 + 8), None);
+    // Both would fit beside each other without it.
+    let acts = acts(&bench.figures("g1", "b", 0, 1));
+    assert_eq!(acts, ["sleep a Keep", "wake b", "b admit"]);
+    bench.run(3_000);
+    assert_eq!(read(&mut bench, 18 + 8), None, "it is not ours");
+    assert!(read(&mut bench, 18).is_some(), "it has gone");
+}
