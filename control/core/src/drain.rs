@@ -138,7 +138,7 @@ impl Core {
 
     /// How long a silent gate blocks (rule 14): a `flow` row is forwarded without a lease, which only an engine that keeps what it
     /// receives while asleep can take; one whose server goes away, or that loses requests, waits until flowing has ended.
-    fn silence(&self, id: &ModelId, cause: &Cause) -> Millis {
+    pub(crate) fn silence(&self, id: &ModelId, cause: &Cause) -> Millis {
         if *cause == Cause::Remove || self.loses_what_flows(id) {
             self.flow_silence()
         } else {
@@ -154,7 +154,7 @@ impl Core {
     }
 
     /// Until when a gate of which this control never heard may flow on to an engine that would lose it. The beginning of time otherwise.
-    fn flows_until(&self, id: &ModelId) -> Millis {
+    pub(crate) fn flows_until(&self, id: &ModelId) -> Millis {
         if self.loses_what_flows(id) {
             self.term_since + self.flow_silence()
         } else {

@@ -44,7 +44,7 @@ impl Core {
                 learned.start.promised() + round_trip
             }
             Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Waking(_)) => {
-                self.sleeps_from().since(now) + round_trip
+                self.sleeps_from().since(now) + learned.sleep.promised() + self.in_line(now, state)
             }
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes() + WAY,
             Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
@@ -52,7 +52,14 @@ impl Core {
             Phase::Asleep | Phase::Queued | Phase::Sleeping { .. } | Phase::Draining { .. } => {
                 self.in_line(now, state)
             }
-            Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
+            Phase::Failed { retry_at: None, .. } => NO_IDEA,
+            Phase::Failed {
+                retry_at: Some(at), ..
+            } if state.boot_ready => at.since(now),
+            // Its first start begins anew.
+            Phase::Failed {
+                retry_at: Some(at), ..
+            } => at.since(now) + self.in_line(now, state) + round_trip,
             Phase::Serving | Phase::Removed { .. } => Millis(0),
         }
     }
@@ -131,20 +138,41 @@ impl Core {
 
     /// How long a running drain still takes. Others that move there go first.
     fn drain_left(&self, now: Millis, state: &ModelState) -> Millis {
-        let Phase::Draining { deadline, .. } = state.phase else {
+        let Phase::Draining {
+            deadline,
+            epoch,
+            cause,
+            ..
+        } = &state.phase
+        else {
             return Millis(0);
         };
+        let (id, deadline) = (&state.spec.id, *deadline);
+        if self.is_stopped(id) {
+            return NO_IDEA;
+        }
+        // Nobody sleeps before gates that were not heard, or not any more, have come to a stop by themselves.
+        let silence = self.silence(id, cause);
+        let silent = self.gates.blocked_until(state.slot, *epoch, silence);
+        let unheard = self.sleeps_from().max(self.flows_until(id));
+        let silent = silent.max(unheard).since(now);
         let busy = self.gates.in_flight(state.slot) > 0;
         let (takes, gone) = (self.drain_takes(state, busy).most, now.since(state.since));
-        // A request that has lasted longer than most lasts until the end of the drain.
-        let own = if busy && gone > takes && deadline > now {
-            deadline.since(now)
-        } else {
-            left(takes, gone)
+        // A request that has lasted longer than most lasts until the end of the drain; one that nobody can count may.
+        let caps = state.spec.caps;
+        let lasts = busy && gone > takes || !caps.counts && !caps.lossless;
+        let own = match deadline.since(now) {
+            Millis(0) => left(takes, gone),
+            until_end if lasts => until_end.max(takes.since(gone)),
+            _ => left(takes, gone),
         };
-        let moving = self.neighbours(&state.spec.id);
-        let moving = moving.map(|other| other.remaining(now)).max();
-        own.max(moving.unwrap_or_default())
+        let others = self.neighbours(id);
+        let moves = |other: &ModelState| match other.phase {
+            Phase::Draining { .. } => other.learned.sleep.promised(),
+            _ => other.remaining(now),
+        };
+        let moving: Millis = others.map(moves).fold(Millis(0), |sum, takes| sum + takes);
+        own.max(silent).max(moving)
     }
 
     /// What is left until a model that leaves has left.

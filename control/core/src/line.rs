@@ -140,6 +140,7 @@ impl<'a> Line<'a> {
             last_used: at,
             not_before: at + state.spec.min_runtime,
             spared_until: Millis(0),
+            expected_until: Millis(0),
             ..self.core.candidate(self.now, state)
         };
         self.residents().push(resident);

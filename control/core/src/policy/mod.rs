@@ -79,6 +79,8 @@ pub struct Resident {
     pub not_before: Millis,
     /// It may not be chosen before: a drain of it was cancelled, or frozen requests must finish.
     pub spared_until: Millis,
+    /// It may not be chosen before: clients that were refused were told to come back by then.
+    pub expected_until: Millis,
     /// How long its sleep takes, as learned.
     pub sleep: Millis,
     /// How long its next wake would take, as learned.
@@ -92,7 +94,8 @@ pub struct Resident {
 impl Resident {
     /// From when on it may be chosen, were it idle.
     pub fn free_from(&self) -> Millis {
-        self.not_before.max(self.spared_until)
+        let spared = self.spared_until.max(self.expected_until);
+        self.not_before.max(spared)
     }
 }
 

@@ -84,6 +84,7 @@ fn resident(model: ModelId, last_used: Millis, demand: f64) -> Resident {
         last_used,
         not_before: Millis(0),
         spared_until: Millis(0),
+        expected_until: Millis(0),
         sleep: MOVE,
         wake: MOVE,
         demand,
