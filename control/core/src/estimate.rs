@@ -10,8 +10,10 @@ use crate::{
     state::{ModelState, Resident},
 };
 
-/// An estimate is made anew after this.
+/// An estimate is made anew after this …
 const ESTIMATED_FOR: Millis = Millis(1_000);
+/// … and after this for each model on its GPU: so many others move it, and so many rows would follow.
+const ESTIMATED_FOR_EACH: Millis = Millis(10);
 /// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
 /// A message's way to a gate and the answer's way back.
@@ -79,7 +81,7 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if now < state.estimated_at + ESTIMATED_FOR {
+        if now < state.estimated_at + self.estimated_for(state) {
             return;
         }
         let (wait, drain) = (self.estimate(now, id), self.drain_left(now, state));
@@ -93,6 +95,13 @@ impl Core {
                 state.drain_takes = drain;
             }
         }
+    }
+
+    fn estimated_for(&self, state: &ModelState) -> Millis {
+        let gpus = state.spec.gpus.iter();
+        let there = gpus.filter_map(|gpu| self.places.gpu(*gpu).map(|place| place.models.len()));
+        let there = u64::try_from(there.max().unwrap_or(0)).unwrap_or(u64::MAX);
+        ESTIMATED_FOR.max(Millis(ESTIMATED_FOR_EACH.0.saturating_mul(there)))
     }
 
     /// Everybody who waits before it, then room for itself, then its wake.

@@ -19,6 +19,7 @@ mod found;
 mod fuzz;
 mod liveness;
 mod races;
+mod rows;
 mod scale;
 mod scenarios;
 mod sharing;
