@@ -387,7 +387,7 @@ impl ModelState {
     }
 
     /// Whoever was told to come back finds it there, but nobody has to wait for them for longer than for requests that run in it.
-    fn expected_until(&self, served: Millis) -> Millis {
+    pub(crate) fn expected_until(&self, served: Millis) -> Millis {
         let most = served + self.spec.min_runtime + self.spec.max_wait;
         self.back_by.min(most)
     }

@@ -71,6 +71,7 @@ impl Core {
             Phase::Waking { .. } => Some(Candidate {
                 last_used: served,
                 not_before: served + state.spec.min_runtime,
+                expected_until: state.expected_until(served),
                 ..self.candidate(now, state)
             }),
             // It was only started to be ready, and goes by itself.
@@ -140,7 +141,7 @@ impl<'a> Line<'a> {
             last_used: at,
             not_before: at + state.spec.min_runtime,
             spared_until: Millis(0),
-            expected_until: Millis(0),
+            expected_until: state.expected_until(at),
             ..self.core.candidate(self.now, state)
         };
         self.residents().push(resident);
