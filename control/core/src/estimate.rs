@@ -36,17 +36,15 @@ impl Core {
             return Millis(0);
         };
         let learned = &state.learned;
-        let round_trip = learned.sleep.promised() + learned.wake.promised();
         match &state.phase {
             Phase::Booting(Boot::Waiting | Boot::Slept) if self.is_stopped(id) => NO_IDEA,
-            // It starts, or wakes once to be measured, and sleeps before it is ready.
-            Phase::Booting(Boot::Waiting) => self.in_line(now, state) + round_trip,
+            Phase::Booting(Boot::Waiting) => self.in_line(now, state) + self.ready_in(now, state),
             Phase::Booting(Boot::Slept) => self.in_line(now, state) + learned.sleep.promised(),
             Phase::Booting(Boot::Observing { .. } | Boot::Starting(_)) => {
-                learned.start.promised() + round_trip
+                learned.start.promised() + self.ready_in(now, state)
             }
             Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Waking(_)) => {
-                self.sleeps_from().since(now) + learned.sleep.promised() + self.in_line(now, state)
+                self.sleeps_from().since(now) + self.ready_in(now, state)
             }
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes() + WAY,
             Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
@@ -61,7 +59,7 @@ impl Core {
             // Its first start begins anew.
             Phase::Failed {
                 retry_at: Some(at), ..
-            } => at.since(now) + self.in_line(now, state) + round_trip,
+            } => at.since(now) + self.in_line(now, state) + self.ready_in(now, state),
             Phase::Serving | Phase::Removed { .. } => Millis(0),
         }
     }
@@ -106,8 +104,24 @@ impl Core {
 
     /// Everybody who waits before it, then room for itself, then its wake.
     fn in_line(&self, now: Millis, state: &ModelState) -> Millis {
+        self.in_line_since(now, state, state.waits_since(now))
+    }
+
+    /// A model that has started sleeps before it is ready; and where it has to be measured, it wakes once more, behind all who wait now.
+    fn ready_in(&self, now: Millis, state: &ModelState) -> Millis {
+        let learned = &state.learned;
+        let once_more = if state.spec.conditioned {
+            learned.wake.promised()
+        } else {
+            self.in_line_since(now, state, now) + learned.sleep.promised()
+        };
+        learned.sleep.promised() + once_more
+    }
+
+    /// … where it has waited since then.
+    fn in_line_since(&self, now: Millis, state: &ModelState, since: Millis) -> Millis {
         let place = |state: &ModelState| (!state.is_urgent(now), state.waits_since(now));
-        let own = (place(state), &state.spec.id);
+        let own = ((!state.is_urgent(now), since), &state.spec.id);
         let before = |other: &&ModelState| {
             let queued = matches!(
                 other.phase,
