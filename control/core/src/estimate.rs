@@ -190,9 +190,12 @@ impl Core {
             _ => left(takes, gone),
         };
         let others = self.neighbours(id);
-        let moves = |other: &ModelState| match other.phase {
-            Phase::Draining { .. } => other.learned.sleep.promised(),
-            _ => other.remaining(now),
+        let moves = |other: &ModelState| {
+            if matches!(other.phase, Phase::Draining { .. }) {
+                other.learned.sleep.promised()
+            } else {
+                other.remaining(now)
+            }
         };
         let moving: Millis = others.map(moves).fold(Millis(0), |sum, takes| sum + takes);
         own.max(silent).max(moving)

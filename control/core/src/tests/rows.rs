@@ -22,10 +22,10 @@ fn many_models_on_a_gpu_are_not_told_their_wait_every_second() {
         }
         bench.run(1_000);
     }
-    let of_others = |effect: &&Effect| match effect {
-        Effect::Publish(row) => others.iter().any(|name| id(name) == row.model),
-        _ => false,
-    };
+    let concerns_others =
+        |row: &crate::effect::PublishedRow| others.iter().any(|name| id(name) == row.model);
+    let of_others =
+        |effect: &&Effect| matches!(effect, Effect::Publish(row) if concerns_others(row));
     let rows = bench.log.iter().filter(of_others).count();
     // Each of them every three seconds at most, since there are 300.
     assert!(rows > 500 && rows <= 200 * 11, "{rows} rows in 30 s");
