@@ -126,6 +126,8 @@ pub enum Verdict {
     MinRuntime { until_unix_ms: Option<u64> },
     /// A drain of it was cancelled, or its frozen requests must finish first.
     Spared { until_unix_ms: Option<u64> },
+    /// Clients that were refused were told to come back to it.
+    Expected { until_unix_ms: Option<u64> },
     /// Requests run in it, and the waiter has not waited long enough.
     Busy { until_unix_ms: Option<u64> },
     /// It is on its way out already.

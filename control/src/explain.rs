@@ -280,6 +280,10 @@ fn weighed(weighed: &Weighed, choice: &Choice) -> String {
             "stayed: its last drain was taken back, or requests frozen in it finish first, {}",
             not_before(until_unix_ms)
         ),
+        Verdict::Expected { until_unix_ms } => format!(
+            "stayed: clients were told to come back to it, {}",
+            not_before(until_unix_ms)
+        ),
         Verdict::Busy { until_unix_ms } => format!(
             "stayed: requests run in it and {} has not waited long enough, {}",
             choice.target,

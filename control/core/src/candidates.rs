@@ -37,10 +37,19 @@ impl Core {
                 served + state.spec.min_runtime
             ),
             spared_until: sabotage!(MinRuntimeIgnored, Millis(0), state.spare_until),
+            expected_until: state.expected_until(served),
             sleep: state.learned.sleep.median(),
             wake: state.learned.wake.median(),
             demand: state.demand,
             next_use: self.forecast.next_use(id),
         }
+    }
+}
+
+impl ModelState {
+    /// Whoever was told to come back finds it there, but nobody has to wait for them for longer than for requests that run in it.
+    pub(crate) fn expected_until(&self, served: Millis) -> Millis {
+        let most = served + self.spec.min_runtime + self.spec.max_wait;
+        self.back_by.min(most)
     }
 }

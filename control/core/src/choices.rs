@@ -288,6 +288,8 @@ impl Core {
             Verdict::Spared(candidate.spared_until)
         } else if candidate.not_before > now && !need.urgent {
             Verdict::MinRuntime(candidate.not_before)
+        } else if candidate.expected_until > now && !need.urgent {
+            Verdict::Expected(candidate.expected_until)
         } else if candidate.busy && need.busy_from > now && !need.urgent {
             Verdict::Busy(need.busy_from)
         } else {

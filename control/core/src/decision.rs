@@ -83,6 +83,8 @@ pub enum Verdict {
     MinRuntime(Millis),
     /// A drain of it was cancelled, or its frozen requests must finish first; it may go from then on.
     Spared(Millis),
+    /// Clients that were told to come back may do so any moment; it may go from then on.
+    Expected(Millis),
     /// Requests run in it, and the waiter has not waited for `max_wait`; it may go from then on.
     Busy(Millis),
     /// It is on its way out already.

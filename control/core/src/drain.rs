@@ -127,7 +127,7 @@ impl Core {
 
     /// How long a silent gate blocks (rule 14): a `flow` row is forwarded without a lease, which only an engine that keeps what it
     /// receives while asleep can take; one whose server goes away, or that loses requests, waits until flowing has ended.
-    fn silence(&self, state: &ModelState, cause: &Cause) -> Millis {
+    pub(crate) fn silence(&self, state: &ModelState, cause: &Cause) -> Millis {
         if takes_what_follows(state, cause) {
             self.fence()
         } else {

@@ -10,8 +10,10 @@ use crate::{
     state::{ModelState, Resident},
 };
 
-/// An estimate is made anew after this.
+/// An estimate is made anew after this …
 const ESTIMATED_FOR: Millis = Millis(1_000);
+/// … and after this for each model on its GPU: so many others move it, and so many rows would follow.
+const ESTIMATED_FOR_EACH: Millis = Millis(10);
 /// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
 /// A message's way to a gate and the answer's way back.
@@ -34,17 +36,15 @@ impl Core {
             return Millis(0);
         };
         let learned = &state.learned;
-        let round_trip = learned.sleep.promised() + learned.wake.promised();
         match &state.phase {
             Phase::Booting(Boot::Waiting | Boot::Slept) if self.is_stopped(id) => NO_IDEA,
-            // It starts, or wakes once to be measured, and sleeps before it is ready.
-            Phase::Booting(Boot::Waiting) => self.in_line(now, state) + round_trip,
+            Phase::Booting(Boot::Waiting) => self.in_line(now, state) + self.ready_in(now, state),
             Phase::Booting(Boot::Slept) => self.in_line(now, state) + learned.sleep.promised(),
             Phase::Booting(Boot::Observing { .. } | Boot::Starting(_)) => {
-                learned.start.promised() + round_trip
+                learned.start.promised() + self.ready_in(now, state)
             }
             Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Waking(_)) => {
-                self.sleeps_from().since(now) + round_trip
+                self.sleeps_from().since(now) + self.ready_in(now, state)
             }
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes() + WAY,
             Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
@@ -52,7 +52,14 @@ impl Core {
             Phase::Asleep | Phase::Queued | Phase::Sleeping { .. } | Phase::Draining { .. } => {
                 self.in_line(now, state)
             }
-            Phase::Failed { retry_at, .. } => retry_at.map_or(NO_IDEA, |at| at.since(now)),
+            Phase::Failed { retry_at: None, .. } => NO_IDEA,
+            Phase::Failed {
+                retry_at: Some(at), ..
+            } if state.boot_ready => at.since(now),
+            // Its first start begins anew.
+            Phase::Failed {
+                retry_at: Some(at), ..
+            } => at.since(now) + self.in_line(now, state) + self.ready_in(now, state),
             Phase::Serving | Phase::Removed { .. } => Millis(0),
         }
     }
@@ -72,7 +79,7 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if now < state.estimated_at + ESTIMATED_FOR {
+        if now < state.estimated_at + self.estimated_for(state) {
             return;
         }
         let (wait, drain) = (self.estimate(now, id), self.drain_left(now, state));
@@ -88,10 +95,33 @@ impl Core {
         }
     }
 
+    fn estimated_for(&self, state: &ModelState) -> Millis {
+        let gpus = state.spec.gpus.iter();
+        let there = gpus.filter_map(|gpu| self.places.gpu(*gpu).map(|place| place.models.len()));
+        let there = u64::try_from(there.max().unwrap_or(0)).unwrap_or(u64::MAX);
+        ESTIMATED_FOR.max(Millis(ESTIMATED_FOR_EACH.0.saturating_mul(there)))
+    }
+
     /// Everybody who waits before it, then room for itself, then its wake.
     fn in_line(&self, now: Millis, state: &ModelState) -> Millis {
+        self.in_line_since(now, state, state.waits_since(now))
+    }
+
+    /// A model that has started sleeps before it is ready; and where it has to be measured, it wakes once more, behind all who wait now.
+    fn ready_in(&self, now: Millis, state: &ModelState) -> Millis {
+        let learned = &state.learned;
+        let once_more = if state.spec.conditioned {
+            learned.wake.promised()
+        } else {
+            self.in_line_since(now, state, now) + learned.sleep.promised()
+        };
+        learned.sleep.promised() + once_more
+    }
+
+    /// … where it has waited since then.
+    fn in_line_since(&self, now: Millis, state: &ModelState, since: Millis) -> Millis {
         let place = |state: &ModelState| (!state.is_urgent(now), state.waits_since(now));
-        let own = (place(state), &state.spec.id);
+        let own = ((!state.is_urgent(now), since), &state.spec.id);
         let before = |other: &&ModelState| {
             let queued = matches!(
                 other.phase,
@@ -131,20 +161,44 @@ impl Core {
 
     /// How long a running drain still takes. Others that move there go first.
     fn drain_left(&self, now: Millis, state: &ModelState) -> Millis {
-        let Phase::Draining { deadline, .. } = state.phase else {
+        let Phase::Draining {
+            deadline,
+            epoch,
+            cause,
+            ..
+        } = &state.phase
+        else {
             return Millis(0);
         };
+        let (id, deadline) = (&state.spec.id, *deadline);
+        if self.is_stopped(id) {
+            return NO_IDEA;
+        }
+        // Nobody sleeps before gates that were not heard, or not any more, have come to a stop by themselves.
+        let silence = self.silence(state, cause);
+        let silent = self.gates.blocked_until(state.slot, *epoch, silence);
+        let unheard = self.drains_from(state, cause);
+        let silent = silent.max(unheard).since(now);
         let busy = self.gates.in_flight(state.slot) > 0;
         let (takes, gone) = (self.drain_takes(state, busy).most, now.since(state.since));
-        // A request that has lasted longer than most lasts until the end of the drain.
-        let own = if busy && gone > takes && deadline > now {
-            deadline.since(now)
-        } else {
-            left(takes, gone)
+        // A request that has lasted longer than most lasts until the end of the drain; one that nobody can count may.
+        let caps = state.spec.caps;
+        let lasts = busy && gone > takes || !caps.counts && !caps.lossless;
+        let own = match deadline.since(now) {
+            Millis(0) => left(takes, gone),
+            until_end if lasts => until_end.max(takes.since(gone)),
+            _ => left(takes, gone),
         };
-        let moving = self.neighbours(&state.spec.id);
-        let moving = moving.map(|other| other.remaining(now)).max();
-        own.max(moving.unwrap_or_default())
+        let others = self.neighbours(id);
+        let moves = |other: &ModelState| {
+            if matches!(other.phase, Phase::Draining { .. }) {
+                other.learned.sleep.promised()
+            } else {
+                other.remaining(now)
+            }
+        };
+        let moving: Millis = others.map(moves).fold(Millis(0), |sum, takes| sum + takes);
+        own.max(silent).max(moving)
     }
 
     /// What is left until a model that leaves has left.

@@ -173,6 +173,10 @@ fn stays(choice: &Choice, now: Millis) -> Vec<String> {
             "stays for another {}: its requests would not end before",
             at.since(now)
         )),
+        Verdict::Expected(at) => Some(format!(
+            "stays for another {}: clients were told to come back to it",
+            at.since(now)
+        )),
         Verdict::Busy(at) => Some(format!("is busy; it can go in {}", at.since(now))),
         Verdict::Moving => Some("is moving itself".to_owned()),
         Verdict::Kept | Verdict::NoHelp => None,

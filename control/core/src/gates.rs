@@ -440,6 +440,19 @@ impl Gates {
         waiting
     }
 
+    /// Until when gates that have fallen silent keep a drain waiting, unless they come back; see [`Self::waiting`].
+    pub(crate) fn blocked_until(&self, model: Slot, epoch: Epoch, silence: Millis) -> Millis {
+        let silent = |gate: &&Gate| {
+            let zero =
+                |acknowledged: &Acknowledged| acknowledged.zero && acknowledged.epoch == epoch;
+            let cleared = gate.acknowledged.get(&model).is_some_and(zero);
+            (gate.fenced || !gate.open) && !cleared
+        };
+        let silent = self.gates.values().filter(silent);
+        let until = silent.map(|gate| gate.last_heard + silence);
+        until.max().unwrap_or_default()
+    }
+
     /// Requests held for a model, over gates that are not fenced.
     pub(crate) fn held(&self, model: Slot) -> u64 {
         self.sums.get(&model).map_or(0, |sum| sum.held)

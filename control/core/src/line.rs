@@ -71,6 +71,7 @@ impl Core {
             Phase::Waking { .. } => Some(Candidate {
                 last_used: served,
                 not_before: served + state.spec.min_runtime,
+                expected_until: state.expected_until(served),
                 ..self.candidate(state)
             }),
             // It was only started to be ready, and goes by itself.
@@ -140,6 +141,7 @@ impl<'a> Line<'a> {
             last_used: at,
             not_before: at + state.spec.min_runtime,
             spared_until: Millis(0),
+            expected_until: state.expected_until(at),
             ..self.core.candidate(state)
         };
         self.residents().push(resident);

@@ -297,13 +297,17 @@ impl Core {
         self.forecast_learns(now, need);
         self.wait_chosen(now, id);
         self.tally.evictions += u64::try_from(victims.len()).unwrap_or(0);
-        for victim in victims {
-            let sentence = self.why(&victim, id, number);
-            if let Some(state) = self.models.get_mut(&victim) {
+        for victim in &victims {
+            let sentence = self.why(victim, id, number);
+            if let Some(state) = self.models.get_mut(victim) {
                 state.making_room = Some(number);
             }
-            self.begin_drain(now, &victim, Cause::Preempt(id.clone()), sentence, effects);
-            self.advance(now, &victim, effects);
+            self.begin_drain(now, victim, Cause::Preempt(id.clone()), sentence, effects);
+            self.advance(now, victim, effects);
+        }
+        // They go one after the other: that is known now that all of them leave.
+        for victim in &victims {
+            self.make_estimate(now, victim);
         }
         if let Some(state) = self.models.get_mut(id) {
             state.stuck = false;
@@ -428,6 +432,7 @@ impl Core {
             Verdict::Pinned
             | Verdict::MinRuntime(_)
             | Verdict::Spared(_)
+            | Verdict::Expected(_)
             | Verdict::Busy(_)
             | Verdict::Leaving
             | Verdict::Moving

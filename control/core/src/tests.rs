@@ -20,6 +20,7 @@ mod fuzz;
 mod liveness;
 mod races;
 mod residuals;
+mod rows;
 mod scale;
 mod scenarios;
 mod sharing;

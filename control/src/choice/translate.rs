@@ -153,6 +153,9 @@ impl Verdict {
             decision::Verdict::Spared(at) => Self::Spared {
                 until_unix_ms: wall.until(at),
             },
+            decision::Verdict::Expected(at) => Self::Expected {
+                until_unix_ms: wall.until(at),
+            },
             decision::Verdict::Busy(at) => Self::Busy {
                 until_unix_ms: wall.until(at),
             },

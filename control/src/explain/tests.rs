@@ -257,6 +257,12 @@ fn every_verdict_has_its_words() {
         evicts(),
         "stayed: its last drain was taken back, or requests frozen in it finish first, not before something changes",
     );
+    check(
+        Verdict::Expected { until_unix_ms },
+        false,
+        evicts(),
+        "stayed: clients were told to come back to it, not before 12:04:07",
+    );
     check(Verdict::Leaving, false, evicts(), "goes to sleep already");
     check(
         Verdict::Moving,

@@ -7,6 +7,9 @@ use crate::world::World;
 /// Refusals whose Retry-After says when it is worth trying again.
 const COMES_BACK: [&str; 4] = ["draining", "booting", "too_long", "wake_failed"];
 
+/// Nobody is told a longer Retry-After in seconds: it promises nothing but that it takes long.
+const LONGEST_TOLD: u64 = 60;
+
 /// What was told, and what came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
@@ -41,7 +44,7 @@ impl Score {
 pub struct Scores {
     /// Held requests: served within the wait that was estimated when they came.
     pub waits: [Score; 2],
-    /// Refused requests: not refused again when they come back as they were told.
+    /// Refused requests: not refused again when they come back as they were told, within a minute.
     pub returns: [Score; 2],
 }
 
@@ -67,7 +70,7 @@ impl fmt::Display for Scores {
         {
             writeln!(
                 f,
-                "estimates {when}: {} of {} held requests were served within what they were told (promised 90 %; {} ms told, {} ms off on average); {} of {} that were told when to come back are not refused then ({} ms told on average)",
+                "estimates {when}: {} of {} held requests were served within what they were told (promised 90 %; {} ms told, {} ms off on average); {} of {} that were told when to come back within a minute are not refused then ({} ms told on average)",
                 percent(wait),
                 wait.told,
                 mean(wait.promised, wait),
@@ -111,6 +114,7 @@ impl World {
         after: Option<&str>,
     ) {
         let after = after.and_then(|seconds| seconds.parse::<u64>().ok());
+        let after = after.filter(|seconds| *seconds < LONGEST_TOLD);
         if let (Some(after), true) = (after, COMES_BACK.contains(&reason)) {
             let item = crate::agenda::Item::WouldReturn {
                 gate,

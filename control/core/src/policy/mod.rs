@@ -107,6 +107,8 @@ pub struct Candidate {
     pub not_before: Millis,
     /// It may not be chosen before: a drain of it was cancelled, or frozen requests must finish.
     pub spared_until: Millis,
+    /// It may not be chosen before: clients that were refused were told to come back by then.
+    pub expected_until: Millis,
     /// How long its sleep takes, as learned.
     pub sleep: Millis,
     /// How long its next wake would take, as learned.
@@ -120,7 +122,8 @@ pub struct Candidate {
 impl Candidate {
     /// From when on it may be chosen, were it idle.
     pub(crate) fn free_from(&self) -> Millis {
-        self.not_before.max(self.spared_until)
+        let spared = self.spared_until.max(self.expected_until);
+        self.not_before.max(spared)
     }
 }
 

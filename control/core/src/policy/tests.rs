@@ -12,6 +12,7 @@ fn candidate(name: &str, frees: u64, busy: bool, last_used: u64) -> Candidate {
         last_used: Millis(last_used),
         not_before: Millis(0),
         spared_until: Millis(0),
+        expected_until: Millis(0),
         sleep: Millis(1_000),
         wake: Millis(1_000),
         demand: Demand::default(),

@@ -148,3 +148,96 @@ fn an_estimate_becomes_shorter_with_what_passes() {
         "{quiet} of {busy_neighbours}"
     );
 }
+
+#[test]
+fn a_request_in_the_step_in_which_a_model_has_been_idle_for_long_enough_keeps_it() {
+    let idle = spec("a").idle_timeout.expect("it sleeps by itself").0;
+    for asked in [false, true] {
+        let mut bench = Bench::ready(&["a"]);
+        bench.figures("g1", "a", 0, 1);
+        bench.figures("g1", "a", 0, 0);
+        let used = bench.now;
+        while bench.now + 1 < used + idle {
+            bench.run((used + idle - 1 - bench.now).min(500));
+        }
+        assert_eq!(bench.phase("a"), "Serving");
+        bench.now = used + idle;
+        let effects = bench.figures("g1", "a", u64::from(asked), 0);
+        let drains = names(&effects).contains(&"a refuse Draining".to_owned());
+        assert_eq!(drains, !asked, "{:?}", names(&effects));
+    }
+}
+
+/// A model on these GPUs that takes most of each.
+fn on(gpus: &[usize], name: &str) -> ModelSpec {
+    ModelSpec {
+        gpus: gpus.iter().copied().map(GpuId).collect(),
+        awake: Bytes(30 * GIB),
+        ..spec(name)
+    }
+}
+
+/// The models that these effects wake, in order.
+fn woken(effects: &[Effect]) -> Vec<String> {
+    let wakes = acts(effects).into_iter();
+    wakes.filter(|act| act.starts_with("wake")).collect()
+}
+
+#[test]
+fn as_many_wake_at_a_time_as_there_are_gpus_and_those_who_wait_longest_first() {
+    // A wide model waits between two narrow ones for the same GPU; another GPU is nobody's but its own.
+    let models = [
+        on(&[0], "first"),
+        on(&[0, 1], "wide"),
+        on(&[1], "later"),
+        on(&[2], "alone"),
+    ];
+    let mut bench = Bench::on(3, &models, EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.run(10_000);
+    bench.answering = false;
+    bench.log.clear();
+    for model in ["first", "wide", "later", "alone"] {
+        bench.now += 1;
+        bench.figures("g1", model, 0, 1);
+    }
+    // GPU 1 is free, but whoever waits there longest needs GPU 0 too: nobody overtakes.
+    assert_eq!(woken(&bench.log), ["wake first", "wake alone"]);
+    let phases = ["first", "wide", "later", "alone"].map(|model| bench.phase(model));
+    assert_eq!(phases, ["Waking", "Queued", "Queued", "Waking"]);
+}
+
+#[test]
+fn frozen_requests_wait_no_longer_than_their_operator_allows() {
+    let impatient = ModelSpec {
+        max_freeze: Millis::seconds(20),
+        ..spec("a")
+    };
+    let pinned = ModelSpec {
+        pinned: true,
+        ..spec("b")
+    };
+    // It would stay for a day.
+    let stays = ModelSpec {
+        min_runtime: Millis::seconds(86_400),
+        ..spec("c")
+    };
+    let mut bench = started(&[impatient, pinned, stays]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 1, 0);
+    bench.engines.get_mut(&id("a")).expect("known").count = 1;
+    bench.run(11_000);
+    bench.figures("g1", "c", 0, 1);
+    let mut waited = 0;
+    while bench.phase("c") != "Serving" {
+        bench.run(1_000);
+        waited += 1;
+        assert!(waited < 60, "maxWait, a drain to its end, and a sleep");
+    }
+    bench.figures("g1", "c", 0, 0);
+    bench.run(15_000);
+    assert_eq!((bench.phase("a"), bench.phase("c")), ("Queued", "Serving"));
+    bench.run(10_000);
+    assert_eq!((bench.phase("a"), bench.phase("c")), ("Serving", "Asleep"));
+}

@@ -1,6 +1,7 @@
 //! What requests are told of their wait, against what follows.
 
 use super::*;
+use crate::decision::Verdict;
 
 /// The estimated wait of a model that does not serve.
 fn told(bench: &Bench, model: &str) -> Millis {
@@ -155,40 +156,123 @@ fn a_drain_that_lasts_longer_than_most_tells_so() {
     assert!(retry_after(&bench, "a") > 20);
 }
 
-#[test]
-fn who_cannot_wait_so_long_comes_back_to_a_model_that_is_there() {
-    let hasty = ModelSpec {
-        idle_timeout: Some(Millis(1_000)),
-        ..spec("a")
-    };
-    let mut bench = started(&[hasty]);
-    let gate = GateId("g1".into());
-    // It was seen to need long, and has drained in no time.
+/// A model that was seen to need 20 s to wake, and sleeps, beside others.
+fn long_to_wake(models: &[ModelSpec]) -> Bench {
+    let mut bench = started(models);
     let wakes = slow(&mut bench, |bench| {
         bench.figures("g1", "a", 0, 1);
         bench.run(20_000);
     });
     woke(&mut bench, &wakes, "a");
     bench.figures("g1", "a", 0, 0);
-    bench.run(5_000);
+    bench.run(12_000);
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    bench.run(1_000);
     assert_eq!(bench.phase("a"), "Asleep");
-    // Its gate refuses what waits longer than the client wants, and says when to come back.
-    let estimate = told(&bench, "a");
-    let refused = Figures {
+    bench
+}
+
+/// A gate refuses a request that its client would not let wait so long, and says when to come back: in so many ms.
+fn refused(bench: &mut Bench, model: &str) -> u64 {
+    let estimate = told(bench, model);
+    let gate = GateId("g1".into());
+    let figures = Figures {
         asked: 1,
         last_refused_age: Some(0),
         ..Figures::default()
     };
     let known = bench.gates.get_mut(&gate).expect("said Hello");
-    known.2.insert(id("a"), refused);
+    known.2.insert(id(model), figures);
     bench.report("g1");
-    bench.figures("g1", "a", 0, 0);
+    bench.figures("g1", model, 0, 0);
+    u64::from(estimate.retry_after()) * 1_000
+}
+
+#[test]
+fn who_cannot_wait_so_long_comes_back_to_a_model_that_is_there() {
+    let hasty = ModelSpec {
+        idle_timeout: Some(Millis(1_000)),
+        ..spec("a")
+    };
+    let mut bench = long_to_wake(&[hasty]);
+    let comes_back = refused(&mut bench, "a") + 1_500;
     assert_eq!(bench.phase("a"), "Serving");
-    let comes_back = u64::from(estimate.retry_after()) * 1_000 + 1_500;
     bench.run(comes_back);
     assert_eq!(bench.phase("a"), "Serving");
     bench.run(5_000);
     assert_eq!(bench.phase("a"), "Asleep");
+}
+
+#[test]
+fn who_was_told_to_come_back_is_waited_for_as_long_as_for_a_busy_model() {
+    let pinned = ModelSpec {
+        pinned: true,
+        ..spec("b")
+    };
+    let mut bench = long_to_wake(&[spec("a"), pinned, spec("c")]);
+    assert!(refused(&mut bench, "a") > 15_000);
+    assert_eq!(bench.phase("a"), "Serving");
+    let served = bench.now;
+    bench.run(9_000);
+    bench.figures("g1", "c", 0, 1);
+    bench.run(5_000);
+    assert_eq!((bench.phase("a"), bench.phase("c")), ("Serving", "Queued"));
+    let choice = bench.core.explain(&id("c"), 1).pop().expect("it waits");
+    let spared = choice.weighed.iter().find(|seen| seen.model == id("a"));
+    let until = Millis(served) + spec("a").min_runtime + spec("a").max_wait;
+    let verdict = spared.expect("weighed").verdict;
+    assert_eq!(verdict, Verdict::Expected(until));
+    // But not for longer.
+    bench.run(2_000);
+    assert_eq!((bench.phase("a"), bench.phase("c")), ("Asleep", "Serving"));
+}
+
+#[test]
+fn one_that_failed_before_it_was_ready_takes_its_cool_down_and_its_start() {
+    let new = ModelSpec {
+        conditioned: false,
+        ..spec("a")
+    };
+    let mut bench = Bench::new(&[new], EngineState::Gone);
+    let failed = Outcome::Failed(ActionError {
+        cause: "no weights".into(),
+        engine: EngineState::Gone,
+        no_room: false,
+    });
+    let engine = bench.engines.get_mut(&id("a")).expect("known");
+    engine.wake = Some(failed);
+    while bench.phase("a") != "Failed" {
+        bench.run(500);
+    }
+    let guess = spec("a").guess;
+    let estimate = told(&bench, "a");
+    assert!(
+        estimate > guess.start + guess.sleep + guess.wake,
+        "{estimate}"
+    );
+}
+
+#[test]
+fn a_silent_gate_is_part_of_what_a_drain_takes() {
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    for model in ["a", "b"] {
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 0, 0);
+    }
+    bench.hello("g2", 2);
+    bench.run(11_000);
+    let gate = GateId("g2".into());
+    bench.gates.remove(&gate);
+    let stream = StreamId(2);
+    bench.event(Event::StreamClosed { gate, stream });
+    bench.figures("g1", "c", 0, 1);
+    assert_eq!(bench.phase("a"), "Draining");
+    // Nobody sleeps before its lease, 5 s, and the margin, 4 s, are over.
+    let retry_after = retry_after(&bench, "a");
+    assert!((8..=9).contains(&retry_after), "{retry_after}");
 }
 
 #[test]
@@ -215,6 +299,9 @@ fn a_first_start_waits_for_its_turn_too() {
     }
     let guess = spec("a").guess;
     let alone = guess.start + guess.sleep + guess.wake;
+    // It is measured behind those who wait for their start.
+    let now = bench.core.estimate(Millis(bench.now), &id("a"));
+    assert!(now >= alone + guess.start, "{now}");
     assert!(told(&bench, "a") >= alone);
     assert!(
         told(&bench, "c") >= alone + guess.start,

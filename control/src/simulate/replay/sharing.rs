@@ -103,3 +103,17 @@ fn where_the_frequent_ones_have_a_place_each_a_rare_request_costs_two_loads() {
         }
     }
 }
+
+#[test]
+fn while_a_rare_model_has_its_min_runtime_each_frequent_one_makes_room_once_at_most() {
+    // It stays for 10 s after its only request, and nobody waits so long: the frequent ones share the places that are left. Whoever
+    // comes back has 10 s too, so that each goes once: its own load and three more.
+    for policy in Policy::ALL {
+        for (pause, service) in [(1, 0), (1, 1), (1, 5), (2, 1), (5, 2)] {
+            let (rare, all, _) = rare_loads(&mixed(3, 2, pause, service), 3, policy);
+            let name = policy.name;
+            assert!(rare > 20, "{name}: {rare} rare loads");
+            assert!(all <= 4 * rare + 3, "{name}: {all} for {rare} rare ones");
+        }
+    }
+}

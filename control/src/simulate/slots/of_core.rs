@@ -88,6 +88,7 @@ fn resident(model: ModelId, last_used: Millis, demand: Demand) -> Candidate {
         last_used,
         not_before: Millis(0),
         spared_until: Millis(0),
+        expected_until: Millis(0),
         sleep: MOVE,
         wake: MOVE,
         demand,
