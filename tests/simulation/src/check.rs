@@ -38,6 +38,29 @@ impl World {
         self.check(!overtaken, |_| {
             "rule 3: a heartbeat overtakes a row change".to_owned()
         });
+        self.check_barriers(effects);
+    }
+
+    /// No barrier rises and falls again in one step: it would refuse requests for nothing.
+    fn check_barriers(&mut self, effects: &[Effect]) {
+        let mut risen: BTreeSet<&ModelId> = BTreeSet::new();
+        let rows = effects.iter().filter_map(|effect| match effect {
+            Effect::Publish(row) => Some(row),
+            _ => None,
+        });
+        let in_vain = rows.filter(|row| match row.admission {
+            Admission::Admit => risen.remove(&row.model),
+            Admission::Hold { .. } | Admission::Refuse { .. } => {
+                if row.barriered {
+                    risen.insert(&row.model);
+                }
+                false
+            }
+        });
+        let in_vain = in_vain.map(|row| row.model.0.clone()).next();
+        self.check(in_vain.is_none(), |_| {
+            format!("the barrier of {in_vain:?} rises and falls in one step")
+        });
     }
 
     /// Rules 2 and 5: what is echoed on a stream only grows, and is not what an older stream said.

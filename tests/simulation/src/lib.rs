@@ -23,6 +23,7 @@ pub mod holds;
 pub mod leadership;
 pub mod load;
 pub mod memory;
+pub mod old;
 pub mod plan;
 pub mod quiet;
 pub mod random;
