@@ -12,6 +12,7 @@ use crate::{
     },
 };
 
+mod again;
 mod barrier;
 mod engines;
 mod explain;
