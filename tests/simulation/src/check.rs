@@ -18,6 +18,9 @@ use crate::{
     world::World,
 };
 
+/// So often an engine is looked at in vain before it is ended.
+const PATIENT_LOOKS: u32 = 15;
+
 /// Epochs that were used.
 #[derive(Clone, Debug, Default)]
 pub struct Epochs {
@@ -246,6 +249,10 @@ impl World {
                 }
             }
             Order::Start | Order::Wake(_) => {
+                let own = order != Order::Start || self.engines[engine].spec.caps.restartable;
+                self.check(own, |_| {
+                    "an engine that is not control's own is started".to_owned()
+                });
                 self.check(pending.is_none(), |_| {
                     format!("rule 11: {order:?} while {pending:?} is under way")
                 });
@@ -271,10 +278,19 @@ impl World {
     /// An engine that is ended instead of put to sleep takes nothing with it: nobody admits, nothing is inside or on its way.
     pub(crate) fn check_kill(&mut self, life: usize, engine: usize) {
         let known = &self.engines[engine];
-        let drains = matches!(
-            self.controls[life].phases.get(&engine),
-            Some(("Draining", _))
+        let phase = self.controls[life].phases.get(&engine);
+        let drains = matches!(phase, Some(("Draining", _)));
+        let serves = matches!(phase, Some(("Serving", _)));
+        let (own, hangs) = (known.spec.caps.restartable, known.hangs_until > self.now);
+        let asked = self.controls[life].account.silent_looks(&known.spec.id);
+        self.check(own, |_| {
+            "an engine that is not control's own is ended".to_owned()
+        });
+        self.check(
+            !(serves && hangs && (1..PATIENT_LOOKS).contains(&asked)),
+            |_| format!("a silent engine is ended after {asked} looks"),
         );
+        let known = &self.engines[engine];
         let stopped = drains && self.stops_instead(life, engine);
         if !stopped || !known.runs() || known.spec.on_drain_timeout == OnDrainTimeout::Abort {
             return;
@@ -527,6 +543,7 @@ impl World {
             format!("S4: the ledger is beyond capacity: {ledger:?}")
         });
         self.check_account(life);
+        self.check_uses(life);
         self.check_fairness(life, &view);
         self.controls[life].roomy = self.roomy(life, &view, &ledger);
         self.check_hosts(life);

@@ -17,6 +17,7 @@ use crate::{
     fair::Fairness,
     heard::Account,
     plan::{CAPACITY, TOLERANCE},
+    says::Told,
     sizes::AllMeasured,
     stream::Arrival,
     wire,
@@ -109,6 +110,8 @@ pub struct Control {
     pub account: Account,
     /// What happened to its models.
     pub fair: Fairness,
+    /// What it has said to gates.
+    pub says: Told,
 }
 
 impl Control {
@@ -184,6 +187,7 @@ impl World {
             told: Vec::new(),
             account: Account::default(),
             fair: Fairness::default(),
+            says: Told::default(),
         });
         for engine in &mut self.engines {
             (engine.surprise, engine.host_surprise) = (true, true);
@@ -402,18 +406,20 @@ impl World {
             }
             Effect::SendSnapshot { stream, rows, .. } => self.send_snapshot(life, stream, rows),
             Effect::Heartbeat {
+                gate,
                 stream,
                 echoed,
                 elsewhere,
-                ..
             } => {
                 self.send_rows(life);
+                self.check_heartbeat(life, &gate, stream, echoed, elsewhere.as_deref());
                 self.check_echo(life, stream, echoed);
                 let message = wire::heartbeat(self.controls[life].term, echoed, elsewhere);
                 self.send(life, stream, vec![message]);
             }
             Effect::CloseStream { stream, .. } => {
                 self.send_rows(life);
+                self.controls[life].says.closes(stream);
                 if let Some((stream, _)) = self.controls[life].streams.get(&stream) {
                     let stream = *stream;
                     self.close_by_control(life, stream);
@@ -465,6 +471,7 @@ impl World {
             "rule 7: a snapshot before every engine was looked at".to_owned()
         });
         self.check_first_look(life, true);
+        self.check_table(life, stream);
         let rows: Vec<gate::Row> = rows
             .into_iter()
             .map(|row| {

@@ -189,6 +189,7 @@ impl World {
             let fresh = last.filter(|choice| begins && choice.at == now);
             if let Some(choice) = fresh {
                 self.check_goes(life, view, &choice, &before);
+                self.check_moment(life, &choice, views);
             }
         }
     }
@@ -295,6 +296,37 @@ impl World {
                 "{} drains for {} for {lasted} and goes on, though it may drain for {length}",
                 view.id.0, waiter.0
             )
+        });
+    }
+
+    /// Nobody makes room before a predecessor's leases have ended, nor for one that only comes back; and who gets room is not told that
+    /// there is none.
+    fn check_moment(&mut self, life: usize, choice: &Choice, views: &[ModelView]) {
+        let makes_room = matches!(choice.taken, Taken::Evict(_));
+        let age = self.controls[life].age(self.now);
+        let times = &self.plan.times;
+        let early = age < times.lease.0 + times.margin.0;
+        let target = views.iter().find(|view| view.id == choice.target);
+        let stuck = |view: &ModelView| {
+            let reason = RefuseReason::TooLong;
+            matches!(view.admission, Admission::Refuse { reason: told, .. } if told == reason)
+        };
+        let told = target.is_some_and(stuck);
+        self.check(!makes_room || choice.trigger != Trigger::Popular, |_| {
+            format!(
+                "room is made for {}, which only comes back",
+                choice.target.0
+            )
+        });
+        self.check(!makes_room || !told, |_| {
+            format!(
+                "room is made for {}, which is told that there is none",
+                choice.target.0
+            )
+        });
+        let begins = makes_room || choice.trigger == Trigger::Overcommit;
+        self.check(!begins || !early, |_| {
+            "somebody makes room before a predecessor's leases have ended".to_owned()
         });
     }
 
@@ -422,6 +454,17 @@ impl World {
             pinned && !out && matches!(weighed.verdict, Verdict::Kept | Verdict::Chosen)
         });
         let lies = lies.map(|weighed| weighed.model.clone());
+        let smooth = |engine: &crate::engine::Engine| {
+            let sizes = &engine.spec.sizes;
+            sizes.waking.bytes.max(sizes.sleeping.bytes) == Bytes(0)
+        };
+        // Where nobody needs more for a moment, all of it is freed at once.
+        let plain = !self.plan.lies && self.engines.iter().all(smooth);
+        let all: Vec<&ModelId> = victims.iter().collect();
+        let short = plain && !enough(&all);
+        self.check(!short, |_| {
+            format!("{victims:?} do not make enough room: {missing:?} are missing")
+        });
         self.check(needless.is_none(), |_| {
             format!("{needless:?} makes room that nobody needs")
         });
@@ -463,7 +506,13 @@ impl World {
         }
         let differs = used.less(known).max(known.less(used)) > crate::plan::TOLERANCE;
         let readings = control.fair.differing.entry(gpu).or_insert(Some(0));
-        *readings = readings.map(|number| if still && differs { number + 1 } else { 0 });
+        *readings = readings.map(|number| match (still, differs) {
+            (true, true) => number + 1,
+            (true, false) => 0,
+            // Once that is said, only a reading where nothing moves takes it back.
+            (false, _) if number >= READINGS => number,
+            (false, _) => 0,
+        });
     }
 
     /// Nothing begins on a GPU of which the oracle keeps saying something else than the ledger.

@@ -31,6 +31,7 @@ pub mod reference;
 pub mod request;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
+pub mod says;
 pub mod score;
 pub mod sizes;
 pub mod stream;
