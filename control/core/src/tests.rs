@@ -14,6 +14,7 @@ use crate::{
 
 mod again;
 mod barrier;
+mod edges;
 mod engines;
 mod explain;
 mod found;

@@ -127,20 +127,30 @@ fn frozen_and_failed() -> Bench {
 #[test]
 fn who_was_frozen_waits_from_then_on_though_its_wake_failed() {
     let mut bench = frozen_and_failed();
-    // Somebody else comes while it cools down, and finds no room before.
+    // While it cools down c takes its room, and d comes. Nobody else may go.
+    for model in ["b", "c"] {
+        let known = bench.core.models.get_mut(&id(model)).expect("known");
+        known.spec.min_runtime = Millis(1_000_000);
+    }
     bench.figures("g1", "c", 0, 1);
+    bench.add(&spec("d"), EngineState::Asleep);
+    bench.run(1_000);
+    bench.figures("g1", "d", 0, 1);
+    assert_eq!((bench.phase("c"), bench.phase("d")), ("Serving", "Queued"));
     let state = |bench: &Bench, model: &str| {
         let known = bench.core.models.get(&id(model)).expect("known");
         (known.waiting_since(), known.frozen_since)
     };
     let (waits, frozen) = state(&bench, "a");
     assert_eq!(Some(waits), frozen);
-    bench.run(9_000);
+    bench.run(8_000);
     assert_eq!(state(&bench, "a"), (waits, frozen), "every look counts it");
     while bench.phase("a") == "Failed" {
         bench.run(100);
     }
     assert_eq!(state(&bench, "a").0, waits);
+    let why_not = bench.core.why_not(Millis(bench.now), &id("d"));
+    assert_eq!(why_not.expect("known").ahead, [id("a")]);
 }
 
 #[test]
