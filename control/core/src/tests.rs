@@ -26,6 +26,7 @@ mod scenarios;
 mod sharing;
 mod sizes;
 mod table;
+mod takes;
 mod waits;
 
 const GIB: u64 = 1 << 30;
