@@ -344,6 +344,9 @@ impl World {
         let now = control.local(self.now);
         control.account.hears(now, &self.plan.times, &event);
         control.fair.hears(&event);
+        if let Event::StreamClosed { stream, .. } = &event {
+            control.says.closes(*stream);
+        }
         control.core.step(now, event, &mut effects);
         self.totals.core_steps += 1;
         let changed = !effects.is_empty();

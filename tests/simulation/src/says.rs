@@ -11,12 +11,12 @@ use crate::world::World;
 pub struct Told {
     /// Those that have brought a table.
     tables: BTreeSet<StreamId>,
-    /// Those that the core has closed.
+    /// Those that the core has closed, or knows to be closed.
     closed: BTreeSet<StreamId>,
 }
 
 impl Told {
-    /// The core closes a stream.
+    /// The core closes a stream, or is told that it is closed.
     pub fn closes(&mut self, stream: StreamId) {
         self.closed.insert(stream);
     }
