@@ -218,3 +218,54 @@ fn neither_the_order_of_devices_nor_that_of_residents_decides() {
         backwards.rotate_left(1);
     }
 }
+
+#[test]
+fn the_first_moment_at_which_somebody_may_go_is_waited_for() {
+    let mut residents = [
+        resident("one", 10, false, 1),
+        resident("other", 10, false, 2),
+        resident("small", 0, false, 0),
+    ];
+    residents[0].not_before = Millis(900);
+    residents[1].spared_until = Millis(700);
+    let need = Need {
+        missing: vec![(GpuId(0), Bytes(10))],
+        busy_from: Millis(0),
+        urgent: false,
+    };
+    for policy in Policy::ALL {
+        let wait = choose(policy, &need, &residents, Millis(100));
+        assert_eq!(wait, Choice::Wait(Some(Millis(700))));
+        let goes = choose(policy, &need, &residents, Millis(700));
+        assert_eq!(goes, Choice::Victims(vec![ModelId("other".into())]));
+    }
+}
+
+#[test]
+fn a_set_costs_what_all_its_members_cost_and_busy_ones_above_all() {
+    let demand = |name: &str, frees: u64, busy: bool, demand: f64| Resident {
+        demand,
+        ..resident(name, frees, busy, 0)
+    };
+    let need = Need {
+        missing: vec![(GpuId(0), Bytes(100))],
+        busy_from: Millis(0),
+        urgent: true,
+    };
+    let chosen = |residents: &[Resident]| choose(&cost::POLICY, &need, residents, Millis(0));
+    let names = |names: &[&str]| {
+        Choice::Victims(names.iter().map(|name| ModelId((*name).into())).collect())
+    };
+    // Four of 25 at 1 cost as much as one of 100 at 1; three dear ones more than one.
+    let parts = ["p", "q", "r"].map(|name| demand(name, 34, false, 2.0));
+    let mut all = parts.to_vec();
+    all.push(demand("whole", 100, false, 1.5));
+    assert_eq!(chosen(&all), names(&["whole"]));
+    // Two busy ones that hardly cost anything, or one of them with a dear one.
+    let few = [
+        demand("busy", 50, true, 0.01),
+        demand("busy-too", 50, true, 0.01),
+        demand("dear", 50, false, 9.0),
+    ];
+    assert_eq!(chosen(&few), names(&["dear", "busy"]));
+}

@@ -62,8 +62,11 @@ fn a_drain_for_another_is_as_long_as_the_first() {
     bench.add(&other, EngineState::Asleep);
     bench.run(3_000);
     bench.figures("g1", "d", 0, 1);
-    assert_eq!(bench.phase("a"), "Draining");
-    assert!(is_about(lasts(&mut bench, "a"), 30_000));
+    for drain in [30_000, 60_000] {
+        assert_eq!(bench.phase("a"), "Draining");
+        assert!(is_about(lasts(&mut bench, "a"), drain));
+        lasts(&mut bench, "a");
+    }
 }
 
 #[test]
@@ -258,15 +261,41 @@ fn outcomes_of_other_attempts_end_neither_starts_nor_first_sleeps_and_wakes() {
 }
 
 #[test]
-fn gates_are_told_how_long_a_wake_takes() {
-    let bench = Bench::ready(&["a"]);
+fn gates_are_told_how_long_it_takes() {
+    let told = |bench: &Bench| match bench.core.view().remove(0).admission {
+        Admission::Hold { estimated_wait } => estimated_wait,
+        Admission::Refuse { retry_after, .. } => u64::from(retry_after) * 1_000,
+        Admission::Admit => 0,
+    };
+    let about = |told: u64, takes: u64| {
+        assert!((takes..2 * takes).contains(&told), "{told}, not {takes}");
+    };
+    let mut bench = Bench::ready(&["a"]);
+    let wake = spec("a").guess.wake.0;
+    about(told(&bench), wake);
+    bench.answering = false;
+    bench.figures("g1", "a", 0, 1);
+    assert_eq!(bench.phase("a"), "Waking");
+    about(told(&bench), wake);
+    let mut bench = Bench::ready(&["a"]);
+    bench.engines.get_mut(&id("a")).expect("known").wake = Some(Outcome::Failed(ActionError {
+        cause: "CUDA error".into(),
+        engine: EngineState::Asleep,
+        no_room: false,
+    }));
+    bench.figures("g1", "a", 0, 1);
+    about(told(&bench), 10_000);
+    let new = ModelSpec {
+        conditioned: false,
+        ..spec("a")
+    };
+    let mut bench = Bench::new(&[new], EngineState::Gone);
+    bench.hello("g1", 1);
+    bench.answering = false;
+    bench.run(2_500);
     let view = bench.core.view().remove(0);
-    let Admission::Hold { estimated_wait } = view.admission else {
+    let Admission::Refuse { reason, .. } = view.admission else {
         panic!("{view:?}")
     };
-    let takes = spec("a").guess.wake.0;
-    assert!(
-        (takes..2 * takes).contains(&estimated_wait),
-        "{estimated_wait}, not {takes}"
-    );
+    assert_eq!(reason, RefuseReason::Booting);
 }

@@ -311,6 +311,9 @@ fn what_was_said_of_a_removed_model_is_not_of_the_next() {
         (held(&bench, "next"), bench.phase("next")),
         ((0, 0), "Asleep")
     );
+    bench.figures("g1", "next", 0, 1);
+    assert_eq!(held(&bench, "next"), (0, 1));
+    assert_eq!(bench.core.explain(&id("a"), 1), []);
 }
 
 #[test]

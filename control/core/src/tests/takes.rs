@@ -163,15 +163,25 @@ fn a_removed_model_is_neither_frozen_nor_cut() {
 
 #[test]
 fn requests_that_are_frozen_keep_their_process() {
-    let mut bench = serving(1, |model| model.tier = Some(Tier::Stopped));
+    let mut bench = serving(1, |model| {
+        model.tier = Some(Tier::Stopped);
+        model.on_lease_end = OnLeaseEnd::Hold;
+    });
     operator(&mut bench, "a", Operator::Sleep);
     let effects = bench.run(30_100);
     assert_eq!(acts(&effects), ["sleep a Keep", "wake a", "a admit"]);
     engine(&mut bench, "a").count = 0;
     bench.figures("g1", "a", 0, 0);
     let effects = operator(&mut bench, "a", Operator::Sleep);
-    // A predecessor's gates may flow on to it.
-    assert_eq!(acts(&effects), ["sleep a Keep"]);
+    assert_eq!(acts(&effects), ["kill a"]);
+}
+
+#[test]
+fn an_idle_engine_that_refuses_to_sleep_is_not_asked_all_the_time() {
+    let mut bench = serving(0, |model| model.idle_timeout = Some(Millis(1_000)));
+    engine(&mut bench, "a").sleep = Some(failed(EngineState::Awake));
+    assert_eq!(acts(&bench.run(9_000)), ["sleep a Keep", "a admit"]);
+    assert_eq!(acts(&bench.run(6_000)), ["sleep a Keep", "a admit"]);
 }
 
 #[test]
@@ -502,7 +512,9 @@ fn waits_are_counted_with_what_they_were_spent_on() {
     let spent = tally.waits;
     assert!((4_900..5_200).contains(&spent.turn), "{spent:?}");
     assert!((29_900..30_200).contains(&spent.drain), "{spent:?}");
+    assert!(spent.sleep < 300 && spent.wake < 300, "{spent:?}");
     assert_eq!(tally.estimates.scored, 3);
+    assert!(tally.estimates.estimated > 5_000);
     assert!(tally.estimates.kept >= 2);
     // a wants back within a minute of making room.
     bench.figures("g1", "c", 0, 0);
