@@ -112,6 +112,8 @@ pub struct Control {
     pub fair: Fairness,
     /// What it has said to gates.
     pub says: Told,
+    /// The row of an action that has just begun.
+    pub begins: Option<usize>,
 }
 
 impl Control {
@@ -188,6 +190,7 @@ impl World {
             account: Account::default(),
             fair: Fairness::default(),
             says: Told::default(),
+            begins: None,
         });
         for engine in &mut self.engines {
             (engine.surprise, engine.host_surprise) = (true, true);
@@ -358,6 +361,9 @@ impl World {
         // What was seen asleep is known from here on, though nothing had to be done.
         if changed || self.controls[life].seen_asleep.is_some() {
             self.check_core(life);
+        }
+        if let Some(row) = self.controls[life].begins.take() {
+            self.others_end(life, row);
         }
         let control = &mut self.controls[life];
         let Some(deadline) = control.core.next_deadline() else {

@@ -5,7 +5,7 @@ use greenthread_core::{
     ids::{Attempt, ModelId},
 };
 
-use crate::{agenda::Order, world::World};
+use crate::{agenda::Order, fault::Fault, world::World};
 
 impl World {
     /// An outcome is told again, as it was or with another result; and what is under way ends as another attempt than the running one.
@@ -47,16 +47,32 @@ impl World {
         let acts = acts.map(|(row, (order, attempt))| (*row, Some(*order), *attempt));
         let looks = control.looks.iter().map(|(row, at)| (*row, None, *at));
         let running: Vec<(usize, Option<Order>, Attempt)> = acts.chain(looks).collect();
-        for (row, order, Attempt(running)) in running {
-            let model = self.engines[row].spec.id.clone();
-            self.settles(life, &model);
-            for other in [running.saturating_sub(1), running.saturating_add(1)] {
-                for event in endings(&model, order, Attempt(other)) {
-                    if self.violation.is_some() || self.controls[life].deposed {
-                        return;
-                    }
-                    self.changes_nothing(life, event);
+        for (row, order, attempt) in running {
+            self.other_endings(life, row, order, attempt);
+        }
+    }
+
+    /// An action has begun: now and then, and always where it is one of a first start, which is rare, it ends by other attempts too.
+    pub(crate) fn others_end(&mut self, life: usize, row: usize) {
+        let booting = matches!(self.controls[life].phases.get(&row), Some(("Booting", _)));
+        let Some((order, attempt)) = self.controls[life].under_way.get(&row).copied() else {
+            return;
+        };
+        let strikes = self.faults && self.plan.faults.contains(&Fault::OldOutcome);
+        if strikes && (booting || attempt.0.is_multiple_of(8)) {
+            self.other_endings(life, row, Some(order), attempt);
+        }
+    }
+
+    fn other_endings(&mut self, life: usize, row: usize, order: Option<Order>, running: Attempt) {
+        let model = self.engines[row].spec.id.clone();
+        self.settles(life, &model);
+        for other in [running.0.saturating_sub(1), running.0.saturating_add(1)] {
+            for event in endings(&model, order, Attempt(other)) {
+                if self.violation.is_some() || self.controls[life].deposed {
+                    return;
                 }
+                self.changes_nothing(life, event);
             }
         }
     }
