@@ -508,10 +508,9 @@ impl World {
         let readings = control.fair.differing.entry(gpu).or_insert(Some(0));
         *readings = readings.map(|number| match (still, differs) {
             (true, true) => number + 1,
-            (true, false) => 0,
-            // Once that is said, only a reading where nothing moves takes it back.
-            (false, _) if number >= READINGS => number,
-            (false, _) => 0,
+            // Once that is said, something that moves does not take it back.
+            (false, true) if number >= READINGS => number,
+            (_, _) => 0,
         });
     }
 

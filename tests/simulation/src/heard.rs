@@ -290,6 +290,12 @@ impl Account {
         self.silent.get(model).copied().unwrap_or(0)
     }
 
+    /// Whether a look at an engine was asked for by this attempt.
+    pub fn asked(&self, model: &ModelId, attempt: Attempt) -> bool {
+        let looks = self.looks.get(model);
+        looks.is_some_and(|looks| looks.iter().any(|look| look.attempt == attempt))
+    }
+
     /// The newest message of a gate that was believed, and its stream.
     pub fn newest(&self, gate: &GateId) -> Option<(StreamId, u64)> {
         let heard = self.gates.get(gate)?;

@@ -68,6 +68,10 @@ impl World {
         let model = self.engines[row].spec.id.clone();
         self.settles(life, &model);
         for other in [running.0.saturating_sub(1), running.0.saturating_add(1)] {
+            // Two looks at one engine may be under way at once.
+            if self.controls[life].account.asked(&model, Attempt(other)) {
+                continue;
+            }
             for event in endings(&model, order, Attempt(other)) {
                 if self.violation.is_some() || self.controls[life].deposed {
                     return;
