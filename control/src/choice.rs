@@ -171,8 +171,6 @@ pub enum Taken {
     },
     /// Room was on its way already.
     WaitForRoom,
-    /// Another action on one of its GPUs had to end first.
-    WaitForTurn,
     /// Nothing could make room: requests are told so.
     GiveUp,
     /// It goes to sleep itself.

@@ -172,9 +172,6 @@ fn headline(choice: &Choice) -> String {
             until_unix_ms: None,
         } => format!("{target} waits, nobody may make room until something changes: {why}"),
         Taken::WaitForRoom => format!("{target} waits, enough room is on its way already: {why}"),
-        Taken::WaitForTurn => {
-            format!("{target} waits, another action on its GPU must end first: {why}")
-        }
         Taken::GiveUp => {
             format!("no room for {target}, nobody can make any and requests are told so: {why}")
         }

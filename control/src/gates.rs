@@ -301,7 +301,6 @@ fn hello(message: GateMessage, stream: StreamId) -> Result<(String, Said), Statu
     let event = Event::Hello {
         gate: gate.clone(),
         stream,
-        gateway: gateway.clone(),
         largest_term,
         sequence,
         figures,

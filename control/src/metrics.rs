@@ -245,10 +245,6 @@ impl Page {
 }
 
 /// Milliseconds as Prometheus wants them.
-#[allow(
-    clippy::cast_precision_loss,
-    reason = "exact for the first 285,000 years"
-)]
 fn seconds(ms: u64) -> f64 {
     ms as f64 / 1_000.0
 }

@@ -70,7 +70,7 @@ pub enum SimulateError {
         fleet: PathBuf,
     },
     /// A picture cannot be written.
-    #[error("cannot write the picture {}", file.display())]
+    #[error("--plot: cannot write {}", file.display())]
     Plot {
         /// Where.
         file: PathBuf,

@@ -24,8 +24,8 @@ const NOT_OURS: [&str; 7] = [
     "__pycache__",
     ".pytest_cache",
 ];
-/// What the core may not name: it has no clock, no I/O, no randomness, no hash order.
-const NOT_IN_CORE: [&str; 10] = [
+/// What the core may not name: it has no clock, no I/O, no randomness, no hash order, and no arithmetic whose last bit is the machine's.
+const NOT_IN_CORE: [&str; 13] = [
     "std::time",
     "std::net",
     "std::fs",
@@ -36,6 +36,9 @@ const NOT_IN_CORE: [&str; 10] = [
     "HashSet",
     "tokio",
     "println!",
+    "exp(",
+    "ln(",
+    "powf(",
 ];
 
 /// A file of ours.
@@ -127,6 +130,66 @@ fn documents_name_paths_that_exist() {
     if exists("ARCHITECTURE.md") {
         report(long_file(&read("ARCHITECTURE.md"), ARCHITECTURE_LINES_MAX));
     }
+}
+
+#[test]
+fn every_rule_that_is_named_is_written_down() {
+    let rules = read("proto/rules.md").text;
+    let is_known = |name: &String| {
+        let promise = format!("* **{name}** ");
+        let rule = format!("{name}. **");
+        rules
+            .lines()
+            .any(|line| line.starts_with(&promise) || line.starts_with(&rule))
+    };
+    report(rust().iter().flat_map(|source| {
+        let unknown = rules_named(&source.text)
+            .into_iter()
+            .filter(|name| !is_known(name));
+        let say = |name| format!("{}: proto/rules.md has no {name}", source.path);
+        unknown.map(say).collect::<Vec<_>>()
+    }));
+}
+
+#[test]
+fn the_map_names_every_file_of_the_core_and_no_other() {
+    let folder = "control/core/src/";
+    let map = read("ARCHITECTURE.md").text;
+    let words = map.split('`').skip(1).step_by(2);
+    let mut named: Vec<&str> = words
+        .filter(|word| word.ends_with(".rs") && !word.contains('/'))
+        .collect();
+    named.sort_unstable();
+    named.dedup();
+    let sources = rust();
+    let files = sources
+        .iter()
+        .filter_map(|source| source.path.strip_prefix(folder));
+    let mut files: Vec<&str> = files
+        .filter(|file| !file.contains('/') && *file != "tests.rs")
+        .collect();
+    files.sort_unstable();
+    assert_eq!(named, files, "in ARCHITECTURE.md, and in {folder}");
+}
+
+/// Numbers of rules, and promises, that comments name: of "rules 4 and 14" the 4 and the 14, of "S4" all of it.
+fn rules_named(text: &str) -> Vec<String> {
+    let comments = text.lines().filter_map(|line| line.split_once("//"));
+    let mut named = Vec::new();
+    for (_, comment) in comments {
+        let mut in_rules = false;
+        for word in comment.split([' ', '(', ')', ':', ';', '.', ',']) {
+            let is_number = !word.is_empty() && word.chars().all(|c| c.is_ascii_digit());
+            let digit = word.strip_prefix('S').unwrap_or_default();
+            let is_promise = digit.len() == 1 && digit.starts_with(|c: char| c.is_ascii_digit());
+            if is_promise || in_rules && is_number {
+                named.push(word.to_owned());
+            }
+            let goes_on = in_rules && (is_number || matches!(word, "and" | ""));
+            in_rules = goes_on || matches!(word, "rule" | "rules" | "Rule" | "Rules");
+        }
+    }
+    named
 }
 
 /// Lines of code that name one of the words. Comments and documentation may.
@@ -331,6 +394,10 @@ fn the_rules_find_what_they_look_for() {
             &NOT_IN_CORE
         ),
         ["a.rs:1: names std::time"]
+    );
+    assert_eq!(
+        rules_named("x(); // rules 4, 14 and 17 of 3; S4 (Rule 2), the 5\n// S7"),
+        ["4", "14", "17", "S4", "2", "S7"]
     );
     let long = format!(
         "    pub(crate) async fn f<T>(\n{}    }}\n",

@@ -8,7 +8,7 @@ use crate::{
     effect::Effect,
     ids::{Millis, ModelId},
     phase::{Phase, Tier},
-    policy::{self, Need, Policy, Resident as Candidate},
+    policy::{self, Candidate, Need, Policy},
     state::ModelState,
 };
 
@@ -122,7 +122,6 @@ impl Core {
             Taken::Wake(_)
             | Taken::Wait(_)
             | Taken::WaitForRoom
-            | Taken::WaitForTurn
             | Taken::GiveUp
             | Taken::Sleep(_)
             | Taken::Demote(_) => None,
@@ -246,7 +245,7 @@ impl Core {
             .filter_map(|slot| self.models.at(slot))
             .filter(weighs)
             .map(|state| {
-                let candidate = self.candidate(now, state);
+                let candidate = self.candidate(state);
                 (self.verdict(now, state, &candidate, need, taken), candidate)
             })
             .collect();
@@ -298,7 +297,7 @@ impl Core {
 
     fn shadow(&self, now: Millis, need: &Need, victims: &[ModelId]) -> Option<Shadow> {
         let shadow: &'static Policy = self.fleet.shadow?;
-        let others = match policy::choose(shadow, need, &self.candidates(now, need), now) {
+        let others = match policy::choose(shadow, need, &self.candidates(need), now) {
             policy::Choice::Victims(others) => others,
             policy::Choice::Wait(_) => Vec::new(),
         };
@@ -400,7 +399,7 @@ impl Choice {
 
     fn is_waiting(&self) -> bool {
         match self.taken {
-            Taken::Wait(_) | Taken::WaitForRoom | Taken::WaitForTurn | Taken::GiveUp => true,
+            Taken::Wait(_) | Taken::WaitForRoom | Taken::GiveUp => true,
             Taken::Wake(_) | Taken::Evict(_) | Taken::Sleep(_) | Taken::Demote(_) => false,
         }
     }

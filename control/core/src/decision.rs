@@ -118,8 +118,6 @@ pub enum Taken {
     Wait(Option<Millis>),
     /// Room is on its way already.
     WaitForRoom,
-    /// Another action on one of its GPUs must end first.
-    WaitForTurn,
     /// Nothing can make room: requests are told so.
     GiveUp,
     /// It goes to sleep itself, into this tier.

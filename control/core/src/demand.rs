@@ -1,9 +1,11 @@
 //! How often a model is asked for: counts that fade, over four horizons, so that a burst and a daily habit both show.
 
-use crate::ids::Millis;
+use std::f64::consts::LOG2_E;
 
-/// One minute, ten minutes, an hour, a day, in milliseconds: what is older than a horizon has faded to 1/e of its weight.
-const HORIZONS: [f64; 4] = [60e3, 600e3, 3_600e3, 86_400e3];
+use crate::{forecast::half_to_the, ids::Millis};
+
+/// A minute, ten minutes, an hour, a day, in milliseconds: what is older than a horizon has faded to 1/e of its weight.
+pub const HORIZONS: [f64; 4] = [60e3, 600e3, 3_600e3, 86_400e3];
 /// Requests per second expected of a model that nobody ever asked for: one a day.
 pub const PRIOR: f64 = 1.0 / 86_400.0;
 
@@ -11,7 +13,7 @@ pub const PRIOR: f64 = 1.0 / 86_400.0;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Demand {
     last: Millis,
-    counts: [f64; 4],
+    counts: [f64; HORIZONS.len()],
 }
 
 impl Demand {
@@ -27,23 +29,26 @@ impl Demand {
         }
     }
 
-    /// Requests per second that are expected at `now`: the mean of the rates over all horizons, and the prior at least.
-    pub fn rate(&self, now: Millis) -> f64 {
-        let counts = self.faded(now);
-        let rates = counts.iter().zip(HORIZONS);
-        let sum: f64 = rates.map(|(count, horizon)| count * 1e3 / horizon).sum();
-        (sum / 4.0).max(PRIOR)
+    /// Requests per second at `now` over each of [`HORIZONS`], what is older fading.
+    pub fn rates(&self, now: Millis) -> [f64; HORIZONS.len()] {
+        let mut rates = self.faded(now);
+        for (rate, horizon) in rates.iter_mut().zip(HORIZONS) {
+            *rate *= 1e3 / horizon;
+        }
+        rates
     }
 
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "milliseconds stay exact in a float for 285,000 years"
-    )]
-    fn faded(&self, now: Millis) -> [f64; 4] {
+    /// Requests per second that are expected at `now`: the mean over all horizons, and [`PRIOR`] at least.
+    pub fn rate(&self, now: Millis) -> f64 {
+        let rates = self.rates(now);
+        (rates.iter().sum::<f64>() / rates.len() as f64).max(PRIOR)
+    }
+
+    fn faded(&self, now: Millis) -> [f64; HORIZONS.len()] {
         let age = now.since(self.last).0 as f64;
         let mut counts = self.counts;
         for (count, horizon) in counts.iter_mut().zip(HORIZONS) {
-            *count *= (-age / horizon).exp();
+            *count *= half_to_the(age / horizon * LOG2_E);
         }
         counts
     }

@@ -1,7 +1,7 @@
 //! A drain: barrier, acknowledgements, the engine's own count, then sleep, freeze, or back. Safety rules S2 and S3 live here.
 
 use crate::{
-    Core,
+    Core, LOOK_AGAIN,
     effect::Effect,
     event::{EngineState, Observation},
     ids::{Epoch, Millis, ModelId},
@@ -19,9 +19,7 @@ const COUNT_AGAIN: Millis = Millis(200);
 const COUNT_TIMEOUT: Millis = Millis(3_000);
 /// A drain that took longer had requests to wait for.
 const BUSY_DRAIN: Millis = Millis(200);
-/// A drain is looked at again after this, whatever happens: what it waits for may pass without an event.
-const LOOK_AGAIN: Millis = Millis(1_000);
-/// The longest idle time-out that is looked at; only keeps deadlines finite.
+/// Clocks count in steps of this: what is asked for after the forward bound is asked for one later (rule 6).
 const CLOCK_STEP: Millis = Millis(1);
 
 impl Core {

@@ -109,7 +109,7 @@ pub enum Effect {
         stream: StreamId,
         rows: Vec<PublishedRow>,
     },
-    /// Send a heartbeat on this stream, behind everything that was sent before it.
+    /// Send a heartbeat on this stream, behind everything that was sent before it. `echoed`: the sequence number that it answers.
     Heartbeat {
         gate: GateId,
         stream: StreamId,
@@ -119,7 +119,7 @@ pub enum Effect {
     },
     /// Close the stream (fenced gate, deposed leader, protocol error).
     CloseStream { gate: GateId, stream: StreamId },
-    /// Look at the engine, freshly, and answer with `Event::Observed` of this attempt within the observe time-out.
+    /// Look at the engine, freshly, and answer with `Event::Observed` of this attempt; one that is not answered is asked for again.
     Observe { model: ModelId, attempt: Attempt },
     /// Start the engine's process and wait until it serves (awake); `Event::Started`.
     Start { model: ModelId, attempt: Attempt },

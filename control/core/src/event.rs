@@ -67,7 +67,8 @@ pub struct Memory {
 
 impl Memory {
     /// Only GPU memory is known.
-    pub const fn on_gpus(bytes: Bytes) -> Self {
+    #[cfg(test)]
+    pub(crate) const fn on_gpus(bytes: Bytes) -> Self {
         Self {
             gpu: Some(bytes),
             peak: None,
@@ -85,6 +86,17 @@ pub struct ActionError {
     pub engine: EngineState,
     /// It failed since a GPU had no room for it, as the engine says.
     pub no_room: bool,
+}
+
+impl ActionError {
+    /// Nobody knows how it ended, nor what the engine does.
+    pub(crate) const fn unknown(cause: String) -> Self {
+        Self {
+            cause,
+            engine: EngineState::Silent,
+            no_room: false,
+        }
+    }
 }
 
 /// How one action ended. Durations were measured by the shell.
@@ -128,16 +140,16 @@ pub enum Operator {
 pub enum Event {
     /// Time has passed; also sent when `next_deadline` is reached.
     Tick,
-    /// A gate's first message on a stream. Replaces its older stream. `figures`: rows not listed are zero.
+    /// A gate's first message on a stream. Replaces its older stream. `largest_term`: the largest that the gate has met; `figures`: rows
+    /// not listed are zero.
     Hello {
         gate: GateId,
         stream: StreamId,
-        gateway: String,
         largest_term: u64,
         sequence: u64,
         figures: Vec<(ModelId, Figures)>,
     },
-    /// Rows not listed are unchanged.
+    /// What a gate holds and has in flight. `table_version`: of the table that it has; `figures`: rows not listed are unchanged.
     Report {
         gate: GateId,
         stream: StreamId,
@@ -145,7 +157,7 @@ pub enum Event {
         table_version: u64,
         figures: Vec<(ModelId, Figures)>,
     },
-    /// The gate applied the barrier of `epoch`.
+    /// The gate applied the barrier of `epoch`, with so many requests in flight.
     Ack {
         gate: GateId,
         stream: StreamId,

@@ -104,6 +104,31 @@ impl Seen {
             held: self.held,
         }
     }
+
+    /// Takes what the gate reports, ages as moments.
+    fn take(&mut self, now: Millis, figures: &Figures) {
+        let Figures {
+            in_flight,
+            held,
+            oldest_age: _,
+            last_used_age,
+            last_refused_age,
+            asked,
+        } = figures;
+        let moments = (self.last_used, self.last_refused);
+        let held = sabotage!(DemandIsKept, self.held.max(*held), *held);
+        (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), held.min(FIGURE_MOST));
+        let at = |age: &u64| sabotage!(UsedWhenReported, now, now.since(Millis(*age)));
+        self.last_used = self.last_used.max(last_used_age.as_ref().map(at));
+        self.last_refused = self.last_refused.max(last_refused_age.as_ref().map(at));
+        // The end of a request is a use and no further wish: moments only tell of wishes where the gate counts none.
+        let wished = u64::from(moments != (self.last_used, self.last_refused));
+        self.news += match (*asked).max(self.asked) {
+            0 => wished,
+            counted => counted.saturating_sub(self.asked).min(FIGURE_MOST),
+        };
+        self.asked = self.asked.max(*asked);
+    }
 }
 
 /// What a drain still waits for.
@@ -558,31 +583,5 @@ fn change(sums: &mut BTreeMap<Slot, Sum>, model: Slot, old: Sum, new: Sum) {
         sums.remove(&model);
     } else {
         sums.insert(model, sum);
-    }
-}
-
-impl Seen {
-    fn take(&mut self, now: Millis, figures: &Figures) {
-        let Figures {
-            in_flight,
-            held,
-            oldest_age: _,
-            last_used_age,
-            last_refused_age,
-            asked,
-        } = figures;
-        let moments = (self.last_used, self.last_refused);
-        let held = sabotage!(DemandIsKept, self.held.max(*held), *held);
-        (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), held.min(FIGURE_MOST));
-        let at = |age: &u64| sabotage!(UsedWhenReported, now, now.since(Millis(*age)));
-        self.last_used = self.last_used.max(last_used_age.as_ref().map(at));
-        self.last_refused = self.last_refused.max(last_refused_age.as_ref().map(at));
-        // The end of a request is a use and no further wish: moments only tell of wishes where the gate counts none.
-        let wished = u64::from(moments != (self.last_used, self.last_refused));
-        self.news += match (*asked).max(self.asked) {
-            0 => wished,
-            counted => counted.saturating_sub(self.asked).min(FIGURE_MOST),
-        };
-        self.asked = self.asked.max(*asked);
     }
 }

@@ -3,10 +3,10 @@
 use crate::{
     Core,
     effect::Effect,
-    event::{Event, Figures, Memory, Observation, Operator, Outcome},
+    event::{Event, Figures, Observation, Operator},
     gates::News,
-    ids::{Bytes, GateId, Millis, ModelId},
-    model::{ModelSpec, Size},
+    ids::{GateId, Millis, ModelId},
+    model::ModelSpec,
     models::Slot,
     phase::{Boot, Count, Failure, Phase},
     state::ModelState,
@@ -49,7 +49,7 @@ impl Core {
             } => {
                 let (outcome, before) = self.outcome_per_gpu(&model, outcome);
                 self.started(now, &model, attempt, outcome, effects);
-                self.keep_figures(&model, before, effects);
+                self.keep_sizes(&model, before, effects);
             }
             Event::Woke {
                 model,
@@ -58,7 +58,7 @@ impl Core {
             } => {
                 let (outcome, before) = self.outcome_per_gpu(&model, outcome);
                 self.woke(now, &model, attempt, outcome, effects);
-                self.keep_figures(&model, before, effects);
+                self.keep_sizes(&model, before, effects);
             }
             Event::Slept {
                 model,
@@ -67,7 +67,7 @@ impl Core {
             } => {
                 let (outcome, before) = self.outcome_per_gpu(&model, outcome);
                 self.slept(now, &model, attempt, outcome, effects);
-                self.keep_figures(&model, before, effects);
+                self.keep_sizes(&model, before, effects);
             }
             Event::EngineGone {
                 model,
@@ -204,60 +204,6 @@ impl Core {
         figures
             .map(|(id, figures)| (self.slot_for(id), figures))
             .collect()
-    }
-
-    /// Oracles measure engines; the ledger keeps what each of an engine's GPUs carries.
-    fn per_gpu(&self, id: &ModelId, memory: Memory) -> Memory {
-        let gpus = self.models.get(id).map_or(1, |state| state.spec.gpus.len());
-        let gpus = u64::try_from(gpus).unwrap_or(1).max(1);
-        let share = |bytes: Option<Bytes>| bytes.map(|bytes| Bytes(bytes.0.div_ceil(gpus)));
-        let Memory { gpu, peak, host } = memory;
-        Memory {
-            gpu: share(gpu),
-            peak: share(peak),
-            host: share(host),
-        }
-    }
-
-    /// … with what was known of the model before.
-    fn outcome_per_gpu(&self, id: &ModelId, outcome: Outcome) -> (Outcome, Option<[Size; 5]>) {
-        let outcome = match outcome {
-            Outcome::Done { took, memory } => Outcome::Done {
-                took,
-                memory: self.per_gpu(id, memory),
-            },
-            Outcome::Failed(_) | Outcome::Unknown { .. } => outcome,
-        };
-        (outcome, self.figures(id))
-    }
-
-    /// What is known of the sizes of a model that was measured for a whole cycle.
-    fn figures(&self, id: &ModelId) -> Option<[Size; 5]> {
-        let spec = &self.models.get(id)?.spec;
-        let of = |bytes, source| Size { bytes, source };
-        let sizes = &spec.sizes;
-        let figures = [
-            of(spec.awake, sizes.awake),
-            of(spec.asleep, sizes.asleep),
-            sizes.waking,
-            sizes.sleeping,
-            sizes.host,
-        ];
-        spec.conditioned.then_some(figures)
-    }
-
-    /// What was measured since is kept for the next life too, where it says something new.
-    fn keep_figures(&self, id: &ModelId, before: Option<[Size; 5]>, effects: &mut Vec<Effect>) {
-        let (Some(before), Some(after)) = (before, self.figures(id)) else {
-            return;
-        };
-        let is_new = |(old, new): (&Size, &Size)| {
-            let differs = new.bytes.less(old.bytes).max(old.bytes.less(new.bytes));
-            differs > self.fleet.tolerance || new.source != old.source
-        };
-        if before.iter().zip(&after).any(is_new) {
-            effects.push(Effect::Footprint { model: id.clone() });
-        }
     }
 
     fn depose(&mut self, effects: &mut Vec<Effect>) {

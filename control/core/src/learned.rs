@@ -5,11 +5,11 @@ use crate::{ids::Millis, model::Durations};
 /// Measurements kept of each action; older ones are forgotten.
 const KEPT: usize = 32;
 /// The share of actions, in percent, that took no longer than what is promised.
-pub const PROMISED: usize = 90;
+pub(crate) const PROMISED: usize = 90;
 
 /// The latest durations of one action.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Samples {
+pub(crate) struct Samples {
     guess: Millis,
     /// A ring; the oldest is overwritten.
     kept: Vec<Millis>,
@@ -21,7 +21,7 @@ pub struct Samples {
 
 impl Samples {
     /// Nothing was measured yet: the guess stands in.
-    pub const fn guessed(guess: Millis) -> Self {
+    pub(crate) const fn guessed(guess: Millis) -> Self {
         Self {
             guess,
             kept: Vec::new(),
@@ -32,7 +32,7 @@ impl Samples {
     }
 
     /// One more measurement.
-    pub fn push(&mut self, took: Millis) {
+    pub(crate) fn push(&mut self, took: Millis) {
         if self.kept.len() < KEPT {
             self.kept.push(took);
         } else if let Some(oldest) = self.kept.get_mut(self.next) {
@@ -43,7 +43,7 @@ impl Samples {
     }
 
     /// The duration that `percent` of the measurements did not exceed (nearest rank).
-    pub fn quantile(&self, percent: usize) -> Millis {
+    pub(crate) fn quantile(&self, percent: usize) -> Millis {
         let mut sorted = self.kept.clone();
         sorted.sort_unstable();
         let rank = (sorted.len() * percent).div_ceil(100).max(1);
@@ -51,17 +51,17 @@ impl Samples {
     }
 
     /// What is promised.
-    pub const fn promised(&self) -> Millis {
+    pub(crate) const fn promised(&self) -> Millis {
         self.promised
     }
 
     /// What half of the measurements did not exceed.
-    pub const fn median(&self) -> Millis {
+    pub(crate) const fn median(&self) -> Millis {
         self.median
     }
 
     /// Both.
-    pub const fn takes(&self) -> Span {
+    pub(crate) const fn takes(&self) -> Span {
         Span {
             half: self.median,
             most: self.promised,
@@ -69,7 +69,7 @@ impl Samples {
     }
 
     /// What is promised and what stands behind it.
-    pub fn expected(&self) -> Expected {
+    pub(crate) fn expected(&self) -> Expected {
         Expected {
             promised: self.promised,
             measured: self.kept.len(),
@@ -79,11 +79,11 @@ impl Samples {
 
 /// How long something takes. The longer one is that which takes longer most of the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span {
+pub(crate) struct Span {
     /// No longer than this, most of the time.
-    pub most: Millis,
+    pub(crate) most: Millis,
     /// No longer than this, half of the time.
-    pub half: Millis,
+    pub(crate) half: Millis,
 }
 
 /// What an action is expected to take.
@@ -97,22 +97,22 @@ pub struct Expected {
 
 /// All actions of one engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Learned {
+pub(crate) struct Learned {
     /// Start of the process until it serves.
-    pub start: Samples,
+    pub(crate) start: Samples,
     /// Wake from host RAM.
-    pub wake: Samples,
+    pub(crate) wake: Samples,
     /// Wake from disk.
-    pub reload: Samples,
+    pub(crate) reload: Samples,
     /// Sleep.
-    pub sleep: Samples,
+    pub(crate) sleep: Samples,
     /// Drain of a busy model until it was told to sleep.
-    pub drain: Samples,
+    pub(crate) drain: Samples,
 }
 
 impl Learned {
     /// Before anything was measured in this life.
-    pub const fn guessed(guess: &Durations) -> Self {
+    pub(crate) const fn guessed(guess: &Durations) -> Self {
         Self {
             start: Samples::guessed(guess.start),
             wake: Samples::guessed(guess.wake),

@@ -3,12 +3,25 @@
 //! Pure: no clock, no I/O, no async, no randomness, no logging, no hash-ordered iteration. One door:
 //! [`Core::step`] takes an event and appends effects; [`Core::next_deadline`] says when it wants a tick.
 //! The same core drives production, simulation and replay.
+//!
+//! # The way of a step
+//!
+//! 1. `silence`: gates that said nothing for too long are fenced.
+//! 2. `intake`: what the event means for the state. Gates are heard in `gates`, engines in `looks` and `outcomes`.
+//! 3. `settle`: everybody for whom that, or the time, changed something has a turn, until nothing follows. A model looks at its engine
+//!    (`looks`) and does what its phase allows (`advance`, `drain`); a GPU serves its queue and makes room (`schedule`).
+//! 4. `publish`: gates are told what became of it.
+//!
+//! The state is [`Core`] and, for each model, `state::ModelState`; a change of phase passes `Core::enter`. Rules ("rule 7") and
+//! promises ("S4") that comments name are in `proto/rules.md`.
 
 #[macro_use]
 pub mod sabotage;
 
 mod advance;
 mod agenda;
+mod audit;
+mod candidates;
 mod choices;
 pub mod decision;
 pub mod demand;
@@ -35,6 +48,7 @@ pub mod policy;
 mod publish;
 mod schedule;
 mod settle;
+mod silence;
 mod sizes;
 mod state;
 #[cfg(test)]
@@ -45,6 +59,7 @@ mod view;
 pub use view::{GpuView, HostView, ModelView, Takes};
 
 use agenda::Agenda;
+use audit::Audit;
 use choices::Choices;
 use decision::{Decision, Tally};
 use effect::Effect;
@@ -52,34 +67,40 @@ use event::Event;
 use forecast::Forecast;
 use gates::Gates;
 use ids::{Attempt, Millis, ModelId};
-use ledger::Audit;
 use model::{FleetSpec, ModelSpec};
 use models::Models;
-use phase::{Boot, Cause, Phase};
+use phase::{Cause, Phase};
 use places::Places;
 use state::ModelState;
 
-/// A look that was not answered for so long is asked for again; also the time-out of the first look.
-const OBSERVE_TIMEOUT: Millis = Millis(5_000);
 /// A refused request is demand for so long: the longest Retry-After.
 const REFUSED_IS_DEMAND: Millis = Millis(60_000);
+/// A drain, and a queue, is looked at again after this, whatever happens: what it waits for may pass without an event.
+const LOOK_AGAIN: Millis = Millis(1_000);
 /// A removed model's row says 404 for so long.
 const REMOVED_FOR: Millis = Millis(600_000);
 
-/// All decisions about one fleet.
+/// All decisions about one fleet: its state, and the door.
 #[derive(Clone, Debug)]
 pub struct Core {
     fleet: FleetSpec,
+    /// Start of this life of control.
     leader_since: Millis,
+    /// Start of the term: of this life, or when a larger one was met.
     term_since: Millis,
     /// Snapshots may be sent: every engine was looked at or timed out.
     open: bool,
+    /// Another control leads: nothing is done any more.
     deposed: bool,
+    /// Of epochs in this term; see [`ids::Epoch`].
     counter: u64,
+    /// Of actions on engines; see [`ids::Attempt`].
     attempts: u64,
     gates: Gates,
     models: Models,
+    /// What follows from `models` for each GPU, kept up to date by `refresh`.
     places: Places,
+    /// By GPU.
     audits: Vec<Audit>,
     choices: Choices,
     forecast: Forecast,
@@ -128,10 +149,10 @@ impl Core {
         self.now = now;
         self.expire_gates(now, effects);
         let heartbeat_for = self.take(now, event, effects);
-        let at = effects.len();
         if self.deposed {
             return;
         }
+        let at = effects.len();
         self.settle(now, effects);
         self.publish(effects);
         self.serve_snapshots(effects);
@@ -168,93 +189,10 @@ impl Core {
         self.models.get(model).map(|model| &model.spec)
     }
 
-    fn expire_gates(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let expired = self.gates.expire(now, self.fence(), self.forget());
-        if expired.any {
-            expired
-                .models
-                .iter()
-                .for_each(|slot| self.models.touch(*slot));
-            self.touch_draining();
-        }
-        let close = |(gate, stream)| Effect::CloseStream { gate, stream };
-        effects.extend(expired.to_close.into_iter().map(close));
-    }
-
     /// Who drains waits for gates: something changed about one.
     fn touch_draining(&mut self) {
         let draining = self.places.draining().iter();
         draining.for_each(|slot| self.models.touch(*slot));
-    }
-
-    /// Snapshots are not sent before: what was seen within `command` of getting the lock may still be changed by a predecessor's call.
-    fn opens_from(&self) -> Millis {
-        let wait = self.fleet.times.command + Millis(1);
-        self.leader_since + sabotage!(LooksAtOnce, Millis(0), wait)
-    }
-
-    /// Asks for a look at the engine when one is due.
-    fn look(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
-        let first_look_from = self.opens_from();
-        let Some(state) = self.models.get(id) else {
-            return;
-        };
-        match &state.phase {
-            Phase::Booting(Boot::Observing { asked: None }) => {
-                // Rule 7: what was seen within `command` of getting the lock may still be changed by a predecessor's call.
-                if now < first_look_from {
-                    self.wake_at(Some(first_look_from));
-                    return;
-                }
-                let attempt = self.ask(id, effects);
-                if let Some(state) = self.models.get_mut(id) {
-                    state.phase = Phase::Booting(Boot::Observing {
-                        asked: Some((attempt, now)),
-                    });
-                }
-                self.wake_at(Some(now + OBSERVE_TIMEOUT));
-            }
-            Phase::Booting(Boot::Observing {
-                asked: Some((_, at)),
-            }) => {
-                let (until, id) = (*at + OBSERVE_TIMEOUT, id.clone());
-                if now >= until {
-                    self.first_look_timed_out(now, &id, effects)
-                } else {
-                    self.wake_at(Some(until))
-                }
-            }
-            Phase::Booting(Boot::Unanswered)
-            | Phase::Asleep
-            | Phase::Queued
-            | Phase::Serving
-            | Phase::Draining { .. }
-            | Phase::Failed { .. } => {
-                let overdue = state
-                    .observing
-                    .is_some_and(|(_, at)| now >= at + OBSERVE_TIMEOUT);
-                let due = state.observing.is_none() && now >= state.observe_at;
-                if due || overdue {
-                    let attempt = self.ask(id, effects);
-                    if let Some(state) = self.models.get_mut(id) {
-                        state.observing = Some((attempt, now));
-                    }
-                    // What others did meanwhile changes what a request would have to wait for.
-                    self.update_estimate(now, id);
-                }
-                let Some(state) = self.models.get(id) else {
-                    return;
-                };
-                let next = state
-                    .observing
-                    .map_or(state.observe_at, |(_, at)| at + OBSERVE_TIMEOUT);
-                self.wake_at(Some(next));
-            }
-            Phase::Booting(_)
-            | Phase::Waking { .. }
-            | Phase::Sleeping { .. }
-            | Phase::Removed { .. } => {}
-        }
     }
 
     /// Whether somebody wants the model now (rule 9: a level, nothing consumes it).
@@ -327,20 +265,12 @@ impl Core {
         self.refresh();
     }
 
-    fn ask(&mut self, id: &ModelId, effects: &mut Vec<Effect>) -> Attempt {
-        let attempt = self.next_attempt();
-        effects.push(Effect::Observe {
-            model: id.clone(),
-            attempt,
-        });
-        attempt
-    }
-
     fn next_attempt(&mut self) -> Attempt {
         self.attempts += 1;
         Attempt(self.attempts)
     }
 
+    /// A sentence about a model for the log and for `status`, with the choice behind it.
     fn record(
         &self,
         now: Millis,
@@ -356,37 +286,12 @@ impl Core {
         }));
     }
 
+    /// Whoever has its turn wants another one then, at the latest.
     fn wake_at(&mut self, at: Option<Millis>) {
         self.turn_at = self.turn_at.into_iter().chain(at).min();
     }
 
-    /// Silence after which a gate does not block a drain.
-    fn fence(&self) -> Millis {
-        let fence =
-            self.fleet.times.lease + sabotage!(FenceAtTheLease, Millis(0), self.fleet.times.margin);
-        sabotage!(MarginShort, fence.since(Millis(1)), fence)
-    }
-
-    /// Silence after which nothing is known of a gate any more.
-    fn forget(&self) -> Millis {
-        self.flow_silence() + self.fleet.times.margin
-    }
-
-    /// Silence after which a gate forwards nothing, `flow` rows included (rule 14).
-    fn flow_silence(&self) -> Millis {
-        self.fence() + self.fleet.times.max_flow
-    }
-
-    /// No engine is put to sleep before: a predecessor's gates may still hold its leases.
-    fn sleeps_from(&self) -> Millis {
-        sabotage!(
-            SuccessorWaitsNothing,
-            Millis(0),
-            self.term_since
-                + sabotage!(SuccessorWaitsOneLease, self.fleet.times.lease, self.fence())
-        )
-    }
-
+    /// The barrier goes up. A drain for a waiter for whom it ran out before lasts twice as long as the last (S3).
     fn begin_drain(
         &mut self,
         now: Millis,

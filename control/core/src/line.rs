@@ -7,7 +7,7 @@ use crate::{
     ids::{Bytes, GpuId, Millis},
     learned::Span,
     phase::{Boot, Phase},
-    policy::{self, Choice, Need, Resident as Candidate},
+    policy::{self, Candidate, Choice, Need},
     state::ModelState,
 };
 
@@ -67,17 +67,17 @@ impl Core {
     fn resident(&self, now: Millis, state: &ModelState) -> Option<Candidate> {
         let served = now + state.remaining(now);
         match state.phase {
-            Phase::Serving => Some(self.candidate(now, state)),
+            Phase::Serving => Some(self.candidate(state)),
             Phase::Waking { .. } => Some(Candidate {
                 last_used: served,
                 not_before: served + state.spec.min_runtime,
-                ..self.candidate(now, state)
+                ..self.candidate(state)
             }),
             // It was only started to be ready, and goes by itself.
             Phase::Booting(Boot::Started | Boot::Starting(_) | Boot::Waking(_)) => {
                 Some(Candidate {
                     not_before: served,
-                    ..self.candidate(now, state)
+                    ..self.candidate(state)
                 })
             }
             Phase::Booting(_)
@@ -140,7 +140,7 @@ impl<'a> Line<'a> {
             last_used: at,
             not_before: at + state.spec.min_runtime,
             spared_until: Millis(0),
-            ..self.core.candidate(self.now, state)
+            ..self.core.candidate(state)
         };
         self.residents().push(resident);
     }

@@ -1,4 +1,5 @@
-//! What is seen of engines without touching them: the first look of a life, and the look of every second (rule 8 and S7).
+//! What is seen of engines without touching them: when they are looked at (the first look of a life, and every second from then on:
+//! rule 8 and S7), and what follows from it.
 
 use crate::{
     Core,
@@ -10,6 +11,8 @@ use crate::{
     state::Resident,
 };
 
+/// A look that was not answered for so long is asked for again; also the time-out of the first look.
+const OBSERVE_TIMEOUT: Millis = Millis(5_000);
 /// Looks without an answer, three quarters of a minute by default, before an engine that control may restart is ended: a server that is only
 /// overloaded still has requests in it.
 const SILENT_LOOKS: u32 = 15;
@@ -20,7 +23,81 @@ pub(crate) const BROKEN: &str =
     "it says that it is dead, or that it sleeps and computes: its memory is undefined";
 
 impl Core {
-    /// A look at an engine. One that shows nothing new changes nothing but when the next is due.
+    /// Asks for a look at the engine when one is due.
+    pub(crate) fn look(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let first_look_from = self.opens_from();
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        match &state.phase {
+            Phase::Booting(Boot::Observing { asked: None }) => {
+                // Rule 7: what was seen within `command` of getting the lock may still be changed by a predecessor's call.
+                if now < first_look_from {
+                    self.wake_at(Some(first_look_from));
+                    return;
+                }
+                let attempt = self.ask(id, effects);
+                if let Some(state) = self.models.get_mut(id) {
+                    state.phase = Phase::Booting(Boot::Observing {
+                        asked: Some((attempt, now)),
+                    });
+                }
+                self.wake_at(Some(now + OBSERVE_TIMEOUT));
+            }
+            Phase::Booting(Boot::Observing {
+                asked: Some((_, at)),
+            }) => {
+                let (until, id) = (*at + OBSERVE_TIMEOUT, id.clone());
+                if now >= until {
+                    self.first_look_timed_out(now, &id, effects)
+                } else {
+                    self.wake_at(Some(until))
+                }
+            }
+            Phase::Booting(Boot::Unanswered)
+            | Phase::Asleep
+            | Phase::Queued
+            | Phase::Serving
+            | Phase::Draining { .. }
+            | Phase::Failed { .. } => {
+                let overdue = state
+                    .observing
+                    .is_some_and(|(_, at)| now >= at + OBSERVE_TIMEOUT);
+                let due = state.observing.is_none() && now >= state.observe_at;
+                if due || overdue {
+                    let attempt = self.ask(id, effects);
+                    if let Some(state) = self.models.get_mut(id) {
+                        state.observing = Some((attempt, now));
+                    }
+                    // What others did meanwhile changes what a request would have to wait for.
+                    self.update_estimate(now, id);
+                }
+                let Some(state) = self.models.get(id) else {
+                    return;
+                };
+                let next = state
+                    .observing
+                    .map_or(state.observe_at, |(_, at)| at + OBSERVE_TIMEOUT);
+                self.wake_at(Some(next));
+            }
+            Phase::Booting(_)
+            | Phase::Waking { .. }
+            | Phase::Sleeping { .. }
+            | Phase::Removed { .. } => {}
+        }
+    }
+
+    /// Asks for a look at the engine. Returns its attempt.
+    pub(crate) fn ask(&mut self, id: &ModelId, effects: &mut Vec<Effect>) -> Attempt {
+        let attempt = self.next_attempt();
+        effects.push(Effect::Observe {
+            model: id.clone(),
+            attempt,
+        });
+        attempt
+    }
+
+    /// The answer to a look. One that shows nothing new changes nothing but when the next is due.
     pub(crate) fn looked(
         &mut self,
         now: Millis,

@@ -79,17 +79,8 @@ impl Core {
             }
             Outcome::Failed(error) => self.wake_failed(now, id, Failure::Start, error, effects),
             Outcome::Unknown { cause } => {
-                self.wake_failed(
-                    now,
-                    id,
-                    Failure::Start,
-                    ActionError {
-                        cause,
-                        engine: EngineState::Silent,
-                        no_room: false,
-                    },
-                    effects,
-                );
+                let error = ActionError::unknown(cause);
+                self.wake_failed(now, id, Failure::Start, error, effects);
             }
         }
     }
@@ -157,17 +148,8 @@ impl Core {
             }
             Outcome::Failed(error) => self.wake_failed(now, id, Failure::Wake, error, effects),
             Outcome::Unknown { cause } => {
-                self.wake_failed(
-                    now,
-                    id,
-                    Failure::Wake,
-                    ActionError {
-                        cause,
-                        engine: EngineState::Silent,
-                        no_room: false,
-                    },
-                    effects,
-                );
+                let error = ActionError::unknown(cause);
+                self.wake_failed(now, id, Failure::Wake, error, effects);
             }
         }
     }
@@ -269,11 +251,7 @@ impl Core {
             }
             Outcome::Failed(error) => self.boot_sleep_failed(now, id, error, effects),
             Outcome::Unknown { cause } => {
-                let error = ActionError {
-                    cause,
-                    engine: EngineState::Silent,
-                    no_room: false,
-                };
+                let error = ActionError::unknown(cause);
                 self.boot_sleep_failed(now, id, error, effects);
             }
         }

@@ -19,7 +19,7 @@ pub enum Tier {
 
 /// Steps of a first start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Boot {
+pub(crate) enum Boot {
     /// The engine is looked at for the first time.
     Observing {
         /// Attempt of the look that is under way, and when it was asked for.
@@ -43,7 +43,7 @@ pub enum Boot {
 
 /// Why a model drains.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// Nobody asked for it for its idle time-out.
     Idle,
     /// Another model needs its room.
@@ -60,7 +60,7 @@ pub enum Cause {
 
 /// How far a drain is with the engine's own count (rule 6: asked for after the last gate said zero, never cached).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Count {
+pub(crate) enum Count {
     /// Gates are still waited for.
     NotYet,
     /// Asked; an answer with another attempt is not the answer.
@@ -83,7 +83,7 @@ pub enum Count {
 
 /// Why a model is out of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// A wake failed; cooling down.
     Wake,
     /// A start failed; cooling down.
@@ -96,7 +96,7 @@ pub enum Failure {
 
 /// What a model is doing. Carries only what the phase needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// First start and conditioning.
     Booting(Boot),
     /// Not on the GPU, not wanted.
@@ -150,7 +150,7 @@ pub enum Phase {
 
 impl Phase {
     /// Name for people and tests.
-    pub const fn name(&self) -> &'static str {
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Booting(_) => "Booting",
             Self::Asleep => "Asleep",
@@ -165,7 +165,7 @@ impl Phase {
     }
 
     /// The public word.
-    pub const fn public(&self) -> PublicState {
+    pub(crate) const fn public(&self) -> PublicState {
         match self {
             Self::Booting(_) | Self::Queued => PublicState::Pending,
             Self::Asleep | Self::Failed { .. } | Self::Removed { .. } => PublicState::Sleeping,
@@ -176,7 +176,7 @@ impl Phase {
     }
 
     /// An engine action on its GPUs is under way (S6: one per GPU).
-    pub const fn in_transition(&self) -> bool {
+    pub(crate) const fn in_transition(&self) -> bool {
         match self {
             Self::Booting(Boot::Starting(_) | Boot::Sleeping(_) | Boot::Waking(_))
             | Self::Waking { .. }
@@ -198,7 +198,13 @@ impl Phase {
     }
 
     /// What gates do; `wait`: estimate for a request that arrives now, `drain`: how long a drain takes.
-    pub fn admission(&self, wait: Millis, drain: Millis, disabled: bool, stuck: bool) -> Admission {
+    pub(crate) fn admission(
+        &self,
+        wait: Millis,
+        drain: Millis,
+        disabled: bool,
+        stuck: bool,
+    ) -> Admission {
         let refuse_for = |reason, wait: Millis| Admission::Refuse {
             reason,
             retry_after: wait.retry_after(),
@@ -256,7 +262,7 @@ impl Phase {
     }
 
     /// Class of the error that `/status` names; empty when all is well.
-    pub const fn error_class(&self) -> &'static str {
+    pub(crate) const fn error_class(&self) -> &'static str {
         match self {
             Self::Failed {
                 failure: Failure::Wake,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Core,
+    Core, LOOK_AGAIN,
     agenda::Turn,
     decision::{GpuNeed, Taken, Trigger, Verdict},
     effect::Effect,
@@ -13,9 +13,6 @@ use crate::{
     policy::{self, Choice, Need},
     state::{ModelState, Resident},
 };
-
-/// A queue is looked at again after this, whatever happens: what it waits for may pass without an event.
-const LOOK_AGAIN: Millis = Millis(1_000);
 
 impl Core {
     /// Starts what can start now on these GPUs, chooses victims for what cannot. Strictly by waiting time on each GPU, so that nobody
@@ -203,7 +200,7 @@ impl Core {
             return true;
         }
         // 4. Somebody makes room, or nobody can.
-        let candidates = self.candidates(now, &need);
+        let candidates = self.candidates(&need);
         let need = Need {
             missing: self.attainable(id, need.missing, &candidates),
             ..need
@@ -245,12 +242,12 @@ impl Core {
             missing: all.collect(),
             ..need.clone()
         };
-        let mut candidates = self.candidates(now, &need);
+        let mut candidates = self.candidates(&need);
         candidates.retain(|other| {
             let may = !other.pinned && other.spared_until <= now && other.frees > Bytes(0);
             may && !only_comes_back
         });
-        let from = |other: &policy::Resident| {
+        let from = |other: &policy::Candidate| {
             let busy_from = if other.busy { need.busy_from } else { now };
             other.not_before.max(busy_from).max(self.sleeps_from())
         };
@@ -278,7 +275,7 @@ impl Core {
 
     /// The forecast hears of every choice, whoever makes it: it duels with recency over who goes.
     fn forecast_learns(&mut self, now: Millis, need: &Need) {
-        let candidates = self.candidates(now, need);
+        let candidates = self.candidates(need);
         let idle = candidates.iter().filter(|candidate| {
             !candidate.pinned && !candidate.busy && candidate.free_from() <= now
         });
@@ -371,7 +368,7 @@ impl Core {
         self.record(now, id, sentence, effects);
     }
 
-    /// More is awake than fits (found at start, or measured larger than declared): put the least recently used to sleep.
+    /// More is awake than fits (found at start, or measured larger than declared): who is cheapest to lose goes to sleep.
     fn relieve_overcommitted(
         &mut self,
         now: Millis,
@@ -399,7 +396,7 @@ impl Core {
                 busy_from: now,
                 urgent: false,
             };
-            let candidates = self.candidates(now, &need);
+            let candidates = self.candidates(&need);
             match policy::choose(self.fleet.policy, &need, &candidates, now) {
                 Choice::Victims(victims) => {
                     for victim in victims {

@@ -1,8 +1,10 @@
 //! What a model takes, learned from what its engine was seen to hold. Each figure says where it comes from.
 
 use crate::{
-    event::Memory,
-    ids::Bytes,
+    Core,
+    effect::Effect,
+    event::{Memory, Outcome},
+    ids::{Bytes, ModelId},
     model::{Size, Source},
     phase::Tier,
     state::ModelState,
@@ -11,6 +13,71 @@ use crate::{
 /// What may be held after a sleep: the residual and a tenth of what should have been freed.
 pub(crate) fn allowed_after_sleep(awake: Bytes, asleep: Bytes) -> Bytes {
     asleep + Bytes(awake.less(asleep).0 / 10)
+}
+
+impl Core {
+    /// Oracles measure engines; the ledger keeps what each of an engine's GPUs carries.
+    pub(crate) fn per_gpu(&self, id: &ModelId, memory: Memory) -> Memory {
+        let gpus = self.models.get(id).map_or(1, |state| state.spec.gpus.len());
+        let gpus = u64::try_from(gpus).unwrap_or(1).max(1);
+        let share = |bytes: Option<Bytes>| bytes.map(|bytes| Bytes(bytes.0.div_ceil(gpus)));
+        let Memory { gpu, peak, host } = memory;
+        Memory {
+            gpu: share(gpu),
+            peak: share(peak),
+            host: share(host),
+        }
+    }
+
+    /// An outcome with its memory for each GPU, and the sizes of the model as they were known before it.
+    pub(crate) fn outcome_per_gpu(
+        &self,
+        id: &ModelId,
+        outcome: Outcome,
+    ) -> (Outcome, Option<[Size; 5]>) {
+        let outcome = match outcome {
+            Outcome::Done { took, memory } => Outcome::Done {
+                took,
+                memory: self.per_gpu(id, memory),
+            },
+            Outcome::Failed(_) | Outcome::Unknown { .. } => outcome,
+        };
+        (outcome, self.sizes(id))
+    }
+
+    /// What is known of the sizes of a model that was measured for a whole cycle.
+    fn sizes(&self, id: &ModelId) -> Option<[Size; 5]> {
+        let spec = &self.models.get(id)?.spec;
+        let of = |bytes, source| Size { bytes, source };
+        let sizes = &spec.sizes;
+        let all = [
+            of(spec.awake, sizes.awake),
+            of(spec.asleep, sizes.asleep),
+            sizes.waking,
+            sizes.sleeping,
+            sizes.host,
+        ];
+        spec.conditioned.then_some(all)
+    }
+
+    /// What was measured is persisted for the next life of control, where it says something new.
+    pub(crate) fn keep_sizes(
+        &self,
+        id: &ModelId,
+        before: Option<[Size; 5]>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (Some(before), Some(after)) = (before, self.sizes(id)) else {
+            return;
+        };
+        let is_new = |(old, new): (&Size, &Size)| {
+            let differs = new.bytes.less(old.bytes).max(old.bytes.less(new.bytes));
+            differs > self.fleet.tolerance || new.source != old.source
+        };
+        if before.iter().zip(&after).any(is_new) {
+            effects.push(Effect::Footprint { model: id.clone() });
+        }
+    }
 }
 
 impl ModelState {

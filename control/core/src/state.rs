@@ -38,43 +38,59 @@ pub(crate) struct Unsettled {
 pub(crate) struct ModelState {
     /// Where it is kept; set when it is.
     pub(crate) slot: Slot,
+    /// What the operator says of it, with what was measured since.
     pub(crate) spec: ModelSpec,
     pub(crate) phase: Phase,
+    /// When it entered its phase.
     pub(crate) since: Millis,
     /// It served when it began to drain.
     pub(crate) served_before: bool,
+    /// What its engine holds.
     pub(crate) resident: Resident,
+    /// The row that gates were told last.
     pub(crate) published: Option<PublishedRow>,
+    /// Of the row as it stands.
     pub(crate) epoch: Epoch,
-    /// Look at the engine that is under way, and when the next is due.
+    /// The look at the engine that is under way, and when it was asked for.
     pub(crate) observing: Option<(Attempt, Millis)>,
+    /// When the next look is due.
     pub(crate) observe_at: Millis,
     /// Looks in a row that got no answer.
     pub(crate) silent: u32,
+    /// Its first start, with all that belongs to it, has ended once in this life.
     pub(crate) boot_ready: bool,
     /// Start of the last service.
     pub(crate) served_at: Option<Millis>,
     /// Refused wishes up to this moment are fulfilled.
     pub(crate) fulfilled_at: Option<Millis>,
+    /// The latest use that a gate reported, or an operator's wake.
     pub(crate) last_used: Option<Millis>,
+    /// The latest request that was refused.
     pub(crate) last_refused: Option<Millis>,
     /// Requests inside the engine while it is not awake: frozen, or arrived in spite of the gates.
     pub(crate) inside: u64,
     /// Since when there are such requests.
     pub(crate) frozen_since: Option<Millis>,
+    /// An operator wants it awake.
     pub(crate) operator_wants: bool,
     /// It is popular, was displaced, and comes back into room that nobody else wants.
     pub(crate) restoring: bool,
+    /// An operator wants it asleep.
     pub(crate) operator_sleeps: bool,
+    /// An operator took it out of service.
     pub(crate) disabled: bool,
+    /// It is no longer in the fleet.
     pub(crate) removing: bool,
     /// No room can be made in reasonable time; shown as `too_long`.
     pub(crate) stuck: bool,
     /// What it did last failed since a GPU had no room for it: its figures say less than it takes. Where it goes to sleep next it ends,
     /// and where it wakes next others go before.
     pub(crate) crowded: bool,
+    /// What failed last, in words for operators; none once it has served again.
     pub(crate) last_error: Option<String>,
+    /// Wakes and starts that failed in a row.
     pub(crate) failures: u32,
+    /// When its engine died of late, or had to be ended.
     pub(crate) restarts: Vec<Millis>,
     pub(crate) learned: Learned,
     pub(crate) demand: Demand,
@@ -84,13 +100,13 @@ pub(crate) struct ModelState {
     pub(crate) back_by: Millis,
     /// It may not be a victim before (a drain of it was cancelled, or frozen requests must finish).
     pub(crate) spare_until: Millis,
-    /// How often its drain for the same waiter ran out; each doubles the next.
+    /// For whom its last drain ran out, and how often in a row; each doubles the next (S3).
     pub(crate) futile: Option<(ModelId, u32)>,
     /// The wait that was last published.
     pub(crate) estimate: Millis,
     /// How long its drain takes, by what was learned when it began: who comes back then is held.
     pub(crate) drain_takes: Millis,
-    /// Awake and asleep bytes as they were last declared.
+    /// Awake and asleep bytes per GPU as they were last declared.
     pub(crate) declared: (Bytes, Bytes),
     /// Its process is being ended, by this attempt; what is seen of it meanwhile does not count.
     pub(crate) ending: Option<Attempt>,
@@ -107,7 +123,7 @@ pub(crate) struct ModelState {
     pub(crate) making_room: Option<u64>,
     /// The choice by which it last made room, and when it slept.
     pub(crate) evicted: Option<(u64, Millis)>,
-    /// … and that it was wanted back too soon was noted.
+    /// That it was wanted back too soon after that was noted.
     pub(crate) regretted: bool,
     /// Where its weights are, or are going, while it is not awake and has a process.
     pub(crate) copy: Tier,
@@ -119,8 +135,9 @@ pub(crate) struct ModelState {
     pub(crate) starting: Bytes,
     /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
     pub(crate) host_kept: Bytes,
-    /// When who could make room for it was last weighed, and its wait last estimated.
+    /// When who could make room for it was last weighed.
     pub(crate) weighed_at: Millis,
+    /// When its wait was last estimated.
     pub(crate) estimated_at: Millis,
     /// Its way since somebody began to wait.
     pub(crate) wait: Option<Wait>,

@@ -321,7 +321,6 @@ impl Bench {
         self.event(Event::Hello {
             gate: GateId(gate.into()),
             stream: StreamId(stream),
-            gateway: "envoy".into(),
             largest_term: 0,
             sequence,
             figures,

@@ -186,7 +186,6 @@ impl Taken {
                 until_unix_ms: until.and_then(|at| wall.until(at)),
             },
             decision::Taken::WaitForRoom => Self::WaitForRoom,
-            decision::Taken::WaitForTurn => Self::WaitForTurn,
             decision::Taken::GiveUp => Self::GiveUp,
             decision::Taken::Sleep(tier) => Self::Sleep {
                 tier: Tier::of(*tier),

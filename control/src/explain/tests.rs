@@ -181,9 +181,9 @@ fn every_action_and_every_trigger_has_its_words() {
         "qwen waits, enough room is on its way already: it was asked for",
     );
     check(
-        Taken::WaitForTurn,
+        Taken::WaitForRoom,
         Trigger::Operator,
-        "qwen waits, another action on its GPU must end first: an operator asked",
+        "qwen waits, enough room is on its way already: an operator asked",
     );
     check(
         Taken::GiveUp,

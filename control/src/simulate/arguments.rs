@@ -4,6 +4,7 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
+use super::policies;
 use crate::config::units;
 
 /// Most GPUs that can be asked about.
@@ -35,18 +36,44 @@ Examples:
   greenthread simulate --trace day.csv.gz --fleet greenthread.yaml --plot day.svg
   greenthread simulate --trace day.csv.gz --sweep-gpus 1..8 --places 4 --target-p99 5s";
 
+/// What means something only where requests take time, and would be ignored with `--slots`.
+const WITH_DURATIONS: [&str; 18] = [
+    "fleet",
+    "map",
+    "skip_unknown",
+    "gpus",
+    "places",
+    "place_size",
+    "wake",
+    "sleep",
+    "start",
+    "max_wait",
+    "min_runtime",
+    "drain_timeout",
+    "idle_timeout",
+    "concurrency",
+    "retries",
+    "vary",
+    "seed",
+    "target_p99",
+];
+
+fn about() -> String {
+    format!("{}\n\n{ABOUT}", policies::explained())
+}
+
 /// Replay recorded traffic and compare policies: misses, waits, GPU hours, and how many GPUs it needs
 #[derive(Debug, Args)]
-#[command(after_help = ABOUT)]
+#[command(after_help = about())]
 pub struct Arguments {
-    /// The trace: a CSV file `time_s,model,service_s`, or the same compressed with gzip
+    /// The trace: a CSV file `time_s,model,service_s`, or the same compressed with gzip; `-` for standard input
     #[arg(long, value_name = "FILE")]
     pub trace: PathBuf,
-    /// Policies, by commas or one option each; `all` for every one, which is also the default
+    /// Policies, by commas or one option each; `all` for every one, which is also the default; see below
     #[arg(long = "policy", value_name = "NAME", value_delimiter = ',')]
     pub policies: Vec<String>,
     /// Strict caching on N equal places: no durations, every request at once and in order, a miss must load
-    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = places, conflicts_with_all = ["fleet", "gpus", "places"])]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = places, conflicts_with_all = WITH_DURATIONS)]
     pub slots: Vec<usize>,
     /// Form of the report
     #[arg(long, value_enum, default_value_t = Output::Text)]
@@ -55,13 +82,13 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE.svg", conflicts_with = "slots")]
     pub plot: Option<PathBuf>,
     /// Replay on each of these numbers of GPUs and say how many are enough; with --slots, each GPU has N places
-    #[arg(long, value_name = "FROM..TO", value_parser = range)]
+    #[arg(long, value_name = "FROM..TO", value_parser = range, conflicts_with = "gpus")]
     pub sweep_gpus: Option<RangeInclusive<usize>>,
     /// Enough GPUs: 99 of 100 requests wait no longer than this
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub target_p99: Duration,
     /// Enough GPUs, with --slots: at most this share of the requests has to load
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share_or_all, requires = "slots")]
     pub target_misses: f64,
     #[command(flatten)]
     /// What it is replayed on.
@@ -158,7 +185,7 @@ fn range(text: &str) -> Result<RangeInclusive<usize>, String> {
     let (from, to) = text.split_once("..").unwrap_or((text, text));
     let (from, to) = (gpus(from)?, gpus(to.strip_prefix('=').unwrap_or(to))?);
     if from > to {
-        return Err(format!("{from} is more than {to}; write 1..8"));
+        return Err(format!("{from} is more than {to}; write {to}..{from}"));
     }
     Ok(from..=to)
 }
@@ -175,6 +202,14 @@ fn idle_timeout(text: &str) -> Result<IdleTimeout, String> {
     units::duration_or_never(text).map(IdleTimeout)
 }
 
+fn share_or_all(text: &str) -> Result<f64, String> {
+    let share = text
+        .parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("{text} is no share from 0 to 1; write 0.1 for 10 %"))
+}
+
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..1.0).contains(share));
     share.ok_or_else(|| format!("{text} is no share from 0 to less than 1"))
@@ -189,6 +224,10 @@ mod tests {
         assert_eq!(range("1..8"), Ok(1..=8));
         assert_eq!(range("3"), Ok(3..=3));
         assert_eq!(range("2..=4"), Ok(2..=4));
+        assert_eq!(
+            range("4..2"),
+            Err("4 is more than 2; write 2..4".to_owned())
+        );
         for text in ["", "0..2", "4..2", "1..", "1-8", "1..100000"] {
             assert!(range(text).is_err(), "{text}");
         }
@@ -196,6 +235,10 @@ mod tests {
         assert!(pair("a").is_err() && pair("=b").is_err());
         assert_eq!(idle_timeout("never"), Ok(IdleTimeout(None)));
         assert!(idle_timeout("5m").is_ok() && idle_timeout("0s").is_err());
+        assert!(share_or_all("1").is_ok() && share_or_all("0").is_ok());
+        for text in ["nan", "-0.1", "1.1", "10%"] {
+            assert!(share_or_all(text).is_err(), "{text}");
+        }
         assert!(share("0.3").is_ok() && share("1").is_err() && share("nan").is_err());
     }
 }

@@ -23,7 +23,7 @@ pub(super) enum Policy {
 
 /// Every policy, in the order of reports: those of the core, the bound last.
 pub(super) fn all() -> Vec<Policy> {
-    let of_core = policy::Policy::ALL.into_iter().map(Policy::OfCore);
+    let of_core = policy::Policy::ALL.iter().copied().map(Policy::OfCore);
     of_core.chain([Policy::Future]).collect()
 }
 
@@ -75,6 +75,21 @@ pub(super) fn named(wanted: &[String]) -> Result<Vec<Policy>, UnknownPolicy> {
     Ok(all().into_iter().filter(asked).collect())
 }
 
+/// Every policy with who goes first by it, a line each, for `--help`.
+pub(super) fn explained() -> String {
+    let rule = |policy: Policy| match policy {
+        Policy::OfCore(policy) => policy.rule,
+        Policy::Future => "next used latest, which only the trace knows: the bound",
+    };
+    let lines = all()
+        .into_iter()
+        .map(|policy| format!("\n  {:<10}  {}", policy.name(), rule(policy)));
+    format!(
+        "Policies, and who makes room first:{}",
+        lines.collect::<String>()
+    )
+}
+
 fn names() -> Vec<&'static str> {
     all().into_iter().map(Policy::name).collect()
 }
@@ -97,6 +112,13 @@ mod tests {
         assert_eq!(chosen(&["opt", "lru", "opt"]), ["lru", "opt"]);
         assert_eq!(chosen(&["all", "lru"]), names());
         assert_eq!(chosen(&[]), names());
+        let explained = explained();
+        for name in names() {
+            assert!(
+                explained.contains(&format!("\n  {name:<10}  ")),
+                "{explained}"
+            );
+        }
         let error = named(&["fifo".to_owned()]).unwrap_err().to_string();
         assert!(
             error.starts_with("there is no policy `fifo`; known are lru, ")

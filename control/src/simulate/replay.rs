@@ -200,7 +200,6 @@ impl<'a> Replay<'a> {
         let hello = Event::Hello {
             gate: self.gate_id.clone(),
             stream: STREAM,
-            gateway: "replay".to_owned(),
             largest_term: 0,
             sequence: self.next_sequence(),
             figures: Vec::new(),

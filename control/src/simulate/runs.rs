@@ -1,6 +1,9 @@
 //! Which replays are asked for, one after the other: every number of GPUs, every `maxWait`, every policy.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use greenthread_core::ids::Millis;
 
@@ -73,6 +76,7 @@ pub(super) fn run(
             notes,
         },
     };
+    runs.check_plot(numbers[0], max_waits[0])?;
     for gpus in numbers {
         let mut setting = setting.clone();
         if arguments.sweep_gpus.is_some() {
@@ -96,6 +100,23 @@ pub(super) fn run(
 }
 
 impl Runs<'_> {
+    /// Sees that pictures can be written where they are wanted, before hours are spent on what they show.
+    fn check_plot(&self, gpus: usize, max_wait: Option<Millis>) -> Result<(), SimulateError> {
+        let of_core = self
+            .policies
+            .iter()
+            .find(|policy| policy.of_core().is_some());
+        let (Some(file), Some(policy)) = (&self.arguments.plot, of_core) else {
+            return Ok(());
+        };
+        let file = plot_file(file, self.many.then_some((policy.name(), gpus, max_wait)));
+        let opened = File::options().create(true).append(true).open(&file);
+        match opened {
+            Ok(_) => Ok(()),
+            Err(source) => Err(SimulateError::Plot { file, source }),
+        }
+    }
+
     /// Every policy in one world.
     fn of(&mut self, setting: &Setting, max_wait: Option<Millis>) -> Result<(), SimulateError> {
         let strict = bound::strict_loads(self.trace, setting);

@@ -26,6 +26,8 @@ const LINE_MAX: u64 = 64 * 1_024;
 const AHEAD: usize = 64 * 1_024;
 /// Latest time and longest service: thirty years, in seconds.
 const SECONDS_MAX: f64 = 946_080_000.0;
+/// The file that is standard input.
+const STDIN: &str = "-";
 /// First bytes of a gzip file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
@@ -94,7 +96,7 @@ pub enum TraceError {
     },
 }
 
-/// Reads a trace file; gzip is recognised by its first bytes.
+/// Reads a trace file, or standard input for `-`; gzip is recognised by its first bytes.
 ///
 /// # Errors
 /// The first thing that is wrong in it.
@@ -103,7 +105,12 @@ pub(super) fn read(file: &Path, progress: &mut Progress) -> Result<Trace, TraceE
         file: file.to_owned(),
         source,
     };
-    let mut plain = BufReader::with_capacity(AHEAD, File::open(file).map_err(unreadable)?);
+    let source: Box<dyn Read> = if file == Path::new(STDIN) {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(file).map_err(unreadable)?)
+    };
+    let mut plain = BufReader::with_capacity(AHEAD, source);
     let gzip = plain.fill_buf().map_err(unreadable)?.starts_with(&GZIP);
     if gzip {
         parse(file, MultiGzDecoder::new(plain), progress)
@@ -201,7 +208,14 @@ impl Place<'_> {
 
     fn columns(&self, header: &StringRecord) -> Result<Columns, TraceError> {
         let column = |name: &'static str| {
-            let at = header.iter().position(|column| column == name);
+            let mut named = header
+                .iter()
+                .enumerate()
+                .filter(|(_, column)| *column == name);
+            let at = named.next().map(|(at, _)| at);
+            if named.next().is_some() {
+                return Err(self.wrong(name, "two columns have this name; keep one of them"));
+            }
             at.ok_or_else(|| {
                 let found: Vec<&str> = header.iter().take(8).collect();
                 let cause = format!(
@@ -281,12 +295,18 @@ impl Place<'_> {
             let cause = format!("`{}` is no number; write seconds, like 12.5", shown(text));
             return Err(self.wrong(name, cause));
         };
+        let is_time = name == COLUMNS[0];
         if seconds < 0.0 {
-            let cause = format!("{seconds} is negative; count seconds from the start of the trace");
+            let remedy = if is_time {
+                "count seconds from the start of the trace"
+            } else {
+                "write how many seconds the engine works, 0 at least"
+            };
+            let cause = format!("{seconds} is negative; {remedy}");
             return Err(self.wrong(name, cause));
         }
         if seconds > SECONDS_MAX {
-            let remedy = if name == "time_s" {
+            let remedy = if is_time {
                 "count from the start of the trace (subtract the first time from all), in seconds"
             } else {
                 "write seconds, not milliseconds or less"

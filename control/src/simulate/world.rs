@@ -126,9 +126,29 @@ fn about(trace: &Trace) -> String {
     let span = times.map_or(Millis(0), |(first, last)| last.at.since(first.at));
     let asked: BTreeSet<usize> = trace.requests.iter().map(|request| request.model).collect();
     format!(
-        "{} requests for {} models in {:.1} hours",
+        "{} requests for {} models in {}",
         trace.requests.len(),
         asked.len(),
-        span.0 as f64 / 3_600_000.0
+        long(span)
     )
+}
+
+/// A span in a unit of which it has two at least.
+fn long(span: Millis) -> String {
+    match span.0 as f64 / 1_000.0 {
+        seconds if seconds < 120.0 => format!("{seconds:.1} seconds"),
+        seconds if seconds < 7_200.0 => format!("{:.1} minutes", seconds / 60.0),
+        seconds => format!("{:.1} hours", seconds / 3_600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_told_in_a_unit_that_shows_them() {
+        let told = [5_000, 150_000, 90_000_000].map(|span| long(Millis(span)));
+        assert_eq!(told, ["5.0 seconds", "2.5 minutes", "25.0 hours"]);
+    }
 }

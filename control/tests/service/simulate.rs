@@ -99,6 +99,39 @@ fn number(object: &Value, field: &str) -> u64 {
 }
 
 #[test]
+fn a_trace_may_come_from_a_pipe() {
+    let bench = Bench::new("pipe");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_greenthread"));
+    command
+        .args([
+            "simulate", "--trace", "-", "--slots", "2", "--policy", "lru",
+        ])
+        .args(["--output", "json"])
+        .stdin(fs::File::open(bench.path("trace.csv")).unwrap());
+    let output = command.output().unwrap();
+    let piped: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(piped, bench.json(&["--slots", "2", "--policy", "lru"]));
+}
+
+#[test]
+fn every_object_names_policy_requests_and_misses() {
+    let bench = Bench::new("objects");
+    for arguments in [["--slots", "2"], ["--places", "2"]] {
+        let runs = bench.json(&arguments);
+        let policies: Vec<&str> = runs
+            .iter()
+            .map(|run| run["policy"].as_str().unwrap())
+            .collect();
+        for policy in greenthread_core::policy::Policy::ALL {
+            assert!(policies.contains(&policy.name), "{policies:?}");
+        }
+        for run in &runs {
+            assert!(number(run, "misses") <= number(run, "requests"), "{run}");
+        }
+    }
+}
+
+#[test]
 fn strict_caching_has_one_object_per_policy_and_number_of_places() {
     let bench = Bench::new("strict");
     let runs = bench.json(&["--slots", "1,2,4"]);
@@ -320,6 +353,25 @@ fn mistakes_are_answered_before_anything_is_printed() {
         "there is no policy `fifo`; known are lru, ",
     );
     bench.check_refused(&["--slots", "0"], "0 is no number from 1 to");
+    bench.check_refused(&["--sweep-gpus", "3..1"], "3 is more than 1; write 1..3");
+    bench.check_refused(
+        &["--slots", "2", "--target-misses", "NaN"],
+        "NaN is no share from 0 to 1; write 0.1 for 10 %",
+    );
+    // What would be ignored is refused.
+    bench.check_refused(
+        &["--slots", "2", "--wake", "5s"],
+        "'--slots <N>' cannot be used with '--wake <TIME>'",
+    );
+    bench.check_refused(
+        &["--gpus", "2", "--sweep-gpus", "1..2"],
+        "'--gpus <N>' cannot be used with '--sweep-gpus <FROM..TO>'",
+    );
+    // Before the replay, not after it.
+    bench.check_refused(
+        &["--plot", "nowhere/day.svg"],
+        "--plot: cannot write nowhere/day-lru-1.svg: ",
+    );
     bench.check_refused(&["--fleet", "nowhere.yaml"], "cannot read nowhere.yaml");
     fs::write(bench.path("trace.csv"), "time_s,model,service_s\n1,,1\n").unwrap();
     bench.check_refused(

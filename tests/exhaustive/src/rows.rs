@@ -101,9 +101,10 @@ pub fn short() -> Vec<Row> {
 
 /// The rows of [`short`] that can go on for another tick, and threes of faults: several minutes, several gigabytes.
 pub fn long() -> Vec<Row> {
+    let most_states = 12_000_000;
     let longer = short().into_iter().map(|row| Row {
         clock: row.clock + 1,
-        most_states: 12_000_000,
+        most_states,
         ..row
     });
     let threes = [
@@ -118,6 +119,7 @@ pub fn long() -> Vec<Row> {
             &[Sleep, Delay, LoseCall, FreezeGate],
         ),
     ];
+    let threes = threes.map(|row| Row { most_states, ..row });
     longer.chain(threes).collect()
 }
 

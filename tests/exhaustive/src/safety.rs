@@ -71,7 +71,8 @@ impl World {
             self.now >= heard + fence
         };
         for (index, gate) in self.present_gates() {
-            if !applied(gate, barrier) && !silent(index) {
+            // A call that is repeated waits for nobody again: who came since was told to hold.
+            if !side.slept && !applied(gate, barrier) && !silent(index) {
                 step.breaks(|| {
                     format!(
                         "control {control} tells an engine to sleep and did not wait for g{index}"
@@ -150,6 +151,7 @@ impl World {
         if kind == "Draining" {
             self.controls[control].barrier = row.epoch;
         }
+        self.controls[control].slept &= kind != "admit" && kind != "Draining";
         self.controls[control].published = Some((row.epoch, kind));
     }
 

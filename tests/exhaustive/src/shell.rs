@@ -122,7 +122,6 @@ pub(crate) fn heard(gate: GateId, stream: StreamId, message: &GateMessage) -> Op
         Body::Hello(hello) => Event::Hello {
             gate,
             stream,
-            gateway: String::new(),
             largest_term: hello.largest_term,
             sequence,
             figures: figures(&hello.rows),

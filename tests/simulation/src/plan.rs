@@ -120,7 +120,7 @@ impl Plan {
         let nodes = random.pick(&[0, 1, 1, gpus]);
         let host_of: Vec<usize> = (0..gpus).map(|gpu| gpu * nodes / gpus).collect();
         let hosts = hosts(&mut random, nodes, &host_of, &models);
-        let mut any_policy = || random.pick(&Policy::ALL);
+        let mut any_policy = || random.pick(Policy::ALL);
         let (policy, shadow) = (any_policy(), any_policy());
         let gateways = (0..random.within(1, 2))
             .map(|_| random.within(1, 3) as usize)

@@ -161,7 +161,6 @@ pub fn event(gate: &GateId, stream: StreamId, message: GateMessage) -> Option<Ev
         gate_message::Body::Hello(hello) => Event::Hello {
             gate: GateId(hello.gate),
             stream,
-            gateway: hello.gateway,
             largest_term: hello.largest_term,
             sequence,
             figures: hello.rows.into_iter().map(figures).collect(),

@@ -101,7 +101,6 @@ impl World {
             world.step(Event::Hello {
                 gate: gate_id(gate),
                 stream: StreamId(1),
-                gateway: "envoy".into(),
                 largest_term: 0,
                 sequence: 1,
                 figures: Vec::new(),

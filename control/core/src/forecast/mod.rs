@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use crate::ids::{Millis, ModelId};
 use duels::Duels;
 use echo::Echo;
+pub(crate) use past::half_to_the;
 use past::{Claims, Past};
 use trust::{Contender, Trust};
 

@@ -201,7 +201,7 @@ fn quarters<const N: usize>(longest: f64) -> [f64; N] {
 
 /// ½ to the power of `halvings`, which is not negative. Of multiplications and additions alone: the standard library's may differ
 /// between machines in the last bit, and decisions would.
-pub(super) fn half_to_the(halvings: f64) -> f64 {
+pub(crate) fn half_to_the(halvings: f64) -> f64 {
     /// −ln 2 to the power of n, over n!, from n = 10 down to 1.
     const TERMS: [f64; 10] = [
         7.054_911_620_801_12e-9,

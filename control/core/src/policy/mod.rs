@@ -2,8 +2,33 @@
 //!
 //! What holds for every policy is here: who can never be a victim (pinned, inside `min_runtime`, already leaving, busy before the
 //! waiter has waited `max_wait`), that idle ones go before busy ones, and that nobody goes who is not needed. A policy only says
-//! what losing a model costs, and whether few or cheap victims are wanted. To add one: a file with a [`Policy`], and a line in
-//! [`Policy::ALL`].
+//! what losing a model costs, and whether few or cheap victims are wanted.
+//!
+//! # How to add one
+//!
+//! A file beside this one with a [`Policy`], its `mod` line here, and its place in [`Policy::ALL`]. Everything else goes by that list:
+//! `policy:` and `shadow:` in fleet files, `greenthread simulate --policy`, explanations, metrics, simulation, and the tests that hold
+//! for every policy. `lfu.rs` would be (with `super` and `crate` in the first two lines):
+//!
+//! ```
+//! use greenthread_core::policy::{Policy, Candidate, Wants};
+//! use greenthread_core::ids::Millis;
+//!
+//! pub(super) const POLICY: Policy = Policy {
+//!     name: "lfu",
+//!     rule: "least often asked for in the last hour",
+//!     price,
+//!     wants: Wants::Fewest,
+//! };
+//!
+//! fn price(candidate: &Candidate, now: Millis) -> f64 {
+//!     let [_minute, _ten_minutes, hour, _day] = candidate.demand.rates(now);
+//!     hour
+//! }
+//! ```
+//!
+//! A policy keeps nothing: what it can know is in [`Candidate`]. What nobody knows yet is learned elsewhere ([`crate::demand`],
+//! [`crate::learned`], [`crate::forecast`]), and `candidates.rs` shows it.
 
 mod cost;
 mod forecast;
@@ -12,17 +37,20 @@ mod sets;
 #[cfg(test)]
 mod tests;
 
-use crate::ids::{Bytes, GpuId, Millis, ModelId};
+use crate::{
+    demand::Demand,
+    ids::{Bytes, GpuId, Millis, ModelId},
+};
 
 /// A way to choose victims. Compared by name.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// The word for it in fleet files, explanations and metrics.
     pub name: &'static str,
-    /// One sentence for people: who goes first.
+    /// Who goes first, for people: what stands before "of 3 that can go".
     pub rule: &'static str,
-    /// What losing a resident costs at this moment; who costs least goes first. Never negative, never NaN.
-    pub price: fn(&Resident, Millis) -> f64,
+    /// What losing a model costs at this moment; who costs least goes first. Never negative, never NaN.
+    pub price: fn(&Candidate, Millis) -> f64,
     /// Which sets of victims are best.
     pub wants: Wants,
 }
@@ -38,11 +66,11 @@ pub enum Wants {
 
 impl Policy {
     /// Every policy, the default first.
-    pub const ALL: [&'static Self; 3] = [&lru::POLICY, &cost::POLICY, &forecast::POLICY];
+    pub const ALL: &'static [&'static Self] = &[&lru::POLICY, &cost::POLICY, &forecast::POLICY];
 
     /// The policy with this name.
     pub fn named(name: &str) -> Option<&'static Self> {
-        Self::ALL.into_iter().find(|policy| policy.name == name)
+        Self::ALL.iter().copied().find(|policy| policy.name == name)
     }
 }
 
@@ -56,13 +84,13 @@ impl Eq for Policy {}
 
 impl Default for &'static Policy {
     fn default() -> Self {
-        &lru::POLICY
+        Policy::ALL[0]
     }
 }
 
 /// A model that is awake, as policies see it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Resident {
+pub struct Candidate {
     /// Which.
     pub model: ModelId,
     /// GPUs it is on.
@@ -83,15 +111,15 @@ pub struct Resident {
     pub sleep: Millis,
     /// How long its next wake would take, as learned.
     pub wake: Millis,
-    /// Requests per second that are expected; the stated prior where nobody ever asked.
-    pub demand: f64,
+    /// How often it is asked for.
+    pub demand: Demand,
     /// Milliseconds until its next use, as forecast.
     pub next_use: f64,
 }
 
-impl Resident {
+impl Candidate {
     /// From when on it may be chosen, were it idle.
-    pub fn free_from(&self) -> Millis {
+    pub(crate) fn free_from(&self) -> Millis {
         self.not_before.max(self.spared_until)
     }
 }
@@ -103,7 +131,7 @@ pub struct Need {
     pub missing: Vec<(GpuId, Bytes)>,
     /// From when on busy models can be chosen.
     pub busy_from: Millis,
-    /// Ignore how long residents have been awake: frozen requests have waited too long.
+    /// Ignore how long candidates have been awake: frozen requests have waited too long.
     pub urgent: bool,
 }
 
@@ -116,14 +144,14 @@ pub enum Choice {
     Wait(Option<Millis>),
 }
 
-/// Residents in the order in which a policy would let them go: idle ones first, then by price, then by name.
-pub fn order<'a>(
+/// Candidates in the order in which a policy would let them go: idle ones first, then by price, then by name.
+pub(crate) fn order<'a>(
     policy: &Policy,
-    residents: &'a [Resident],
+    candidates: &'a [Candidate],
     now: Millis,
-) -> Vec<(f64, &'a Resident)> {
-    let priced = |resident: &'a Resident| ((policy.price)(resident, now), resident);
-    let mut order: Vec<_> = residents.iter().map(priced).collect();
+) -> Vec<(f64, &'a Candidate)> {
+    let priced = |candidate: &'a Candidate| ((policy.price)(candidate, now), candidate);
+    let mut order: Vec<_> = candidates.iter().map(priced).collect();
     order.sort_by(|(a_price, a), (b_price, b)| {
         let busy = a.busy.cmp(&b.busy);
         let price = busy.then(a_price.total_cmp(b_price));
@@ -132,23 +160,23 @@ pub fn order<'a>(
     order
 }
 
-/// Chooses victims for `need` among `residents` at `now`.
-pub fn choose(policy: &Policy, need: &Need, residents: &[Resident], now: Millis) -> Choice {
-    let mut movable = order(policy, residents, now);
-    movable.retain(|(_, resident)| !resident.pinned && helps(need, resident));
-    let allowed = |resident: &Resident| need.urgent || resident.free_from() <= now;
-    let part = |wanted: &dyn Fn(&Resident) -> bool| -> Vec<(f64, &Resident)> {
-        let part = movable.iter().filter(|(_, resident)| wanted(resident));
+/// Chooses victims for `need` among `candidates` at `now`.
+pub fn choose(policy: &Policy, need: &Need, candidates: &[Candidate], now: Millis) -> Choice {
+    let mut movable = order(policy, candidates, now);
+    movable.retain(|(_, candidate)| !candidate.pinned && helps(need, candidate));
+    let allowed = |candidate: &Candidate| need.urgent || candidate.free_from() <= now;
+    let part = |wanted: &dyn Fn(&Candidate) -> bool| -> Vec<(f64, &Candidate)> {
+        let part = movable.iter().filter(|(_, candidate)| wanted(candidate));
         part.copied().collect()
     };
     // 1. Idle models that may go.
-    let idle = part(&|resident| allowed(resident) && !resident.busy);
+    let idle = part(&|candidate| allowed(candidate) && !candidate.busy);
     if let Some(victims) = sets::best(policy.wants, need, &idle) {
         return Choice::Victims(victims);
     }
     // 2. An idle model inside its min_runtime goes sooner than a busy one drains.
-    let resting = part(&|resident| !resident.busy);
-    if sets::covers(need, resting.iter().map(|(_, resident)| *resident)) {
+    let resting = part(&|candidate| !candidate.busy);
+    if sets::covers(need, resting.iter().map(|(_, candidate)| *candidate)) {
         return Choice::Wait(next_change(&movable, need, now));
     }
     // 3. Busy ones, once the waiter has waited for long enough.
@@ -162,16 +190,16 @@ pub fn choose(policy: &Policy, need: &Need, residents: &[Resident], now: Millis)
 }
 
 /// The next moment at which time alone lets another model be chosen.
-fn next_change(movable: &[(f64, &Resident)], need: &Need, now: Millis) -> Option<Millis> {
-    let from = |(_, resident): &(f64, &Resident)| {
-        let busy_from = if resident.busy { need.busy_from } else { now };
-        resident.free_from().max(busy_from)
+fn next_change(movable: &[(f64, &Candidate)], need: &Need, now: Millis) -> Option<Millis> {
+    let from = |(_, candidate): &(f64, &Candidate)| {
+        let busy_from = if candidate.busy { need.busy_from } else { now };
+        candidate.free_from().max(busy_from)
     };
     movable.iter().map(from).filter(|at| *at > now).min()
 }
 
-/// Whether a resident frees anything where something is missing.
-pub fn helps(need: &Need, resident: &Resident) -> bool {
-    let missing_there = |(gpu, _): &(GpuId, Bytes)| resident.gpus.contains(gpu);
-    resident.frees > Bytes(0) && need.missing.iter().any(missing_there)
+/// Whether a candidate frees anything where something is missing.
+pub(crate) fn helps(need: &Need, candidate: &Candidate) -> bool {
+    let missing_there = |(gpu, _): &(GpuId, Bytes)| candidate.gpus.contains(gpu);
+    candidate.frees > Bytes(0) && need.missing.iter().any(missing_there)
 }

@@ -1,23 +1,26 @@
 //! The best set of victims that covers a need. Exact for what fits on a GPU; bounded work beyond that.
 
-use super::{Need, Resident, Wants};
+use super::{Candidate, Need, Wants};
 use crate::ids::{Bytes, ModelId};
 
 /// Sets that are looked at before the best one found so far is taken.
 const SETS_MOST: usize = 20_000;
 
 /// Whether these free enough on every GPU where something is missing.
-pub(super) fn covers<'a>(need: &Need, victims: impl Iterator<Item = &'a Resident> + Clone) -> bool {
+pub(super) fn covers<'a>(
+    need: &Need,
+    victims: impl Iterator<Item = &'a Candidate> + Clone,
+) -> bool {
     need.missing.iter().all(|(gpu, missing)| {
         let there = victims.clone().filter(|victim| victim.gpus.contains(gpu));
         there.map(|victim| victim.frees).sum::<Bytes>() >= *missing
     })
 }
 
-/// The best set among residents that stand in the order in which the policy would let them go; `None` when all together are not
+/// The best set among candidates that stand in the order in which the policy would let them go; `None` when all together are not
 /// enough. No set contains a member that it does not need.
-pub(super) fn best(wants: Wants, need: &Need, order: &[(f64, &Resident)]) -> Option<Vec<ModelId>> {
-    if !covers(need, order.iter().map(|(_, resident)| *resident)) {
+pub(super) fn best(wants: Wants, need: &Need, order: &[(f64, &Candidate)]) -> Option<Vec<ModelId>> {
+    if !covers(need, order.iter().map(|(_, candidate)| *candidate)) {
         return None;
     }
     let mut search = Search {
@@ -43,7 +46,11 @@ pub(super) fn best(wants: Wants, need: &Need, order: &[(f64, &Resident)]) -> Opt
         .best
         .map_or_else(|| greedy(need, order), |(_, set)| set);
     let names = best.into_iter().filter_map(|at| order.get(at));
-    Some(names.map(|(_, resident)| resident.model.clone()).collect())
+    Some(
+        names
+            .map(|(_, candidate)| candidate.model.clone())
+            .collect(),
+    )
 }
 
 /// What a set costs as a whole, in the order of what counts.
@@ -55,9 +62,9 @@ struct Cost {
 }
 
 impl Cost {
-    fn with(self, (price, resident): (f64, &Resident)) -> Self {
+    fn with(self, (price, candidate): (f64, &Candidate)) -> Self {
         Self {
-            busy: self.busy + usize::from(resident.busy),
+            busy: self.busy + usize::from(candidate.busy),
             price: self.price + price,
             members: self.members + 1,
         }
@@ -72,7 +79,7 @@ impl Cost {
 
 struct Search<'a> {
     need: &'a Need,
-    order: &'a [(f64, &'a Resident)],
+    order: &'a [(f64, &'a Candidate)],
     chosen: Vec<usize>,
     best: Option<(Cost, Vec<usize>)>,
     looked_at: usize,
@@ -81,7 +88,7 @@ struct Search<'a> {
 impl Search<'_> {
     fn covered(&self) -> bool {
         let chosen = self.chosen.iter().filter_map(|at| self.order.get(*at));
-        covers(self.need, chosen.map(|(_, resident)| *resident))
+        covers(self.need, chosen.map(|(_, candidate)| *candidate))
     }
 
     /// Sets of exactly `size` more members, in order, until one covers.
@@ -126,10 +133,10 @@ impl Search<'_> {
 }
 
 /// The first in order that cover the need, without those that turn out not to be needed, dearest first.
-fn greedy(need: &Need, order: &[(f64, &Resident)]) -> Vec<usize> {
+fn greedy(need: &Need, order: &[(f64, &Candidate)]) -> Vec<usize> {
     let covered = |set: &[usize]| {
         let members = set.iter().filter_map(|at| order.get(*at));
-        covers(need, members.map(|(_, resident)| *resident))
+        covers(need, members.map(|(_, candidate)| *candidate))
     };
     let mut set = Vec::new();
     for at in 0..order.len() {

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn resident(name: &str, frees: u64, busy: bool, last_used: u64) -> Resident {
-    Resident {
+fn candidate(name: &str, frees: u64, busy: bool, last_used: u64) -> Candidate {
+    Candidate {
         model: ModelId(name.into()),
         gpus: vec![GpuId(0)],
         frees: Bytes(frees),
@@ -14,12 +14,12 @@ fn resident(name: &str, frees: u64, busy: bool, last_used: u64) -> Resident {
         spared_until: Millis(0),
         sleep: Millis(1_000),
         wake: Millis(1_000),
-        demand: 1.0,
+        demand: Demand::default(),
         next_use: 1.0,
     }
 }
 
-fn check(missing: u64, residents: &[Resident], now: u64, expected: &[&str]) {
+fn check(missing: u64, candidates: &[Candidate], now: u64, expected: &[&str]) {
     let need = Need {
         missing: vec![(GpuId(0), Bytes(missing))],
         busy_from: Millis(5_000),
@@ -32,7 +32,7 @@ fn check(missing: u64, residents: &[Resident], now: u64, expected: &[&str]) {
             .collect(),
     );
     assert_eq!(
-        choose(&lru::POLICY, &need, residents, Millis(now)),
+        choose(&lru::POLICY, &need, candidates, Millis(now)),
         expected
     );
 }
@@ -41,13 +41,13 @@ fn check(missing: u64, residents: &[Resident], now: u64, expected: &[&str]) {
 fn least_recently_used_goes_first() {
     check(
         10,
-        &[resident("a", 10, false, 30), resident("b", 10, false, 20)],
+        &[candidate("a", 10, false, 30), candidate("b", 10, false, 20)],
         100,
         &["b"],
     );
     check(
         10,
-        &[resident("b", 10, false, 20), resident("a", 10, false, 20)],
+        &[candidate("b", 10, false, 20), candidate("a", 10, false, 20)],
         100,
         &["a"],
     );
@@ -56,77 +56,84 @@ fn least_recently_used_goes_first() {
 #[test]
 fn fewest_evictions() {
     // 17 + 8 + 1.7 GB idle and 20 needed with 1 free: never all three.
-    let residents = [
-        resident("small", 17, false, 1),
-        resident("large", 170, false, 3),
-        resident("middle", 80, false, 2),
+    let candidates = [
+        candidate("small", 17, false, 1),
+        candidate("large", 170, false, 3),
+        candidate("middle", 80, false, 2),
     ];
-    check(190, &residents, 100, &["middle", "large"]);
-    check(100, &residents, 100, &["large"]);
+    check(190, &candidates, 100, &["middle", "large"]);
+    check(100, &candidates, 100, &["large"]);
 }
 
 #[test]
 fn busy_only_after_max_wait_and_only_without_idle() {
-    let residents = [
-        resident("busy", 10, true, 1),
-        resident("idle", 10, false, 2),
+    let candidates = [
+        candidate("busy", 10, true, 1),
+        candidate("idle", 10, false, 2),
     ];
-    check(10, &residents, 9_000, &["idle"]);
-    check(20, &residents, 9_000, &["idle", "busy"]);
+    check(10, &candidates, 9_000, &["idle"]);
+    check(20, &candidates, 9_000, &["idle", "busy"]);
     let need = Need {
         missing: vec![(GpuId(0), Bytes(20))],
         busy_from: Millis(5_000),
         urgent: false,
     };
     assert_eq!(
-        choose(&lru::POLICY, &need, &residents, Millis(100)),
+        choose(&lru::POLICY, &need, &candidates, Millis(100)),
         Choice::Wait(Some(Millis(5_000)))
     );
 }
 
 #[test]
 fn pinned_and_min_runtime() {
-    let mut residents = [
-        resident("pinned", 10, false, 1),
-        resident("young", 10, false, 2),
+    let mut candidates = [
+        candidate("pinned", 10, false, 1),
+        candidate("young", 10, false, 2),
     ];
-    residents[0].pinned = true;
-    residents[1].not_before = Millis(700);
+    candidates[0].pinned = true;
+    candidates[1].not_before = Millis(700);
     let mut need = Need {
         missing: vec![(GpuId(0), Bytes(10))],
         busy_from: Millis(0),
         urgent: false,
     };
     assert_eq!(
-        choose(&lru::POLICY, &need, &residents, Millis(100)),
+        choose(&lru::POLICY, &need, &candidates, Millis(100)),
         Choice::Wait(Some(Millis(700)))
     );
     need.urgent = true;
     assert_eq!(
-        choose(&lru::POLICY, &need, &residents, Millis(100)),
+        choose(&lru::POLICY, &need, &candidates, Millis(100)),
         Choice::Victims(vec![ModelId("young".into())])
     );
 }
 
 #[test]
 fn other_gpus_do_not_help() {
-    let mut elsewhere = resident("elsewhere", 100, false, 1);
+    let mut elsewhere = candidate("elsewhere", 100, false, 1);
     elsewhere.gpus = vec![GpuId(1)];
     check(
         10,
-        &[elsewhere, resident("here", 10, false, 9)],
+        &[elsewhere, candidate("here", 10, false, 9)],
         100,
         &["here"],
     );
 }
 
-/// Sizes in bytes, demand in requests per second; the same times for all.
-fn cheapest(missing: u64, residents: &[(&str, u64, f64)], expected: &[&str]) {
-    let residents: Vec<Resident> = residents
+/// So many requests, a moment ago.
+fn asked(requests: u64) -> Demand {
+    let mut demand = Demand::default();
+    demand.arrived(Millis(0), requests);
+    demand
+}
+
+/// Sizes in bytes, demand in requests; the same times for all.
+fn cheapest(missing: u64, candidates: &[(&str, u64, u64)], expected: &[&str]) {
+    let candidates: Vec<Candidate> = candidates
         .iter()
-        .map(|(name, frees, demand)| Resident {
-            demand: *demand,
-            ..resident(name, *frees, false, 0)
+        .map(|(name, frees, demand)| Candidate {
+            demand: asked(*demand),
+            ..candidate(name, *frees, false, 0)
         })
         .collect();
     let need = Need {
@@ -136,7 +143,7 @@ fn cheapest(missing: u64, residents: &[(&str, u64, f64)], expected: &[&str]) {
     };
     let expected = expected.iter().map(|name| ModelId((*name).into()));
     assert_eq!(
-        choose(&cost::POLICY, &need, &residents, Millis(0)),
+        choose(&cost::POLICY, &need, &candidates, Millis(0)),
         Choice::Victims(expected.collect())
     );
 }
@@ -144,41 +151,36 @@ fn cheapest(missing: u64, residents: &[(&str, u64, f64)], expected: &[&str]) {
 #[test]
 fn the_cheapest_set_makes_room() {
     // 17 + 8 + 1.7 GB idle and 20 needed: never all three.
-    let idle = [("a", 170, 1.0), ("b", 80, 1.0), ("c", 17, 1.0)];
+    let idle = [("a", 170, 1), ("b", 80, 1), ("c", 17, 1)];
     cheapest(200, &idle, &["b", "a"]);
     cheapest(180, &idle, &["c", "a"]);
     // A small one that everybody wants costs more than a large one that nobody asks for.
-    cheapest(50, &[("small", 60, 10.0), ("large", 400, 0.1)], &["large"]);
+    cheapest(50, &[("small", 60, 100), ("large", 400, 1)], &["large"]);
     // Two cheap ones before a dear one; equal ones by name.
     cheapest(
         100,
-        &[("x", 100, 9.0), ("y", 50, 1.0), ("z", 50, 1.0)],
+        &[("x", 100, 9), ("y", 50, 1), ("z", 50, 1)],
         &["y", "z"],
     );
-    cheapest(10, &[("q", 10, 1.0), ("p", 10, 1.0)], &["p"]);
+    cheapest(10, &[("q", 10, 1), ("p", 10, 1)], &["p"]);
 }
 
 #[test]
 fn policies_have_names_of_their_own() {
     for policy in Policy::ALL {
-        assert_eq!(Policy::named(policy.name), Some(policy));
+        assert_eq!(Policy::named(policy.name), Some(*policy));
         let prices = [0, 1, 1 << 40]
-            .map(|now| (policy.price)(&resident("a", 1 << 40, false, 1 << 40), Millis(now)));
+            .map(|now| (policy.price)(&candidate("a", 1 << 40, false, 1 << 40), Millis(now)));
         assert!(prices.iter().all(|price| *price >= 0.0), "{prices:?}");
     }
 }
 
 #[test]
 fn many_small_ones_are_found_without_looking_at_every_set() {
-    let residents: Vec<Resident> = (0..60)
-        .map(|n| Resident {
-            demand: f64::from(n + 1),
-            ..resident(
-                &format!("m{n:02}"),
-                10,
-                false,
-                u64::try_from(n).expect("small"),
-            )
+    let candidates: Vec<Candidate> = (0..60)
+        .map(|n| Candidate {
+            demand: asked(n + 1),
+            ..candidate(&format!("m{n:02}"), 10, false, n)
         })
         .collect();
     let need = Need {
@@ -187,7 +189,7 @@ fn many_small_ones_are_found_without_looking_at_every_set() {
         urgent: false,
     };
     for policy in Policy::ALL {
-        let Choice::Victims(victims) = choose(policy, &need, &residents, Millis(100)) else {
+        let Choice::Victims(victims) = choose(policy, &need, &candidates, Millis(100)) else {
             panic!("{} finds nobody", policy.name)
         };
         assert_eq!(victims.len(), 8, "{}", policy.name);
@@ -196,9 +198,9 @@ fn many_small_ones_are_found_without_looking_at_every_set() {
 
 #[test]
 fn neither_the_order_of_devices_nor_that_of_residents_decides() {
-    let on = |name: &str, gpus: [usize; 2]| Resident {
+    let on = |name: &str, gpus: [usize; 2]| Candidate {
         gpus: gpus.map(GpuId).to_vec(),
-        ..resident(name, 10, false, 5)
+        ..candidate(name, 10, false, 5)
     };
     // All are worth the same: the name alone may decide.
     let forwards = [on("b", [0, 1]), on("a", [1, 2]), on("c", [2, 0])];
@@ -221,51 +223,51 @@ fn neither_the_order_of_devices_nor_that_of_residents_decides() {
 
 #[test]
 fn the_first_moment_at_which_somebody_may_go_is_waited_for() {
-    let mut residents = [
-        resident("one", 10, false, 1),
-        resident("other", 10, false, 2),
-        resident("small", 0, false, 0),
+    let mut candidates = [
+        candidate("one", 10, false, 1),
+        candidate("other", 10, false, 2),
+        candidate("small", 0, false, 0),
     ];
-    residents[0].not_before = Millis(900);
-    residents[1].spared_until = Millis(700);
+    candidates[0].not_before = Millis(900);
+    candidates[1].spared_until = Millis(700);
     let need = Need {
         missing: vec![(GpuId(0), Bytes(10))],
         busy_from: Millis(0),
         urgent: false,
     };
     for policy in Policy::ALL {
-        let wait = choose(policy, &need, &residents, Millis(100));
+        let wait = choose(policy, &need, &candidates, Millis(100));
         assert_eq!(wait, Choice::Wait(Some(Millis(700))));
-        let goes = choose(policy, &need, &residents, Millis(700));
+        let goes = choose(policy, &need, &candidates, Millis(700));
         assert_eq!(goes, Choice::Victims(vec![ModelId("other".into())]));
     }
 }
 
 #[test]
 fn a_set_costs_what_all_its_members_cost_and_busy_ones_above_all() {
-    let demand = |name: &str, frees: u64, busy: bool, demand: f64| Resident {
-        demand,
-        ..resident(name, frees, busy, 0)
+    let demand = |name: &str, frees: u64, busy: bool, requests: u64| Candidate {
+        demand: asked(requests),
+        ..candidate(name, frees, busy, 0)
     };
     let need = Need {
         missing: vec![(GpuId(0), Bytes(100))],
         busy_from: Millis(0),
         urgent: true,
     };
-    let chosen = |residents: &[Resident]| choose(&cost::POLICY, &need, residents, Millis(0));
+    let chosen = |candidates: &[Candidate]| choose(&cost::POLICY, &need, candidates, Millis(0));
     let names = |names: &[&str]| {
         Choice::Victims(names.iter().map(|name| ModelId((*name).into())).collect())
     };
-    // Four of 25 at 1 cost as much as one of 100 at 1; three dear ones more than one.
-    let parts = ["p", "q", "r"].map(|name| demand(name, 34, false, 2.0));
+    // One that is asked for less than three together, and more than some of them.
+    let parts = ["p", "q", "r"].map(|name| demand(name, 34, false, 20));
     let mut all = parts.to_vec();
-    all.push(demand("whole", 100, false, 1.5));
+    all.push(demand("whole", 100, false, 15));
     assert_eq!(chosen(&all), names(&["whole"]));
     // Two busy ones that hardly cost anything, or one of them with a dear one.
     let few = [
-        demand("busy", 50, true, 0.01),
-        demand("busy-too", 50, true, 0.01),
-        demand("dear", 50, false, 9.0),
+        demand("busy", 50, true, 1),
+        demand("busy-too", 50, true, 1),
+        demand("dear", 50, false, 900),
     ];
     assert_eq!(chosen(&few), names(&["dear", "busy"]));
 }

@@ -195,7 +195,6 @@ fn a_larger_term_is_raised_and_everything_said_again() {
     let hello = Event::Hello {
         gate: GateId("g9".into()),
         stream: StreamId(9),
-        gateway: "envoy".into(),
         largest_term: 500,
         sequence: 1,
         figures: vec![],

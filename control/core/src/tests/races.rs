@@ -82,7 +82,6 @@ fn an_older_hello_that_arrives_late_replaces_nothing() {
     let late = Event::Hello {
         gate: GateId("g1".into()),
         stream: StreamId(2),
-        gateway: "envoy".into(),
         largest_term: 0,
         sequence: 1,
         figures: vec![],

@@ -217,7 +217,7 @@ fn policies_and_tolerance() {
     );
     for policy in Policy::ALL {
         let fleet = read(&format!("policy: {}\n{SMALL}", policy.name), &[]).expect("valid");
-        assert_eq!(fleet.policy, policy);
+        assert_eq!(fleet.policy, *policy);
     }
     refused(
         &format!("policy: fifo\n{SMALL}"),

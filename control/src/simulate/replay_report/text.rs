@@ -27,7 +27,10 @@ pub(super) fn text(runs: &[Run], notes: &[String], answers: &[String]) -> String
     for sentence in runs.first().map_or(&[][..], |run| &run.details.assumptions) {
         text += &format!("assumed: {sentence}\n");
     }
-    let tables = [waits_table, reasons_table, hours_table].map(|table| table(runs));
+    let mut tables = vec![waits_table(runs)];
+    if replayed(runs).next().is_some() {
+        tables.extend([reasons_table(runs), hours_table(runs)]);
+    }
     text += &format!("\n{}{ABOUT}", tables.join("\n"));
     if replayed(runs).count() <= RUNS_IN_DETAIL {
         text.extend(replayed(runs).map(details));

@@ -5,7 +5,7 @@ use greenthread_core::{
     demand::Demand,
     forecast::Forecast,
     ids::{Bytes, GpuId, Millis, ModelId},
-    policy::{self, Choice, Need, Policy, Resident},
+    policy::{self, Candidate, Choice, Need, Policy},
 };
 
 use super::{Arrival, Eviction};
@@ -48,16 +48,16 @@ impl OfCore {
         }
     }
 
-    fn resident(&self, now: Millis, model: usize) -> Resident {
+    fn resident(&self, model: usize) -> Candidate {
         let Model {
             id,
             last_used,
             demand,
         } = &self.models[model];
         let next_use = |forecast: &Forecast| forecast.next_use(id);
-        Resident {
+        Candidate {
             next_use: self.forecast.as_ref().map_or(1.0, next_use),
-            ..resident(id.clone(), *last_used, demand.rate(now))
+            ..resident(id.clone(), *last_used, *demand)
         }
     }
 }
@@ -65,17 +65,21 @@ impl OfCore {
 /// Whether a policy cares when a model will be used next: whether its price changes with nothing but that.
 fn looks_ahead(policy: &Policy) -> bool {
     let now = Millis::seconds(7);
-    let resident = |next_use| Resident {
+    let resident = |next_use| Candidate {
         next_use,
-        ..resident(ModelId(String::new()), Millis::seconds(3), 0.1)
+        ..resident(
+            ModelId(String::new()),
+            Millis::seconds(3),
+            Demand::default(),
+        )
     };
     let price = |next_use| (policy.price)(&resident(next_use), now);
     price(1.0).total_cmp(&price(1e9)).is_ne()
 }
 
 /// A model that is awake, of which no more is known.
-fn resident(model: ModelId, last_used: Millis, demand: f64) -> Resident {
-    Resident {
+fn resident(model: ModelId, last_used: Millis, demand: Demand) -> Candidate {
+    Candidate {
         model,
         gpus: vec![GpuId(0)],
         frees: PLACE,
@@ -111,9 +115,9 @@ impl Eviction for OfCore {
             busy_from: arrival.at,
             urgent: false,
         };
-        let candidates: Vec<Resident> = residents
+        let candidates: Vec<Candidate> = residents
             .iter()
-            .map(|model| self.resident(arrival.at, *model))
+            .map(|model| self.resident(*model))
             .collect();
         let chosen = match policy::choose(self.policy, &need, &candidates, arrival.at) {
             Choice::Victims(victims) => candidates

@@ -62,6 +62,14 @@ fn times_are_put_in_order_and_counted() {
 fn mistakes_name_file_line_field_and_remedy() {
     let head = "time_s,model,service_s\n";
     check_wrong(
+        &format!("{head}0,a,-1\n"),
+        "t.csv:2: service_s: -1 is negative; write how many seconds the engine works, 0 at least",
+    );
+    check_wrong(
+        "time_s,model,service_s,model\n0,a,1,b\n",
+        "t.csv:1: model: two columns have this name; keep one of them",
+    );
+    check_wrong(
         "0,a,1\n",
         "t.csv:1: time_s: there is no such column; the first line names the columns and must be `time_s,model,service_s`, not `0,a,1`",
     );

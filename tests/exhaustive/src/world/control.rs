@@ -49,6 +49,8 @@ pub(crate) struct ControlSide {
     pub(crate) told: Option<Arc<gate::Row>>,
     /// Epoch of its newest barrier.
     pub(crate) barrier: Epoch,
+    /// It told the engine to sleep behind that barrier, and has admitted nothing since. (Follows from what the core is in.)
+    pub(crate) slept: bool,
     pub(crate) heard: [Option<Heard>; GATES],
     /// Number of its newest stream.
     pub(crate) streams: u64,
@@ -99,6 +101,7 @@ impl World {
             published: None,
             told: None,
             barrier: Epoch::default(),
+            slept: false,
             heard: [None; GATES],
             streams: 0,
         });
@@ -172,6 +175,7 @@ impl World {
             }
             Effect::Sleep { attempt, .. } => {
                 self.check_sleep(index, step);
+                self.controls[index].slept = true;
                 self.call(index, CallKind::Sleep, attempt.0, step);
             }
             Effect::Start { .. } | Effect::Kill { .. } => {

@@ -1,0 +1,46 @@
+//! Models as policies see them: the one place where what is known of a model becomes a value that a policy may judge.
+
+use crate::{
+    Core,
+    ids::{GpuId, Millis},
+    phase::Phase,
+    policy::{Candidate, Need},
+    state::ModelState,
+};
+
+impl Core {
+    /// Every model that serves on a GPU where something is missing.
+    pub(crate) fn candidates(&self, need: &Need) -> Vec<Candidate> {
+        let gpus: Vec<GpuId> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
+        let there = self.places.on(&gpus).into_iter();
+        there
+            .filter_map(|slot| self.models.at(slot))
+            .filter(|state| matches!(state.phase, Phase::Serving))
+            .map(|state| self.candidate(state))
+            .collect()
+    }
+
+    /// A model as policies see it.
+    pub(crate) fn candidate(&self, state: &ModelState) -> Candidate {
+        let id = &state.spec.id;
+        let served: Millis = state.served_at.unwrap_or(state.since);
+        Candidate {
+            model: id.clone(),
+            gpus: state.spec.gpus.clone(),
+            frees: state.spec.awake.less(state.spec.asleep),
+            pinned: sabotage!(PinnedGoes, false, state.spec.pinned && !state.disabled),
+            busy: self.gates.in_flight(state.slot) > 0 || self.gates.held(state.slot) > 0,
+            last_used: state.last_used.map_or(served, |used| used.max(served)),
+            not_before: sabotage!(
+                MinRuntimeIgnored,
+                Millis(0),
+                served + state.spec.min_runtime
+            ),
+            spared_until: sabotage!(MinRuntimeIgnored, Millis(0), state.spare_until),
+            sleep: state.learned.sleep.median(),
+            wake: state.learned.wake.median(),
+            demand: state.demand,
+            next_use: self.forecast.next_use(id),
+        }
+    }
+}
