@@ -210,12 +210,16 @@ fn outcomes_of_other_attempts_end_neither_starts_nor_first_sleeps_and_wakes() {
     let mut bench = Bench::new(&[new], EngineState::Gone);
     bench.answering = false;
     let running = |bench: &Bench| {
-        let attempt = |effect: &Effect| match effect {
-            Effect::Observe { attempt, .. }
+        let attempt = |effect: &Effect| {
+            if let Effect::Observe { attempt, .. }
             | Effect::Start { attempt, .. }
             | Effect::Wake { attempt, .. }
-            | Effect::Sleep { attempt, .. } => Some(*attempt),
-            _ => None,
+            | Effect::Sleep { attempt, .. } = effect
+            {
+                Some(*attempt)
+            } else {
+                None
+            }
         };
         bench.log.iter().rev().find_map(attempt).expect("under way")
     };

@@ -503,9 +503,12 @@ fn an_older_term_raises_nothing() {
         assert_eq!(bench.event(Event::TermRaised(term)), []);
     }
     let effects = bench.figures("g1", "a", 0, 1);
-    let of = |effect: &Effect| match effect {
-        Effect::Publish(row) => Some(row.epoch.term),
-        _ => None,
+    let of = |effect: &Effect| {
+        if let Effect::Publish(row) = effect {
+            Some(row.epoch.term)
+        } else {
+            None
+        }
     };
     assert!(effects.iter().filter_map(of).all(|term| term == 7));
 }

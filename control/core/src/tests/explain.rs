@@ -202,12 +202,11 @@ fn it_is_told_why_each_stays() {
     state(&mut bench, "a", &|state| state.spec.pinned = true);
     let verdicts = |bench: &Bench| {
         let choice = latest(bench, "c");
-        let known = ["a", "b"].map(|model| {
+        ["a", "b"].map(|model| {
             let mut weighed = choice.weighed.iter();
             let found = weighed.find(|weighed| weighed.model == id(model));
             found.expect("weighed").verdict
-        });
-        known
+        })
     };
     bench.figures("g1", "c", 0, 1);
     let runs_until = bench.core.models.get(&id("b")).expect("known").served_at;

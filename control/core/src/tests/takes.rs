@@ -376,9 +376,12 @@ fn a_start_whose_process_is_gone_ends_nothing() {
     bench.run(1_100);
     bench.answering = false;
     let effects = bench.figures("g1", "a", 0, 1);
-    let attempt = effects.iter().find_map(|effect| match effect {
-        Effect::Start { attempt, .. } => Some(*attempt),
-        _ => None,
+    let attempt = effects.iter().find_map(|effect| {
+        if let Effect::Start { attempt, .. } = effect {
+            Some(*attempt)
+        } else {
+            None
+        }
     });
     let effects = bench.event(Event::Started {
         model: id("a"),
