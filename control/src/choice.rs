@@ -233,7 +233,11 @@ pub struct WhyNot {
     pub reasons: Vec<String>,
     /// Models that wait before it on its GPUs, first first.
     pub ahead: Vec<String>,
-    /// Estimated wait of a request that arrived now, in ms; absent when nobody knows.
+    /// What a request that arrived now would be refused with ("disabled", "booting" …); absent when it would not.
+    pub refused_because: Option<String>,
+    /// Seconds of its Retry-After then.
+    pub retry_after_s: Option<u32>,
+    /// Estimated wait of a request that arrived now, in ms; absent when it would be refused, or nobody knows.
     pub estimated_wait_ms: Option<u64>,
     /// Number of the latest choice about it.
     pub choice: Option<u64>,

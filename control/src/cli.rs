@@ -81,6 +81,7 @@ enum Command {
     /// Decide that what a GPU holds beyond what GreenThread knows of is somebody else's: models do without it, and go on
     AcceptGpu {
         /// The number of the GPU, as `status` shows it
+        #[arg(value_parser = gpu_number)]
         gpu: usize,
         #[command(flatten)]
         control: Control,
@@ -180,6 +181,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&*error),
     }
+}
+
+fn gpu_number(text: &str) -> Result<usize, String> {
+    let number = text.parse();
+    number.map_err(|_| format!("{text} is no number of a GPU; write 0 for the first"))
 }
 
 type Done = Result<(), Box<dyn std::error::Error>>;

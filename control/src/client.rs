@@ -29,6 +29,14 @@ pub enum ClientError {
         /// Why not.
         source: reqwest::Error,
     },
+    /// The address is none.
+    #[error(
+        "--control (or GREENTHREAD_CONTROL): {base} is no address; write one like http://127.0.0.1:8081"
+    )]
+    NoAddress {
+        /// What was given.
+        base: String,
+    },
     /// Control says no.
     #[error("{}; {}", .0.message, .0.remedy)]
     Refused(Problem),
@@ -216,9 +224,13 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let unreachable = |source| ClientError::Unreachable {
-            base: self.base.clone(),
-            source,
+        let unreachable = |source: reqwest::Error| {
+            let base = self.base.clone();
+            if source.is_builder() {
+                ClientError::NoAddress { base }
+            } else {
+                ClientError::Unreachable { base, source }
+            }
         };
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
@@ -275,6 +287,10 @@ fn progress(model: &Model, verb: Operator, moved: bool) -> Progress {
         },
         Operator::Sleep | Operator::Disable => match state {
             "sleeping" => Progress::There,
+            "serving" if moved && verb == Operator::Sleep => Progress::Failed(format!(
+                "{}; `greenthread disable` keeps it asleep whoever asks for it",
+                last()
+            )),
             "serving" if moved => Progress::Failed(last()),
             "serving" => Progress::NotBegun,
             _ => Progress::OnTheWay,
@@ -312,6 +328,19 @@ fn encoded(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::testing;
+
+    #[tokio::test]
+    async fn an_address_that_is_none_is_told_from_one_that_does_not_answer() {
+        for base in ["control", "127.0.0.1:8081"] {
+            let error = Client::new(base, None)
+                .status()
+                .await
+                .unwrap_err()
+                .to_string();
+            let expected = format!("{base} is no address; write one like http://");
+            assert!(error.contains(&expected), "{error}");
+        }
+    }
 
     #[test]
     fn names_are_one_segment() {
@@ -356,7 +385,10 @@ mod tests {
             "serving",
             None,
             true,
-            Progress::Failed("it is serving again".into()),
+            Progress::Failed(
+                "it is serving again; `greenthread disable` keeps it asleep whoever asks for it"
+                    .into(),
+            ),
         );
         check(Operator::Sleep, "sleeping", None, true, Progress::There);
     }

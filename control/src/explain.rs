@@ -88,6 +88,8 @@ pub fn why_not(why: &WhyNot) -> String {
         serving,
         reasons,
         ahead,
+        refused_because,
+        retry_after_s,
         estimated_wait_ms,
         choice,
     } = why;
@@ -110,6 +112,11 @@ pub fn why_not(why: &WhyNot) -> String {
     }
     match (serving, estimated_wait_ms) {
         (true, _) => {}
+        (false, _) if refused_because.is_some() => text.push_str(&format!(
+            "a request that came now would be refused (503 `{}`) and told to come back in {} s\n",
+            refused_because.as_deref().unwrap_or_default(),
+            retry_after_s.unwrap_or_default()
+        )),
         (false, Some(wait)) => text.push_str(&format!(
             "a request that came now would wait for about {}\n",
             length(*wait)

@@ -267,6 +267,7 @@ mod tests {
     fn models_are_counted_where_their_weights_are() {
         let asleep = |name, tier: &str, wait| Model {
             state: "sleeping".into(),
+            on_gpu: false,
             tier: tier.into(),
             estimated_wait_ms: Some(wait),
             ..testing::model_overview(name)

@@ -223,6 +223,8 @@ pub struct Model {
     pub state: String,
     /// The state in the core's own words.
     pub phase: String,
+    /// Its weights are on the GPU, or on the way there or from there.
+    pub on_gpu: bool,
     /// Where its weights are when they are not on the GPU: "ram", "disk" or "stopped".
     pub tier: String,
     /// What gates do with its requests: "admit", "hold" or "refuse".
@@ -291,12 +293,9 @@ pub struct Problem {
 }
 
 impl Model {
-    /// Where its weights are, or are on their way to: "gpu", "ram", "disk" or "stopped".
+    /// Where its weights are, or are moving: "gpu", "ram", "disk" or "stopped".
     pub fn weights(&self) -> &str {
-        match self.state.as_str() {
-            "sleeping" | "pending" => &self.tier,
-            _ => "gpu",
-        }
+        if self.on_gpu { "gpu" } else { &self.tier }
     }
 
     /// Host RAM that it takes now: its copy, for each of its GPUs, while it sleeps there.

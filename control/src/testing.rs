@@ -84,6 +84,7 @@ pub(crate) fn model_overview(name: &str) -> overview::Model {
         engine: "127.0.0.1:9001".to_owned(),
         state: "serving".to_owned(),
         phase: "Serving".to_owned(),
+        on_gpu: true,
         tier: "ram".to_owned(),
         admission: "admit".to_owned(),
         refused_because: None,

@@ -159,7 +159,8 @@ fn tally(tally: &Tally) -> String {
     }
     if shadow_differs > 0 {
         text.push_str(&format!(
-            "shadow policy: would have chosen others {shadow_differs} times, and spared {shadow_saves} of those wanted back too soon\n"
+            "shadow policy: would have chosen others {shadow_differs} time{}, and spared {shadow_saves} of those wanted back too soon\n",
+            if shadow_differs == 1 { "" } else { "s" }
         ));
     }
     let EstimateScore {
@@ -302,6 +303,7 @@ mod tests {
         };
         let failed = Model {
             state: "sleeping".into(),
+            on_gpu: false,
             refused_because: Some("wake_failed".into()),
             last_error: Some("out of memory".into()),
             reserved_bytes: 1 << 30,

@@ -114,6 +114,10 @@ def test_why_not_of_a_model_that_nobody_asks_for_one_that_serves_and_one_that_is
     try:
         disabled = why_not(stack, "gamma")
         assert any("greenthread enable" in reason for reason in disabled["reasons"]), disabled
+        # Nothing is promised that will not be.
+        assert not any("wakes it" in reason and "no request" not in reason for reason in disabled["reasons"]), disabled
+        assert (disabled["refusedBecause"], disabled["estimatedWaitMs"]) == ("disabled", None)
+        assert "would be refused (503 `disabled`)" in greenthread(stack, "why-not", "gamma").stdout
     finally:
         stack.operator("gamma", "enable").raise_for_status()
 

@@ -110,10 +110,13 @@ impl Core {
         };
         (audit.foreign, audit.absent) = (used.less(known), known.less(used));
         (audit.differing, audit.accepting) = (0, false);
-        let foreign = audit.foreign;
-        let sentence = format!(
-            "an operator accepted what the oracle sees: {foreign} are not ours; transitions go on"
-        );
+        let what = match (audit.foreign, audit.absent) {
+            (Bytes(0), Bytes(0)) => "nothing but what the ledger knows of".to_owned(),
+            (Bytes(0), absent) => format!("models hold {absent} less than the ledger knows of"),
+            (foreign, _) => format!("{foreign} are not ours"),
+        };
+        let sentence =
+            format!("an operator accepted what the oracle sees: {what}; transitions go on");
         self.announce(now, gpu, &sentence, effects);
     }
 

@@ -393,7 +393,7 @@ impl Choice {
     }
 
     /// Room was there for a start, or a wake, that only measures.
-    fn is_first_start(&self) -> bool {
+    pub(crate) fn is_first_start(&self) -> bool {
         self.trigger == Trigger::Boot && matches!(self.taken, Taken::Wake(_))
     }
 

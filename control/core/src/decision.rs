@@ -5,6 +5,7 @@
 //! have done. Nothing here decides anything.
 
 use crate::{
+    effect::RefuseReason,
     ids::{Bytes, GpuId, Millis, ModelId},
     phase::Tier,
 };
@@ -197,9 +198,11 @@ pub struct WhyNot {
     pub reasons: Vec<String>,
     /// Models that wait before it on its GPUs, first first.
     pub ahead: Vec<ModelId>,
-    /// Estimated wait of a request that arrived now.
+    /// Why gates would refuse a request that arrived now, if they would, and after how many seconds it is told to come back.
+    pub refused: Option<(RefuseReason, u32)>,
+    /// Estimated wait of a request that arrived now, were it held.
     pub estimated_wait: Millis,
-    /// The latest choice about it.
+    /// The latest choice about it in which something was weighed.
     pub choice: Option<u64>,
 }
 

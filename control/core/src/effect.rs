@@ -26,6 +26,21 @@ pub enum RefuseReason {
     TooLong,
 }
 
+impl RefuseReason {
+    /// The word in `x-greenthread-reason`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Draining => "draining",
+            Self::Booting => "booting",
+            Self::WakeFailed => "wake_failed",
+            Self::Disabled => "disabled",
+            Self::NeverFits => "never_fits",
+            Self::EngineFailed => "engine_failed",
+            Self::TooLong => "too_long",
+        }
+    }
+}
+
 /// What gates do with requests of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {

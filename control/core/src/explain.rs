@@ -3,6 +3,7 @@
 use crate::{
     Core,
     decision::{Choice, Taken, Verdict, WhyNot},
+    effect::Admission,
     ids::{Millis, ModelId},
     phase::{Boot, Cause, Failure, Phase},
     schedule::counted,
@@ -18,9 +19,22 @@ impl Core {
         if !serving {
             self.reasons(now, state, &mut reasons);
         }
+        let refused = match state.row().admission {
+            Admission::Refuse {
+                reason,
+                retry_after,
+            } => Some((reason, retry_after)),
+            Admission::Admit | Admission::Hold { .. } => None,
+        };
+        let latest = self.choices.latest(id);
+        let weighed = |number: &u64| {
+            let choice = self.choices.get(*number);
+            choice.is_some_and(|choice| !choice.is_first_start())
+        };
         Some(WhyNot {
             model: id.clone(),
             serving,
+            refused,
             reasons,
             ahead: self.ahead_of(now, state),
             estimated_wait: if serving {
@@ -28,7 +42,7 @@ impl Core {
             } else {
                 self.estimate(now, id)
             },
-            choice: self.choices.latest(id),
+            choice: latest.filter(weighed),
         })
     }
 
@@ -80,6 +94,7 @@ impl Core {
                 "its engine has not answered a first look yet".into()
             }
             Phase::Booting(_) => "its first start and measurement are not over".into(),
+            Phase::Asleep if state.disabled => "it sleeps, and no request wakes it".into(),
             Phase::Asleep => {
                 "nobody asks for it; a request (or `greenthread wake`) wakes it".into()
             }

@@ -5,7 +5,7 @@ use crate::{
     effect::Effect,
     event::{Event, Figures, Observation, Operator},
     gates::News,
-    ids::{GateId, Millis, ModelId},
+    ids::{GateId, Millis, ModelId, StreamId},
     model::ModelSpec,
     models::Slot,
     phase::{Boot, Count, Failure, Phase},
@@ -110,38 +110,8 @@ impl Core {
             ..
         } = event
         {
-            let figures = self.by_slot(figures);
-            let (known, alive) = (self.gates.known_to(gate), self.gates.any_alive());
-            let to_close = self.gates.hello(now, gate, stream, sequence, &figures);
-            let listed = figures.iter().map(|(slot, _)| slot);
-            known
-                .iter()
-                .chain(listed)
-                .for_each(|slot| self.models.touch(*slot));
-            self.touch_draining();
-            if !alive {
-                // The first gate: idleness can be seen from here on.
-                self.models.touch_all();
-            }
-            effects.extend(to_close.map(|stream| Effect::CloseStream {
-                gate: gate.clone(),
-                stream,
-            }));
-            if to_close == Some(stream) {
-                return None;
-            }
-            self.take_moments(now, gate, &figures);
-            if *largest_term > self.fleet.term {
-                // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
-                effects.push(Effect::RaiseTerm {
-                    at_least: *largest_term,
-                });
-                effects.push(Effect::CloseStream {
-                    gate: gate.clone(),
-                    stream,
-                });
-                self.gates.closed(gate, stream);
-            }
+            let gate = (gate, stream, sequence);
+            self.greeted(now, gate, *largest_term, figures, effects);
             return None;
         }
         if let Event::StreamClosed { .. } = event {
@@ -172,6 +142,49 @@ impl Core {
             return None;
         }
         Some((gate.clone(), sequence))
+    }
+
+    /// A gate begins a stream: with what it has and holds, and with the largest term that it has met.
+    fn greeted(
+        &mut self,
+        now: Millis,
+        (gate, stream, sequence): (&GateId, StreamId, u64),
+        largest_term: u64,
+        figures: &[(ModelId, Figures)],
+        effects: &mut Vec<Effect>,
+    ) {
+        let figures = self.by_slot(figures);
+        let (known, alive) = (self.gates.known_to(gate), self.gates.any_alive());
+        let to_close = self.gates.hello(now, gate, stream, sequence, &figures);
+        let listed = figures.iter().map(|(slot, _)| slot);
+        known
+            .iter()
+            .chain(listed)
+            .for_each(|slot| self.models.touch(*slot));
+        self.touch_draining();
+        if !alive {
+            // The first gate: idleness can be seen from here on.
+            self.models.touch_all();
+        }
+        effects.extend(to_close.map(|stream| Effect::CloseStream {
+            gate: gate.clone(),
+            stream,
+        }));
+        if to_close == Some(stream) {
+            return;
+        }
+        self.take_moments(now, gate, &figures);
+        if largest_term > self.fleet.term {
+            // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
+            effects.push(Effect::RaiseTerm {
+                at_least: largest_term,
+            });
+            effects.push(Effect::CloseStream {
+                gate: gate.clone(),
+                stream,
+            });
+            self.gates.closed(gate, stream);
+        }
     }
 
     /// The gate has applied a barrier. Whether it is the running one is asked later.

@@ -19,6 +19,8 @@ pub struct ModelView {
     pub state: PublicState,
     /// Phase by its internal name ("Serving", "Draining" …).
     pub phase: &'static str,
+    /// Its weights are on the GPU, or on the way there or from there.
+    pub on_gpu: bool,
     /// Where its weights are when they are not on the GPU.
     pub tier: Tier,
     /// What gates do.
@@ -143,6 +145,7 @@ impl Core {
                 id: id.clone(),
                 state: row.state,
                 phase: state.phase.name(),
+                on_gpu: state.holds_room(),
                 tier: state.tier(),
                 admission: row.admission,
                 barriered: row.barriered,

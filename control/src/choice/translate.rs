@@ -246,15 +246,19 @@ impl WhyNot {
             serving,
             reasons,
             ahead,
+            refused,
             estimated_wait,
             choice,
         } = why;
+        let wait = (estimated_wait.0 > 0 && refused.is_none()).then_some(estimated_wait.0);
         Self {
             model: name(&model),
             serving,
             reasons,
             ahead: ahead.iter().map(name).collect(),
-            estimated_wait_ms: (estimated_wait.0 > 0).then_some(estimated_wait.0),
+            refused_because: refused.map(|(reason, _)| reason.as_str().to_owned()),
+            retry_after_s: refused.map(|(_, retry_after)| retry_after),
+            estimated_wait_ms: wait,
             choice,
         }
     }
@@ -266,7 +270,10 @@ fn name(model: &ModelId) -> String {
 
 #[cfg(test)]
 mod tests {
-    use greenthread_core::ids::{Bytes, GpuId};
+    use greenthread_core::{
+        effect::RefuseReason,
+        ids::{Bytes, GpuId},
+    };
     use serde_json::json;
 
     use super::*;
@@ -372,20 +379,26 @@ mod tests {
 
     #[test]
     fn an_unknown_wait_is_left_out() {
-        let why = |estimate| {
+        let why = |refused, estimate| {
             WhyNot::of(decision::WhyNot {
                 model: id("qwen"),
                 serving: false,
+                refused,
                 reasons: vec!["nobody asks for it".into()],
                 ahead: vec![id("llama")],
                 estimated_wait: Millis(estimate),
                 choice: Some(17),
             })
         };
+        let wait = |estimate| why(None, estimate).estimated_wait_ms;
+        assert_eq!((wait(0), wait(600)), (None, Some(600)));
+        assert_eq!(why(None, 0).ahead, ["llama"]);
+        // Who would be refused does not wait.
+        let refused = why(Some((RefuseReason::Booting, 7)), 600);
+        assert_eq!(refused.refused_because.as_deref(), Some("booting"));
         assert_eq!(
-            (why(0).estimated_wait_ms, why(600).estimated_wait_ms),
-            (None, Some(600))
+            (refused.retry_after_s, refused.estimated_wait_ms),
+            (Some(7), None)
         );
-        assert_eq!(why(0).ahead, ["llama"]);
     }
 }

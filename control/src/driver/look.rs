@@ -95,6 +95,7 @@ impl Driver {
             engine: model.engine.address.to_string(),
             state: view.state.as_str().to_owned(),
             phase: view.phase.to_owned(),
+            on_gpu: view.on_gpu,
             tier: overview::tier_word(view.tier).to_owned(),
             admission: admission.to_owned(),
             refused_because: refused_because.map(str::to_owned),

@@ -347,6 +347,8 @@ fn why_not_lists_reasons_the_queue_and_the_wait() {
             "llama may go from 12:03:13 on".into(),
         ],
         ahead: vec!["phi".into(), "mistral".into()],
+        refused_because: None,
+        retry_after_s: None,
         estimated_wait_ms: Some(4_200),
         choice: Some(17),
     };
@@ -373,6 +375,14 @@ qwen does not serve now, and nothing is known to keep it: `greenthread status qw
 how long a request that came now would wait, nobody can tell
 "
     );
+    let refused = WhyNot {
+        refused_because: Some("disabled".into()),
+        retry_after_s: Some(60),
+        ..unknown.clone()
+    };
+    let last =
+        "a request that came now would be refused (503 `disabled`) and told to come back in 60 s";
+    assert_eq!(why_not(&refused).lines().last(), Some(last));
     let serving = WhyNot {
         serving: true,
         ..unknown

@@ -2,7 +2,7 @@
 
 use greenthread_core::{
     decision,
-    effect::{Admission, RefuseReason},
+    effect::Admission,
     ids::Bytes,
     learned,
     model::{self, ModelSpec, Source},
@@ -115,7 +115,7 @@ pub fn admission_words(admission: Admission) -> (&'static str, Option<&'static s
     match admission {
         Admission::Admit => ("admit", None),
         Admission::Hold { .. } => ("hold", None),
-        Admission::Refuse { reason, .. } => ("refuse", Some(reason_word(reason))),
+        Admission::Refuse { reason, .. } => ("refuse", Some(reason.as_str())),
     }
 }
 
@@ -133,17 +133,5 @@ fn source_word(source: Source) -> &'static str {
         Source::Default => "default",
         Source::Declared => "declared",
         Source::Measured => "measured",
-    }
-}
-
-fn reason_word(reason: RefuseReason) -> &'static str {
-    match reason {
-        RefuseReason::Draining => "draining",
-        RefuseReason::Booting => "booting",
-        RefuseReason::WakeFailed => "wake_failed",
-        RefuseReason::Disabled => "disabled",
-        RefuseReason::NeverFits => "never_fits",
-        RefuseReason::EngineFailed => "engine_failed",
-        RefuseReason::TooLong => "too_long",
     }
 }

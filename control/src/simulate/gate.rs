@@ -25,13 +25,7 @@ impl Refusal {
     /// The word in `x-greenthread-reason`.
     pub(super) const fn word(self) -> &'static str {
         match self {
-            Self::Row(RefuseReason::Draining) => "draining",
-            Self::Row(RefuseReason::Booting) => "booting",
-            Self::Row(RefuseReason::WakeFailed) => "wake_failed",
-            Self::Row(RefuseReason::Disabled) => "disabled",
-            Self::Row(RefuseReason::NeverFits) => "never_fits",
-            Self::Row(RefuseReason::EngineFailed) => "engine_failed",
-            Self::Row(RefuseReason::TooLong) => "too_long",
+            Self::Row(reason) => reason.as_str(),
             Self::HoldExpired => "hold_expired",
             Self::HoldFull => "hold_full",
         }

@@ -209,6 +209,7 @@ mod tests {
     fn host_ram_is_by_node_and_without_a_limit_a_sum() {
         let asleep = |name| Model {
             state: "sleeping".into(),
+            on_gpu: false,
             gpus: vec![0, 1],
             sizes: Sizes {
                 host: Size {

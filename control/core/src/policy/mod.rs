@@ -49,7 +49,7 @@ pub struct Policy {
     pub name: &'static str,
     /// Who goes first, for people: what stands before "of 3 that can go".
     pub rule: &'static str,
-    /// What losing a model costs at this moment; who costs least goes first. Never negative, never NaN.
+    /// What losing a model costs at this moment, in a unit of the policy's own; who costs least goes first. Never negative, never NaN.
     pub price: fn(&Candidate, Millis) -> f64,
     /// Which sets of victims are best.
     pub wants: Wants,
@@ -113,7 +113,7 @@ pub struct Candidate {
     pub wake: Millis,
     /// How often it is asked for.
     pub demand: Demand,
-    /// Milliseconds until its next use, as forecast.
+    /// Milliseconds until its next use, as forecast: finite, 1 at least.
     pub next_use: f64,
 }
 

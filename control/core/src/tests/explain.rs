@@ -145,6 +145,51 @@ fn what_is_accepted_after_a_change_is_the_next_reading() {
     assert_eq!(after.stopped, None);
 }
 
+#[test]
+fn what_was_accepted_is_said_as_it_is() {
+    let mut bench = Bench::ready(&["a"]);
+    let gpu = GpuId(0);
+    // Asleep it holds 1 GiB.
+    for (used, expected) in [
+        (9 * GIB, "8.0 GiB are not ours"),
+        (GIB / 2, "models hold 0.5 GiB less than the ledger knows of"),
+        (GIB, "nothing but what the ledger knows of"),
+    ] {
+        let used = Bytes(used);
+        bench.event(Event::GpuRead { gpu, used });
+        bench.event(Event::GpuAccepted(gpu));
+        let told = bench.sentences();
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
+fn why_not_promises_no_wait_where_a_request_would_be_refused() {
+    let why_not = |bench: &Bench| {
+        bench
+            .core
+            .why_not(Millis(bench.now), &id("a"))
+            .expect("known")
+    };
+    let mut bench = Bench::ready(&["a"]);
+    assert_eq!(why_not(&bench).refused, None);
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Disable,
+    });
+    let disabled = why_not(&bench);
+    assert_eq!(disabled.refused, Some((RefuseReason::Disabled, 60)));
+    let reasons = disabled.reasons.join("; ");
+    assert!(
+        reasons.contains("greenthread enable") && reasons.contains("no request wakes it"),
+        "{reasons}"
+    );
+    let booting = Bench::new(&[spec("a")], EngineState::Gone);
+    let refused = why_not(&booting).refused.map(|(reason, _)| reason);
+    assert_eq!(refused, Some(RefuseReason::Booting));
+    assert_eq!(why_not(&booting).choice, None);
+}
+
 /// a, b and c take turns on a GPU that has room for two of them.
 fn turns(bench: &mut Bench, rounds: usize) {
     for round in 0..rounds {
