@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use greenthread_filter::{answers::Answer, gate::Verdict, hold::RequestId};
 use greenthread_proto::gate::{
-    Bye, Epoch, OutcomeCount, Row, Snapshot, control_message::Body, gate_message,
+    Bye, Epoch, Heartbeat, InFlightElsewhere, OutcomeCount, Row, Snapshot, control_message::Body,
+    gate_message,
 };
 
 use crate::world::{Around, Seen, TIMES, World, admit, answered, forwarded, hold, llama, model};
@@ -194,4 +195,44 @@ fn who_cannot_wait_is_told_for_how_long() {
         panic!("{verdict:?}")
     };
     assert_eq!(reply.header("retry-after"), Some("30"));
+}
+
+#[test]
+fn a_hold_is_answered_at_its_deadline_though_nothing_else_is_due() {
+    let mut world = World::new();
+    world.run(10);
+    let (held, _) = world.post("/llama/x");
+    world.run(500);
+    // The wait for the first table counts.
+    world.snapshot(vec![Row {
+        hold_budget_ms: 1_300,
+        ..llama(hold(0))
+    }]);
+    world.run(1_300 - world.now);
+    assert!(!world.ended.contains_key(&held));
+    world.run(1_312 - world.now);
+    assert_eq!(world.ended.get(&held), Some(&answered(503, "hold_expired")));
+}
+
+#[test]
+fn what_others_have_in_flight_stays_until_it_is_said_anew() {
+    let mut world = World::serving(vec![llama(admit())]);
+    let says = |elsewhere: Vec<InFlightElsewhere>, elsewhere_stays: bool| {
+        Body::Heartbeat(Heartbeat {
+            echoed_sequence: 1,
+            elsewhere,
+            elsewhere_stays,
+        })
+    };
+    let five = InFlightElsewhere {
+        row: "llama.1".to_owned(),
+        in_flight: 5,
+    };
+    let status = |world: &mut World| world.request("GET", "/llama/status").1;
+    let shows = |number: u64| Seen::Answered(200, format!("{{\"inFlight\":{number}}}"));
+    world.control(says(vec![five], false));
+    world.control(says(Vec::new(), true));
+    assert_eq!(status(&mut world), shows(5));
+    world.control(says(Vec::new(), false));
+    assert_eq!(status(&mut world), shows(0));
 }
