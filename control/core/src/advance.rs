@@ -199,7 +199,7 @@ impl Core {
         let declared = state.spec.idle_timeout?;
         let timeout = sabotage!(IdleTooEarly, Millis(declared.0 / 10), declared);
         let quiet = self.gates.any_alive()
-            && self.gates.in_flight(state.slot) == 0
+            && sabotage!(IdleWhileBusy, true, self.gates.in_flight(state.slot) == 0)
             && !self.wanted(now, state);
         if !quiet || !self.open {
             return None;

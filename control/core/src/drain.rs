@@ -455,7 +455,7 @@ impl Core {
             return;
         };
         let length = now.since(state.since);
-        state.spare_until = now + length;
+        state.spare_until = sabotage!(GoesAgainAtOnce, now, now + length);
         state.operator_sleeps = false;
         if let Cause::Preempt(waiter) = &cause {
             let times = state

@@ -118,7 +118,7 @@ impl Seen {
         let moments = (self.last_used, self.last_refused);
         let held = sabotage!(DemandIsKept, self.held.max(*held), *held);
         (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), held.min(FIGURE_MOST));
-        let at = |age: &u64| now.since(Millis(*age));
+        let at = |age: &u64| sabotage!(UsedWhenReported, now, now.since(Millis(*age)));
         self.last_used = self.last_used.max(last_used_age.as_ref().map(at));
         self.last_refused = self.last_refused.max(last_refused_age.as_ref().map(at));
         // The end of a request is a use and no further wish: moments only tell of wishes where the gate counts none.
@@ -524,7 +524,8 @@ impl Gates {
         let own = self.gates.get(id).filter(|gate| !gate.fenced);
         let elsewhere = |(model, sum): (&Slot, &Sum)| {
             let mine = own.and_then(|own| own.figures.get(model));
-            let others = sum.in_flight - mine.map_or(0, |seen| seen.in_flight);
+            let mine = mine.map_or(0, |seen| seen.in_flight);
+            let others = sum.in_flight - sabotage!(OwnCountsAsElsewhere, 0, mine);
             (others > 0).then_some((*model, others))
         };
         let busy = self.sums.iter().filter(|(_, sum)| sum.in_flight > 0);

@@ -306,7 +306,9 @@ impl Core {
             return;
         };
         let doubled = match (&cause, &state.futile) {
-            (Cause::Preempt(waiter), Some((last, times))) if waiter == last => 1 << (*times).min(6),
+            (Cause::Preempt(waiter), Some((last, times))) if waiter == last => {
+                sabotage!(DrainNotDoubled, 1, 1 << (*times).min(6))
+            }
             (
                 Cause::Preempt(_)
                 | Cause::Idle

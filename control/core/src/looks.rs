@@ -378,7 +378,8 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let given_up = state.silent >= SILENT_LOOKS && state.spec.caps.restartable;
+        let patience = sabotage!(SilentOnceIsDead, 1, SILENT_LOOKS);
+        let given_up = state.silent >= patience && state.spec.caps.restartable;
         match seen {
             EngineState::Gone => self.engine_gone(now, id, "it refuses connections", effects),
             EngineState::Broken => self.end_engine(now, id, BROKEN, effects),

@@ -50,7 +50,7 @@ impl Core {
             | Phase::Failed { .. }
             | Phase::Removed { .. } => return,
         };
-        if running != attempt {
+        if sabotage!(AnyStartCounts, false, running != attempt) {
             return;
         }
         match outcome {
@@ -103,7 +103,11 @@ impl Core {
             {
                 false
             }
-            Phase::Booting(Boot::Waking(running)) if running == attempt => true,
+            Phase::Booting(Boot::Waking(running))
+                if sabotage!(AnyStartCounts, true, running == attempt) =>
+            {
+                true
+            }
             Phase::Waking { .. }
             | Phase::Booting(_)
             | Phase::Asleep

@@ -116,11 +116,33 @@ mod chosen {
         WrongTier,
         /// A removed model goes without a look at its count.
         RemovedWithRequests,
+        /// A drain that ran out is not longer the next time.
+        DrainNotDoubled,
+        /// A model whose drain ran out makes room again at once.
+        GoesAgainAtOnce,
+        /// An idle drain begins while requests run.
+        IdleWhileBusy,
+        /// Outcomes of old starts, and of old wakes of a first start, count.
+        AnyStartCounts,
+        /// Nobody waits behind the queue.
+        OthersOvertake,
+        /// A gate is told its own requests as those of others.
+        OwnCountsAsElsewhere,
+        /// A model counts as used whenever a gate tells of its last use.
+        UsedWhenReported,
+        /// Who gets room goes on being told that there is none.
+        StuckThoughRoomComes,
+        /// An engine that is not control's own is started.
+        StrangerStarted,
+        /// Who is too much makes room before a predecessor's leases have ended.
+        RelievesTooEarly,
+        /// An engine that did not answer one look is ended.
+        SilentOnceIsDead,
     }
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 54] = [
+        pub const ALL: [Self; 65] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
@@ -175,6 +197,17 @@ mod chosen {
             Self::OperatorSleepIgnored,
             Self::WrongTier,
             Self::RemovedWithRequests,
+            Self::DrainNotDoubled,
+            Self::GoesAgainAtOnce,
+            Self::IdleWhileBusy,
+            Self::AnyStartCounts,
+            Self::OthersOvertake,
+            Self::OwnCountsAsElsewhere,
+            Self::UsedWhenReported,
+            Self::StuckThoughRoomComes,
+            Self::StrangerStarted,
+            Self::RelievesTooEarly,
+            Self::SilentOnceIsDead,
         ];
     }
 

@@ -87,7 +87,11 @@ impl Core {
                 continue;
             }
             // S6: one transition per GPU at a time; and nobody overtakes on a GPU.
-            let waits = gpus.iter().any(|gpu| taken.contains(gpu));
+            let waits = sabotage!(
+                OthersOvertake,
+                gpus.iter().any(|gpu| closed.contains(gpu)),
+                gpus.iter().any(|gpu| taken.contains(gpu))
+            );
             if waits || self.serve_head(now, &id, effects) {
                 taken.extend(gpus);
             }
@@ -310,7 +314,7 @@ impl Core {
             self.make_estimate(now, victim);
         }
         if let Some(state) = self.models.get_mut(id) {
-            state.stuck = false;
+            state.stuck = sabotage!(StuckThoughRoomComes, state.stuck, false);
         }
     }
 
@@ -337,7 +341,8 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let start = state.resident == Resident::Stopped && state.spec.caps.restartable;
+        let own = sabotage!(StrangerStarted, true, state.spec.caps.restartable);
+        let start = state.resident == Resident::Stopped && own;
         let phase = match (&state.phase, start) {
             (Phase::Booting(_), true) => Phase::Booting(Boot::Starting(attempt)),
             (Phase::Booting(_), false) => Phase::Booting(Boot::Waking(attempt)),
@@ -385,7 +390,7 @@ impl Core {
             if excess == Bytes(0) {
                 continue;
             }
-            if now < self.sleeps_from() {
+            if sabotage!(RelievesTooEarly, false, now < self.sleeps_from()) {
                 self.wake_at(Some(self.sleeps_from()));
                 continue;
             }

@@ -12,7 +12,9 @@ use crate::{
     },
 };
 
+mod again;
 mod barrier;
+mod edges;
 mod engines;
 mod explain;
 mod found;
@@ -26,6 +28,7 @@ mod scenarios;
 mod sharing;
 mod sizes;
 mod table;
+mod takes;
 mod tiers;
 mod waits;
 

@@ -18,6 +18,9 @@ use crate::{
     world::World,
 };
 
+/// So often an engine is looked at in vain before it is ended.
+const PATIENT_LOOKS: u32 = 15;
+
 /// Epochs that were used.
 #[derive(Clone, Debug, Default)]
 pub struct Epochs {
@@ -37,6 +40,29 @@ impl World {
         let overtaken = matches!((heartbeat, publish), (Some(first), Some(last)) if first < last);
         self.check(!overtaken, |_| {
             "rule 3: a heartbeat overtakes a row change".to_owned()
+        });
+        self.check_barriers(effects);
+    }
+
+    /// No barrier rises and falls again in one step: it would refuse requests for nothing.
+    fn check_barriers(&mut self, effects: &[Effect]) {
+        let mut risen: BTreeSet<&ModelId> = BTreeSet::new();
+        let rows = effects.iter().filter_map(|effect| match effect {
+            Effect::Publish(row) => Some(row),
+            _ => None,
+        });
+        let in_vain = rows.filter(|row| match row.admission {
+            Admission::Admit => risen.remove(&row.model),
+            Admission::Hold { .. } | Admission::Refuse { .. } => {
+                if row.barriered {
+                    risen.insert(&row.model);
+                }
+                false
+            }
+        });
+        let in_vain = in_vain.map(|row| row.model.0.clone()).next();
+        self.check(in_vain.is_none(), |_| {
+            format!("the barrier of {in_vain:?} rises and falls in one step")
         });
     }
 
@@ -223,6 +249,10 @@ impl World {
                 }
             }
             Order::Start | Order::Wake(_) => {
+                let own = order != Order::Start || self.engines[engine].spec.caps.restartable;
+                self.check(own, |_| {
+                    "an engine that is not control's own is started".to_owned()
+                });
                 self.check(pending.is_none(), |_| {
                     format!("rule 11: {order:?} while {pending:?} is under way")
                 });
@@ -248,10 +278,19 @@ impl World {
     /// An engine that is ended instead of put to sleep takes nothing with it: nobody admits, nothing is inside or on its way.
     pub(crate) fn check_kill(&mut self, life: usize, engine: usize) {
         let known = &self.engines[engine];
-        let drains = matches!(
-            self.controls[life].phases.get(&engine),
-            Some(("Draining", _))
+        let phase = self.controls[life].phases.get(&engine);
+        let drains = matches!(phase, Some(("Draining", _)));
+        let serves = matches!(phase, Some(("Serving", _)));
+        let (own, hangs) = (known.spec.caps.restartable, known.hangs_until > self.now);
+        let asked = self.controls[life].account.silent_looks(&known.spec.id);
+        self.check(own, |_| {
+            "an engine that is not control's own is ended".to_owned()
+        });
+        self.check(
+            !(serves && hangs && (1..PATIENT_LOOKS).contains(&asked)),
+            |_| format!("a silent engine is ended after {asked} looks"),
         );
+        let known = &self.engines[engine];
         let stopped = drains && self.stops_instead(life, engine);
         if !stopped || !known.runs() || known.spec.on_drain_timeout == OnDrainTimeout::Abort {
             return;
@@ -505,6 +544,7 @@ impl World {
             format!("S4: the ledger is beyond capacity: {ledger:?}")
         });
         self.check_account(life);
+        self.check_uses(life);
         self.check_fairness(life, &view);
         self.controls[life].roomy = self.roomy(life, &view, &ledger);
         self.check_hosts(life);

@@ -17,6 +17,7 @@ use crate::{
     fair::Fairness,
     heard::Account,
     plan::{CAPACITY, TOLERANCE},
+    says::Told,
     sizes::AllMeasured,
     stream::Arrival,
     wire,
@@ -113,6 +114,10 @@ pub struct Control {
     pub account: Account,
     /// What happened to its models.
     pub fair: Fairness,
+    /// What it has said to gates.
+    pub says: Told,
+    /// The row of an action that has just begun.
+    pub begins: Option<usize>,
 }
 
 impl Control {
@@ -190,6 +195,8 @@ impl World {
             told: Vec::new(),
             account: Account::default(),
             fair: Fairness::default(),
+            says: Told::default(),
+            begins: None,
         });
         for engine in &mut self.engines {
             (engine.surprise, engine.host_surprise) = (true, true);
@@ -346,6 +353,9 @@ impl World {
         let now = control.local(self.now);
         control.account.hears(now, &self.plan.times, &event);
         control.fair.hears(&event);
+        if let Event::StreamClosed { stream, .. } = &event {
+            control.says.closes(*stream);
+        }
         control.core.step(now, event, &mut effects);
         self.totals.core_steps += 1;
         let changed = !effects.is_empty();
@@ -357,6 +367,9 @@ impl World {
         // What was seen asleep is known from here on, though nothing had to be done.
         if changed || self.controls[life].seen_asleep.is_some() {
             self.check_core(life);
+        }
+        if let Some(row) = self.controls[life].begins.take() {
+            self.others_end(life, row);
         }
         let control = &mut self.controls[life];
         let Some(deadline) = control.core.next_deadline() else {
@@ -408,18 +421,20 @@ impl World {
             }
             Effect::SendSnapshot { stream, rows, .. } => self.send_snapshot(life, stream, rows),
             Effect::Heartbeat {
+                gate,
                 stream,
                 echoed,
                 elsewhere,
-                ..
             } => {
                 self.send_rows(life);
+                self.check_heartbeat(life, &gate, stream, echoed, elsewhere.as_deref());
                 self.check_echo(life, stream, echoed);
                 let message = wire::heartbeat(self.controls[life].term, echoed, elsewhere);
                 self.send(life, stream, vec![message]);
             }
             Effect::CloseStream { stream, .. } => {
                 self.send_rows(life);
+                self.controls[life].says.closes(stream);
                 if let Some((stream, _)) = self.controls[life].streams.get(&stream) {
                     let stream = *stream;
                     self.close_by_control(life, stream);
@@ -471,6 +486,7 @@ impl World {
             "rule 7: a snapshot before every engine was looked at".to_owned()
         });
         self.check_first_look(life, true);
+        self.check_table(life, stream);
         let rows: Vec<gate::Row> = rows
             .into_iter()
             .map(|row| {

@@ -54,6 +54,7 @@ impl World {
         self.controls[life]
             .under_way
             .insert(engine, (order, attempt));
+        self.controls[life].begins = Some(engine);
         let driver = self.controls[life].drivers.entry(engine).or_default();
         driver.waiting.push_back(Job {
             order,

@@ -24,6 +24,8 @@ const READINGS: u32 = 4;
 #[derive(Clone, Debug, Default)]
 pub struct Course {
     phase: &'static str,
+    /// When it entered its phase.
+    at: Millis,
     /// Since when somebody waits for it in the queue.
     waits: Option<Millis>,
     /// Since when requests are frozen in it.
@@ -32,6 +34,12 @@ pub struct Course {
     runs_from: Option<Millis>,
     /// A drain of it was taken back.
     spared: bool,
+    /// It began to leave then, for whom, and its drain lasts so long.
+    leaves: Option<(Millis, ModelId, Millis)>,
+    /// How often a drain of it for the same waiter ran out in a row.
+    futile: Option<(ModelId, u32)>,
+    /// After such a drain it is left alone until then.
+    rests: Option<Millis>,
     /// It cools down until then, for the so-manieth time.
     cools: Option<Millis>,
     failures: u32,
@@ -123,10 +131,14 @@ impl Fairness {
         let ended = self.ended.clone().filter(|(model, _)| *model == view.id);
         let course = self.course(&view.id);
         let before = std::mem::replace(&mut course.phase, view.phase);
+        course.at = view.since;
         course.frozen = (view.frozen > 0).then(|| course.frozen.unwrap_or(now));
         course.waits = (view.phase == "Queued").then(|| course.waits.unwrap_or(now));
         if view.phase == before {
             return;
+        }
+        if !matches!(view.phase, "Serving" | "Draining") {
+            (course.leaves, course.rests) = (None, None);
         }
         match view.phase {
             "Serving" => {
@@ -142,6 +154,9 @@ impl Fairness {
                 let length = (COOL_DOWN << course.failures.min(5)).min(COOL_DOWN_MOST);
                 course.failures += 1;
                 course.cools = Some(now + Millis(length));
+            }
+            "Asleep" | "Queued" if matches!(before, "Draining" | "Sleeping") => {
+                course.futile = None
             }
             // It leaves; what is found in it then is owed an answer.
             "Draining" if before == "Failed" => course.cools = None,
@@ -163,12 +178,18 @@ impl World {
                 self.check_turn(life, &model, course, &before, views);
             }
         }
+        for view in views {
+            self.check_gave_up(life, view, views);
+        }
         for view in views.iter().filter(|view| view.phase == "Draining") {
-            let drained = before.get(&view.id).map_or("", |course| course.phase);
+            let begins = before.get(&view.id).is_some_and(|course| {
+                course.phase == "Serving" || course.phase == "Draining" && course.at != view.since
+            });
             let last = self.controls[life].core.explain(&view.id, 1).pop();
-            let fresh = last.filter(|choice| drained == "Serving" && choice.at == now);
+            let fresh = last.filter(|choice| begins && choice.at == now);
             if let Some(choice) = fresh {
                 self.check_goes(life, view, &choice, &before);
+                self.check_moment(life, &choice, views);
             }
         }
     }
@@ -249,6 +270,66 @@ impl World {
         });
     }
 
+    /// A drain is given up for lack of time when it has lasted as long as it may: twice as long as the last for the same waiter.
+    fn check_gave_up(&mut self, life: usize, view: &ModelView, views: &[ModelView]) {
+        let control = &mut self.controls[life];
+        let now = control.local(self.now);
+        let course = control.fair.course(&view.id);
+        let Some((since, waiter, length)) = course.leaves.clone() else {
+            return;
+        };
+        if view.phase == "Draining" && view.since == since {
+            return;
+        }
+        course.leaves = None;
+        let waits = |other: &ModelView| other.id == waiter && other.phase == "Queued";
+        // Where host RAM is short a drain may end for lack of a place.
+        if !views.iter().any(waits) || !self.plan.hosts.is_empty() {
+            return;
+        }
+        let lasted = now.since(since);
+        let times = course.futile.take().filter(|(last, _)| *last == waiter);
+        course.futile = Some((waiter.clone(), times.map_or(1, |(_, times)| times + 1)));
+        course.rests = Some(now + lasted);
+        self.check(lasted >= length, |_| {
+            format!(
+                "{} drains for {} for {lasted} and goes on, though it may drain for {length}",
+                view.id.0, waiter.0
+            )
+        });
+    }
+
+    /// Nobody makes room before a predecessor's leases have ended, nor for one that only comes back; and who gets room is not told that
+    /// there is none.
+    fn check_moment(&mut self, life: usize, choice: &Choice, views: &[ModelView]) {
+        let makes_room = matches!(choice.taken, Taken::Evict(_));
+        let age = self.controls[life].age(self.now);
+        let times = &self.plan.times;
+        let early = age < times.lease.0 + times.margin.0;
+        let target = views.iter().find(|view| view.id == choice.target);
+        let stuck = |view: &ModelView| {
+            let reason = RefuseReason::TooLong;
+            matches!(view.admission, Admission::Refuse { reason: told, .. } if told == reason)
+        };
+        let told = target.is_some_and(stuck);
+        self.check(!makes_room || choice.trigger != Trigger::Popular, |_| {
+            format!(
+                "room is made for {}, which only comes back",
+                choice.target.0
+            )
+        });
+        self.check(!makes_room || !told, |_| {
+            format!(
+                "room is made for {}, which is told that there is none",
+                choice.target.0
+            )
+        });
+        let begins = makes_room || choice.trigger == Trigger::Overcommit;
+        self.check(!begins || !early, |_| {
+            "somebody makes room before a predecessor's leases have ended".to_owned()
+        });
+    }
+
     /// Why a model goes: for another, which has to be worth it; or since nobody asked for it.
     fn check_goes(
         &mut self,
@@ -285,6 +366,7 @@ impl World {
             return;
         }
         let lasts = spec.min_runtime;
+        let timeout = spec.drain_timeout;
         let target = control.core.spec(&choice.target);
         let waiter = before
             .get(&choice.target)
@@ -297,6 +379,18 @@ impl World {
         let patient = now.since(waits) >= target.max_wait;
         self.check(!pinned, |_| {
             format!("{} is pinned and makes room", view.id.0)
+        });
+        let course = self.controls[life].fair.course(&view.id);
+        let times = (course.futile.as_ref()).filter(|(last, _)| *last == choice.target);
+        let doubled = times.map_or(1, |(_, times)| 1 << (*times).min(6));
+        let length = Millis(timeout.0 * doubled);
+        course.leaves = Some((view.since, choice.target.clone(), length));
+        let rests = course.rests.is_some_and(|until| now < until);
+        self.check(urgent || !rests, |_| {
+            format!(
+                "{} makes room again, just after a drain of it ran out",
+                view.id.0
+            )
         });
         self.check(
             urgent || runs_from.is_none_or(|at| now.since(at) >= lasts),
@@ -360,6 +454,17 @@ impl World {
             pinned && !out && matches!(weighed.verdict, Verdict::Kept | Verdict::Chosen)
         });
         let lies = lies.map(|weighed| weighed.model.clone());
+        let smooth = |engine: &crate::engine::Engine| {
+            let sizes = &engine.spec.sizes;
+            sizes.waking.bytes.max(sizes.sleeping.bytes) == Bytes(0)
+        };
+        // Where nobody needs more for a moment, all of it is freed at once.
+        let plain = !self.plan.lies && self.engines.iter().all(smooth);
+        let all: Vec<&ModelId> = victims.iter().collect();
+        let short = plain && !enough(&all);
+        self.check(!short, |_| {
+            format!("{victims:?} do not make enough room: {missing:?} are missing")
+        });
         self.check(needless.is_none(), |_| {
             format!("{needless:?} makes room that nobody needs")
         });
@@ -401,7 +506,12 @@ impl World {
         }
         let differs = used.less(known).max(known.less(used)) > crate::plan::TOLERANCE;
         let readings = control.fair.differing.entry(gpu).or_insert(Some(0));
-        *readings = readings.map(|number| if still && differs { number + 1 } else { 0 });
+        *readings = readings.map(|number| match (still, differs) {
+            (true, true) => number + 1,
+            // Once that is said, something that moves does not take it back.
+            (false, true) if number >= READINGS => number,
+            (_, _) => 0,
+        });
     }
 
     /// Nothing begins on a GPU of which the oracle keeps saying something else than the ledger.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use greenthread_core::{
     effect::Effect,
-    event::{EngineState, Event, Figures},
+    event::{EngineState, Event, Figures, Operator},
     ids::{Attempt, Epoch, GateId, Millis, ModelId, StreamId},
     model::{ModelSpec, OnLeaseEnd, Times},
 };
@@ -34,6 +34,8 @@ struct Heard {
     stream: StreamId,
     sequence: u64,
     at: Millis,
+    /// Version of its table, as it last said.
+    version: u64,
     /// Silent for lease + margin, since that step.
     fenced: Option<u64>,
     rows: BTreeMap<ModelId, Said>,
@@ -65,6 +67,10 @@ pub struct Account {
     now_seen: Option<(ModelId, Attempt, EngineState)>,
     /// The message that this step must echo.
     owes: Option<(StreamId, u64)>,
+    /// When each model was used last, as anybody ever said.
+    uses: BTreeMap<ModelId, Millis>,
+    /// Looks in a row that an engine did not answer.
+    silent: BTreeMap<ModelId, u32>,
 }
 
 impl Account {
@@ -85,9 +91,12 @@ impl Account {
                 gate,
                 stream,
                 sequence,
+                table_version,
                 figures,
-                ..
             } if self.believes(now, gate, *stream, *sequence) => {
+                self.gates
+                    .entry(gate.clone())
+                    .and_modify(|gate| gate.version = *table_version);
                 self.report(now, gate, *stream, figures);
             }
             Event::Ack {
@@ -124,11 +133,21 @@ impl Account {
                 let looks = self.looks.entry(model.clone()).or_default();
                 if let Some(look) = looks.iter_mut().find(|look| look.attempt == *attempt) {
                     self.seen.insert(model.clone());
+                    let silent = self.silent.entry(model.clone()).or_default();
+                    *silent = if observation.state == EngineState::Silent {
+                        *silent + 1
+                    } else {
+                        0
+                    };
                     let zero =
                         observation.state == EngineState::Awake && observation.count == Some(0);
                     look.zero = zero.then_some(now);
                 }
             }
+            Event::Operator {
+                model,
+                verb: Operator::Wake,
+            } => self.uses_at(model, now),
             Event::ModelSet(spec) if self.begins => {
                 self.first.insert(spec.id.clone());
             }
@@ -165,6 +184,7 @@ impl Account {
             stream,
             sequence: 0,
             at: now,
+            version: 0,
             fenced: None,
             rows: BTreeMap::new(),
         });
@@ -197,7 +217,13 @@ impl Account {
             (said.in_flight, said.held) = (figures.in_flight, figures.held);
             let used = figures.last_used_age.map(|age| now.since(Millis(age)));
             said.used = said.used.max(used);
+            used.into_iter().for_each(|at| self.uses_at(model, at));
         }
+    }
+
+    fn uses_at(&mut self, model: &ModelId, at: Millis) {
+        let last = self.uses.entry(model.clone()).or_default();
+        *last = at.max(*last);
     }
 
     fn report(
@@ -254,14 +280,53 @@ impl Account {
         said.filter_map(|said| said.used).max()
     }
 
+    /// When a model was used last, as anybody ever said.
+    pub fn used_at_most(&self, model: &ModelId) -> Option<Millis> {
+        self.uses.get(model).copied()
+    }
+
+    /// Looks in a row that an engine did not answer, the one of this step included; none where this step's look saw something else.
+    pub fn silent_looks(&self, model: &ModelId) -> u32 {
+        self.silent.get(model).copied().unwrap_or(0)
+    }
+
+    /// Whether a look at an engine was asked for by this attempt.
+    pub fn asked(&self, model: &ModelId, attempt: Attempt) -> bool {
+        let looks = self.looks.get(model);
+        looks.is_some_and(|looks| looks.iter().any(|look| look.attempt == attempt))
+    }
+
+    /// The newest message of a gate that was believed, and its stream.
+    pub fn newest(&self, gate: &GateId) -> Option<(StreamId, u64)> {
+        let heard = self.gates.get(gate)?;
+        Some((heard.stream, heard.sequence))
+    }
+
+    /// What the other gates have in flight, where that is something.
+    pub fn elsewhere(&self, gate: &GateId) -> BTreeMap<ModelId, u64> {
+        let others =
+            (self.gates.iter()).filter(|(id, heard)| *id != gate && heard.fenced.is_none());
+        let mut sums = BTreeMap::new();
+        for (model, said) in others.flat_map(|(_, heard)| &heard.rows) {
+            *sums.entry(model.clone()).or_default() += said.in_flight;
+        }
+        sums.retain(|_, sum| *sum > 0);
+        sums
+    }
+
     /// Whether any gate is alive.
     pub fn any_alive(&self) -> bool {
         self.gates.values().any(|gate| gate.fenced.is_none())
     }
 
-    fn live(&self) -> BTreeSet<&GateId> {
+    /// Whether anything is known of a gate.
+    pub fn knows(&self, gate: &str) -> bool {
+        self.gates.keys().any(|id| id.0 == gate)
+    }
+
+    fn live(&self) -> BTreeSet<(GateId, u64)> {
         let live = (self.gates.iter()).filter(|(_, gate)| gate.fenced.is_none());
-        live.map(|(id, _)| id).collect()
+        live.map(|(id, gate)| (id.clone(), gate.version)).collect()
     }
 
     /// Why an engine must not be put to sleep as empty (or, with `frozen`, with what is in it) under this barrier, if so.
@@ -374,8 +439,7 @@ impl World {
     /// Rules 4 and 9: the core knows of its gates what they said, no more and no less.
     pub(crate) fn check_account(&mut self, life: usize) {
         let control = &self.controls[life];
-        let known = control.core.gates();
-        let known: BTreeSet<&GateId> = known.iter().map(|(id, _)| id).collect();
+        let known: BTreeSet<(GateId, u64)> = control.core.gates().into_iter().collect();
         let same = known == control.account.live();
         let view = control.core.view();
         let differs = view.into_iter().find_map(|view| {

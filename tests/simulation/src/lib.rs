@@ -23,6 +23,7 @@ pub mod holds;
 pub mod leadership;
 pub mod load;
 pub mod memory;
+pub mod old;
 pub mod plan;
 pub mod quiet;
 pub mod random;
@@ -30,6 +31,7 @@ pub mod reference;
 pub mod request;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
+pub mod says;
 pub mod score;
 pub mod sizes;
 pub mod stream;

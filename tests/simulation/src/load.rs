@@ -1,8 +1,8 @@
 //! What is done to the world by chance: requests, and faults.
 
 use greenthread_core::{
-    event::{ActionError, EngineState, Event, Memory, Observation, Operator, Outcome},
-    ids::{Attempt, Millis, ModelId},
+    event::{Event, Operator},
+    ids::{Millis, ModelId},
     model::SleepMode,
     phase::Tier,
 };
@@ -178,71 +178,6 @@ impl World {
         let after = self.random.pick(&[1, 300, 3_000, 20_000]);
         let after = self.random.below(after);
         self.agenda.push(self.now + after, Item::ControlStarts);
-    }
-
-    /// An outcome is told again, as it was or with another result: it changes nothing.
-    fn old_outcome(&mut self, life: usize) -> bool {
-        if self.controls[life].told.is_empty() || self.controls[life].frozen_until > self.now {
-            return false;
-        }
-        let at = self.random.index(self.controls[life].told.len());
-        let event = self.controls[life].told[at].clone();
-        let event = if self.random.chance(1, 2) {
-            event
-        } else {
-            other_result(event)
-        };
-        // Whatever time alone brings about is done before: a look that nobody asked for, which saw nothing, gives its model a turn.
-        let Some(model) = about(&event).cloned() else {
-            return false;
-        };
-        for _ in 0..8 {
-            let nothing = Event::Observed {
-                model: model.clone(),
-                attempt: Attempt(u64::MAX),
-                observation: Observation {
-                    state: EngineState::Silent,
-                    count: None,
-                    memory: Memory::default(),
-                    tier: None,
-                },
-            };
-            self.step(life, nothing);
-        }
-        if self.violation.is_some() || self.controls[life].deposed {
-            return false;
-        }
-        self.note(|_| format!("control {life} < again {event:?}"));
-        let before = self.fingerprint(life);
-        let now = self.controls[life].local(self.now);
-        let mut effects = Vec::new();
-        let told = format!("{event:?}");
-        self.controls[life].core.step(now, event, &mut effects);
-        self.totals.core_steps += 1;
-        self.totals.old_outcomes += 1;
-        let same = effects.is_empty() && self.fingerprint(life) == before;
-        self.check(same, |world| {
-            let after = world.fingerprint(life);
-            let same = before
-                .bytes()
-                .zip(after.bytes())
-                .take_while(|(a, b)| a == b);
-            let from = same.count().saturating_sub(200);
-            let part = |text: &str| text.chars().skip(from).take(400).collect::<String>();
-            format!(
-                "an old attempt changes something: {told} led to {effects:?}\n{}\n{}",
-                part(&before),
-                part(&after)
-            )
-        });
-        true
-    }
-
-    /// Everything that the core knows, but when it wants to be called again.
-    fn fingerprint(&self, life: usize) -> String {
-        let text = format!("{:?}", self.controls[life].core);
-        let known = text.rfind("agenda: ").unwrap_or(text.len());
-        text[..known].to_owned()
     }
 
     fn gate_fault(&mut self, fault: Fault) -> bool {
@@ -526,61 +461,5 @@ impl World {
         self.set_model(new);
         self.tell_controls(0, &Event::ModelRemoved(gone));
         true
-    }
-}
-
-/// The model of which an outcome tells.
-fn about(event: &Event) -> Option<&ModelId> {
-    match event {
-        Event::Observed { model, .. }
-        | Event::Started { model, .. }
-        | Event::Woke { model, .. }
-        | Event::Slept { model, .. } => Some(model),
-        _ => None,
-    }
-}
-
-/// The same attempt with the opposite result.
-fn other_result(event: Event) -> Event {
-    let turned = |outcome: Outcome| match outcome {
-        Outcome::Done { .. } => Outcome::Failed(ActionError {
-            cause: "turned round".to_owned(),
-            engine: EngineState::Awake,
-            no_room: false,
-        }),
-        Outcome::Failed(_) | Outcome::Unknown { .. } => Outcome::Done {
-            took: 1,
-            memory: Memory::default(),
-        },
-    };
-    match event {
-        Event::Started {
-            model,
-            attempt,
-            outcome,
-        } => Event::Started {
-            model,
-            attempt,
-            outcome: turned(outcome),
-        },
-        Event::Woke {
-            model,
-            attempt,
-            outcome,
-        } => Event::Woke {
-            model,
-            attempt,
-            outcome: turned(outcome),
-        },
-        Event::Slept {
-            model,
-            attempt,
-            outcome,
-        } => Event::Slept {
-            model,
-            attempt,
-            outcome: turned(outcome),
-        },
-        other => other,
     }
 }

@@ -40,6 +40,10 @@ fn main() -> ExitCode {
         }
     }
     println!("{totals}");
+    if let Some(what) = totals.scores.complaint() {
+        failures += 1;
+        println!("estimates: {what}");
+    }
     println!("{failures} failures in {} s", began.elapsed().as_secs());
     ExitCode::from(u8::from(failures > 0))
 }

@@ -10,6 +10,15 @@ const COMES_BACK: [&str; 4] = ["draining", "booting", "too_long", "wake_failed"]
 /// Nobody is told a longer Retry-After in seconds: it promises nothing but that it takes long.
 const LONGEST_TOLD: u64 = 60;
 
+/// So many held requests say something of estimates.
+const ENOUGH: u64 = 2_000;
+/// Percent of them that are served within what they were told at least (90 are promised), and by how many percent of what they were told
+/// that is off at most.
+const WAITS_KEPT: u64 = 85;
+const WAITS_OFF: u64 = 60;
+/// Percent of refused requests that are not refused again when they come back, at least.
+const RETURNS_KEPT: u64 = 70;
+
 /// What was told, and what came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
@@ -29,6 +38,11 @@ impl Score {
         self.kept += u64::from(kept);
         self.promised += promised;
         self.off += off;
+    }
+
+    /// Whether at least so many percent were kept.
+    fn keeps(&self, percent: u64) -> bool {
+        self.kept * 100 >= self.told * percent
     }
 
     fn add(&mut self, other: &Self) {
@@ -54,6 +68,26 @@ impl Scores {
         let both = self.waits.iter_mut().zip(&other.waits);
         for (score, other) in both.chain(self.returns.iter_mut().zip(&other.returns)) {
             score.add(other);
+        }
+    }
+}
+
+impl Scores {
+    /// What is wrong with the estimates of all runs together, where there were enough of them and no faults: too little was kept, or
+    /// too much was told.
+    pub fn complaint(&self) -> Option<&'static str> {
+        let ([_, waits], [_, returns]) = (&self.waits, &self.returns);
+        let enough = waits.told >= ENOUGH && returns.told >= ENOUGH / 4;
+        if !enough {
+            None
+        } else if !waits.keeps(WAITS_KEPT) {
+            Some("held requests wait longer than they were told")
+        } else if waits.off * 100 > waits.promised * WAITS_OFF {
+            Some("held requests are told far too much")
+        } else if !returns.keeps(RETURNS_KEPT) {
+            Some("refused requests come back too early")
+        } else {
+            None
         }
     }
 }

@@ -221,3 +221,54 @@ fn neither_the_order_of_devices_nor_that_of_residents_decides() {
         backwards.rotate_left(1);
     }
 }
+
+#[test]
+fn the_first_moment_at_which_somebody_may_go_is_waited_for() {
+    let mut candidates = [
+        candidate("one", 10, false, 1),
+        candidate("other", 10, false, 2),
+        candidate("small", 0, false, 0),
+    ];
+    candidates[0].not_before = Millis(900);
+    candidates[1].spared_until = Millis(700);
+    let need = Need {
+        missing: vec![(GpuId(0), Bytes(10))],
+        busy_from: Millis(0),
+        urgent: false,
+    };
+    for policy in Policy::ALL {
+        let wait = choose(policy, &need, &candidates, Millis(100));
+        assert_eq!(wait, Choice::Wait(Some(Millis(700))));
+        let goes = choose(policy, &need, &candidates, Millis(700));
+        assert_eq!(goes, Choice::Victims(vec![ModelId("other".into())]));
+    }
+}
+
+#[test]
+fn a_set_costs_what_all_its_members_cost_and_busy_ones_above_all() {
+    let demand = |name: &str, frees: u64, busy: bool, requests: u64| Candidate {
+        demand: asked(requests),
+        ..candidate(name, frees, busy, 0)
+    };
+    let need = Need {
+        missing: vec![(GpuId(0), Bytes(100))],
+        busy_from: Millis(0),
+        urgent: true,
+    };
+    let chosen = |candidates: &[Candidate]| choose(&cost::POLICY, &need, candidates, Millis(0));
+    let names = |names: &[&str]| {
+        Choice::Victims(names.iter().map(|name| ModelId((*name).into())).collect())
+    };
+    // One that is asked for less than three together, and more than some of them.
+    let parts = ["p", "q", "r"].map(|name| demand(name, 34, false, 20));
+    let mut all = parts.to_vec();
+    all.push(demand("whole", 100, false, 15));
+    assert_eq!(chosen(&all), names(&["whole"]));
+    // Two busy ones that hardly cost anything, or one of them with a dear one.
+    let few = [
+        demand("busy", 50, true, 1),
+        demand("busy-too", 50, true, 1),
+        demand("dear", 50, false, 900),
+    ];
+    assert_eq!(chosen(&few), names(&["dear", "busy"]));
+}

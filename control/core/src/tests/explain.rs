@@ -189,3 +189,86 @@ fn why_not_promises_no_wait_where_a_request_would_be_refused() {
     assert_eq!(refused, Some(RefuseReason::Booting));
     assert_eq!(why_not(&booting).choice, None);
 }
+
+/// a, b and c take turns on a GPU that has room for two of them.
+fn turns(bench: &mut Bench, rounds: usize) {
+    for round in 0..rounds {
+        let model = ["a", "b", "c"][round % 3];
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 0, 0);
+        bench.run(11_000);
+    }
+}
+
+#[test]
+fn choices_are_kept_for_a_while_and_not_for_ever() {
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    turns(&mut bench, 150);
+    assert_eq!(bench.core.explain(&id("a"), 1_000).len(), 32);
+    assert!(bench.core.tally().choices >= 140);
+}
+
+#[test]
+fn a_victim_that_is_wanted_later_than_its_wake_takes_is_no_regret_but_they_take_turns() {
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    turns(&mut bench, 4);
+    let tally = bench.core.tally();
+    assert_eq!((tally.evictions, tally.regrets, tally.thrash), (2, 0, 1));
+    // b comes back after more than a minute.
+    bench.run(60_000);
+    turns(&mut bench, 2);
+    let tally = bench.core.tally();
+    assert_eq!((tally.evictions, tally.thrash), (3, 1));
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    turns(&mut bench, 2);
+    bench.figures("g1", "c", 0, 1);
+    assert_eq!(bench.phase("a"), "Asleep");
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.figures("g1", "a", 0, 1);
+    assert_eq!(
+        bench.core.tally().regrets,
+        1,
+        "once for each time it made room"
+    );
+    assert_eq!(latest(&bench, "c").regrets.len(), 1);
+}
+
+#[test]
+fn it_is_told_why_each_stays() {
+    use crate::decision::Verdict;
+    let mut bench = Bench::ready(&["a", "b", "c", "d"]);
+    for model in ["a", "b"] {
+        bench.figures("g1", model, 0, 1);
+    }
+    let state = |bench: &mut Bench, model: &str, change: &dyn Fn(&mut crate::state::ModelState)| {
+        change(bench.core.models.get_mut(&id(model)).expect("known"));
+    };
+    state(&mut bench, "a", &|state| state.spec.pinned = true);
+    let verdicts = |bench: &Bench| {
+        let choice = latest(bench, "c");
+        ["a", "b"].map(|model| {
+            let mut weighed = choice.weighed.iter();
+            let found = weighed.find(|weighed| weighed.model == id(model));
+            found.expect("weighed").verdict
+        })
+    };
+    bench.figures("g1", "c", 0, 1);
+    let runs_until = bench.core.models.get(&id("b")).expect("known").served_at;
+    let until = runs_until.expect("serves") + spec("b").min_runtime;
+    assert_eq!(
+        verdicts(&bench),
+        [Verdict::Pinned, Verdict::MinRuntime(until)]
+    );
+    bench.figures("g1", "c", 0, 0);
+    bench.run(11_000);
+    bench.figures("g1", "c", 0, 1);
+    let busy_until = Millis(bench.now) + spec("c").max_wait;
+    assert_eq!(verdicts(&bench)[1], Verdict::Busy(busy_until));
+    bench.figures("g1", "c", 0, 0);
+    bench.run(1_100);
+    let spared = Millis(bench.now + 50_000);
+    state(&mut bench, "b", &|state| state.spare_until = spared);
+    bench.figures("g1", "c", 0, 1);
+    assert_eq!(verdicts(&bench)[1], Verdict::Spared(spared));
+}
