@@ -319,11 +319,6 @@ impl Account {
         self.gates.values().any(|gate| gate.fenced.is_none())
     }
 
-    /// Whether anything is known of a gate.
-    pub fn knows(&self, gate: &str) -> bool {
-        self.gates.keys().any(|id| id.0 == gate)
-    }
-
     fn live(&self) -> BTreeSet<(GateId, u64)> {
         let live = (self.gates.iter()).filter(|(_, gate)| gate.fenced.is_none());
         live.map(|(id, gate)| (id.clone(), gate.version)).collect()
