@@ -291,9 +291,7 @@ fn a_gate_that_was_silent_for_long_is_forgotten() {
 
 #[test]
 fn what_was_said_of_a_removed_model_is_not_of_the_next() {
-    let mut bench = Bench::ready(&["a"]);
-    // No gate flows by a predecessor's table any more.
-    bench.run(620_000);
+    let mut bench = settled(&[spec("a")]);
     bench.event(Event::ModelRemoved(id("a")));
     assert_eq!(bench.phase("a"), "Removed");
     bench.figures("g1", "a", 0, 2);

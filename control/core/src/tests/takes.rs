@@ -152,9 +152,10 @@ fn an_operator_whose_drain_ran_out_is_not_obeyed_without_end() {
 #[test]
 fn a_removed_model_is_neither_frozen_nor_cut() {
     for on_drain_timeout in [OnDrainTimeout::Freeze, OnDrainTimeout::Abort] {
-        let mut bench = serving(1, |model| model.on_drain_timeout = on_drain_timeout);
-        // No gate flows by a predecessor's table any more.
-        bench.run(620_000);
+        let mut bench = serving(1, |model| {
+            model.on_drain_timeout = on_drain_timeout;
+            model.on_lease_end = OnLeaseEnd::Hold;
+        });
         bench.event(Event::ModelRemoved(id("a")));
         assert_eq!(acts(&bench.run(100_000)), [""; 0]);
         engine(&mut bench, "a").count = 0;
