@@ -173,7 +173,9 @@ impl ModelState {
         let sizes = &self.spec.sizes;
         match &self.phase {
             Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) | Phase::Waking { .. } => {
-                self.spec.awake + sabotage!(PeakForgotten, Bytes(0), sizes.waking.bytes)
+                let peak = sabotage!(PeakForgotten, Bytes(0), sizes.waking.bytes);
+                // What it was seen to keep, more perhaps than all that was declared, it still has.
+                (self.spec.awake + peak).max(self.kept())
             }
             Phase::Booting(Boot::Sleeping(_)) | Phase::Sleeping { .. } => {
                 self.spec.awake + sabotage!(PeakForgotten, Bytes(0), sizes.sleeping.bytes)
@@ -194,6 +196,14 @@ impl ModelState {
                 Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
                 Resident::Stopped => Bytes(0),
             },
+        }
+    }
+
+    /// Bytes per GPU that it was last known to hold while it sleeps.
+    fn kept(&self) -> Bytes {
+        match self.resident {
+            Resident::Asleep(left) => left,
+            Resident::Awake | Resident::Stopped => Bytes(0),
         }
     }
 

@@ -145,6 +145,10 @@ impl World {
                 self.remember(life, event);
             }
             Event::EngineGone { model, .. } => {
+                // What kept too much was to sleep once more, and does not any more.
+                if let Some(engine) = self.rows.get(model) {
+                    self.controls[life].knows.slept.remove(engine);
+                }
                 // Told late, it ends nothing of what the engine does now.
                 let gone = |engine: &&usize| self.engines[**engine].process == Process::Gone;
                 let engine = self.rows.get(model).filter(gone).copied();

@@ -185,10 +185,7 @@ impl World {
             seen_asleep: None,
             doubtful: BTreeSet::new(),
             looks: BTreeMap::new(),
-            knows: Knows {
-                measured: self.persisted.measured.clone(),
-                ..Knows::default()
-            },
+            knows: Knows::since(&self.persisted.measured),
             told: Vec::new(),
             account: Account::default(),
             fair: Fairness::default(),

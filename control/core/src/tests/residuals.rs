@@ -85,6 +85,21 @@ fn a_sleeping_engine_that_is_waking_by_a_strangers_hand_says_nothing_of_its_resi
     );
 }
 
+#[test]
+fn a_wake_does_not_give_back_what_its_engine_was_seen_to_keep() {
+    let mut bench = settled(&[spec("a")]);
+    slept_once(&mut bench);
+    bench.run(3_000);
+    // More than all that was declared for it when it is awake.
+    engine(&mut bench, "a").memory = Bytes(25 * GIB);
+    bench.run(2_000);
+    assert_eq!(bench.core.ledger()[0].0, Bytes(25 * GIB));
+    bench.answering = false;
+    bench.figures("g1", "a", 0, 1);
+    assert_eq!(bench.phase("a"), "Waking", "{}", bench.sentences());
+    assert_eq!(bench.core.ledger()[0].0, Bytes(25 * GIB));
+}
+
 /// `b` serves requests on a GPU of 40 GiB; `a` and `c` sleep beside it. What they keep grows to so much each.
 fn grown(b: u64, each: u64) -> Bench {
     let busy = ModelSpec {

@@ -118,6 +118,14 @@ pub struct Knows {
 }
 
 impl Knows {
+    /// A life begins with what was measured before it.
+    pub fn since(measured: &AllMeasured) -> Self {
+        Self {
+            measured: measured.clone(),
+            ..Self::default()
+        }
+    }
+
     /// What was measured of a row; all that it may have been.
     pub(super) fn all(&self, row: usize) -> impl Iterator<Item = Measured> {
         let measured = self.measured.get(&row).copied().unwrap_or_default();
