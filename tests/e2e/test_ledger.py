@@ -245,4 +245,4 @@ def test_a_sleeping_engine_ends_where_what_it_keeps_is_needed(make_stack):
             answered(stack, name)
             assert tiers(stack)[other] == "stopped"
     told = greenthread(stack, "explain", "alpha").stdout
-    assert "what it keeps on its GPU is needed for beta" in told, told
+    assert "what engines keep there while they sleep is needed" in told, told
