@@ -456,7 +456,7 @@ impl World {
             pinned && !out && matches!(weighed.verdict, Verdict::Kept | Verdict::Chosen)
         });
         let lies = lies.map(|weighed| weighed.model.clone());
-        let short = self.falls_short(life, victims, &missing);
+        let short = self.falls_short(life, choice, victims, &missing);
         self.check(short.is_none(), |_| {
             format!("{victims:?} do not make enough room: {short:?} of {missing:?} are missing")
         });
@@ -476,6 +476,7 @@ impl World {
     fn falls_short(
         &self,
         life: usize,
+        choice: &Choice,
         victims: &[ModelId],
         missing: &[(GpuId, Bytes)],
     ) -> Option<(GpuId, Bytes)> {
@@ -488,10 +489,17 @@ impl World {
             known.filter(move |(_, spec)| spec.gpus.contains(&gpu))
         };
         let frees = |spec: &ModelSpec| spec.awake.less(spec.asleep);
+        let goes = |view: &ModelView| victims.contains(&view.id);
+        // Who served then may leave by now, for a later choice of the same step.
+        let served = |view: &ModelView| {
+            let mut weighed = choice.weighed.iter();
+            let stays = |verdict| !matches!(verdict, Verdict::Leaving | Verdict::Moving);
+            let told = weighed.any(|other| other.model == view.id && stays(other.verdict));
+            view.phase == "Serving" || told
+        };
         let least = |(gpu, bytes): &(GpuId, Bytes)| {
-            let goes = |view: &ModelView| victims.contains(&view.id);
             let may_go: Vec<&ModelSpec> = on(*gpu)
-                .filter(|(view, _)| goes(view) || view.phase == "Serving")
+                .filter(|(view, _)| served(view))
                 .filter(|(view, spec)| view.disabled || !spec.pinned)
                 .map(|(_, spec)| spec)
                 .collect();
