@@ -449,8 +449,7 @@ impl Gates {
 
     /// Until when gates that have fallen silent keep a drain waiting, unless they come back; see [`Self::waiting`].
     pub(crate) fn blocked_until(&self, model: Slot, epoch: Epoch, silence: Millis) -> Millis {
-        let silent =
-            |gate: &&Gate| (gate.fenced || !gate.open) && !gate.has_cleared(model, epoch);
+        let silent = |gate: &&Gate| (gate.fenced || !gate.open) && !gate.has_cleared(model, epoch);
         let silent = self.gates.values().filter(silent);
         let until = silent.map(|gate| gate.last_heard + silence);
         until.max().unwrap_or_default()
