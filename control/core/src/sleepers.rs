@@ -272,6 +272,9 @@ impl Core {
             let most: Bytes = there.map(|candidate| candidate.frees).sum();
             (Scarce::Gpu(*gpu), bytes.less(most))
         };
+        if self.are_measured_first(id) {
+            return false;
+        }
         let mut gaps: Vec<(Scarce, Bytes)> = missing.iter().map(gap).collect();
         gaps.retain(|(_, bytes)| *bytes > Bytes(0));
         let leaving = self.who_leaves(now, id, &gaps);

@@ -249,3 +249,28 @@ fn what_is_accepted_is_what_was_read_last_and_models_do_without_it() {
     assert_eq!(read(&mut bench, 18 + 8), None, "it is not ours");
     assert!(read(&mut bench, 18).is_some(), "it has gone");
 }
+
+#[test]
+fn first_starts_do_not_end_each_other_before_they_are_measured() {
+    // 30 GiB awake and 12 asleep of 40: none has room beside what another keeps.
+    let new = |name: &str| ModelSpec {
+        awake: Bytes(30 * GIB),
+        asleep: Bytes(12 * GIB),
+        conditioned: false,
+        ..spec(name)
+    };
+    let mut bench = Bench::new(&[new("a"), new("b"), new("c")], EngineState::Gone);
+    bench.hello("g1", 1);
+    bench.run(60_000);
+    for name in ["a", "b", "c"] {
+        assert_eq!(bench.phase(name), "Asleep", "{}", bench.sentences());
+        bench.figures("g1", name, 0, 1);
+        bench.run(30_000);
+        assert_eq!(bench.phase(name), "Serving", "{}", bench.sentences());
+        bench.figures("g1", name, 0, 0);
+        bench.run(12_000);
+    }
+    let starts = |effect: &&Effect| matches!(effect, Effect::Start { .. });
+    let started = bench.log.iter().filter(starts).count();
+    assert!(started <= 3 + 3, "{started} starts");
+}
