@@ -157,6 +157,42 @@ fn who_fits_only_without_what_sleeping_engines_keep_is_served() {
 }
 
 #[test]
+fn what_never_fits_keeps_nothing_from_those_who_fit() {
+    let quiet = ModelSpec {
+        idle_timeout: None,
+        ..spec("a")
+    };
+    let mut bench = settled(&[quiet]);
+    let mut large = ModelSpec {
+        awake: Bytes(34 * GIB),
+        ..spec("b")
+    };
+    bench.add(&large, EngineState::Asleep);
+    bench.run(2_000);
+    engine(&mut bench, "b").wake = Some(Outcome::Failed(ActionError {
+        cause: "it refuses".into(),
+        engine: EngineState::Asleep,
+        no_room: false,
+    }));
+    large.pinned = true;
+    bench.event(Event::ModelSet(Box::new(large)));
+    assert_eq!(bench.phase("b"), "Failed", "it cools down");
+    // Beside 34 GiB that are pinned nobody ever has 17 of 40.
+    let effects = bench.figures("g1", "a", 0, 1);
+    assert_eq!(names(&effects), ["a refuse NeverFits"]);
+    engine(&mut bench, "a").memory = Bytes(7 * GIB);
+    engine(&mut bench, "b").wake = None;
+    let acts = acts(&bench.run(20_000));
+    assert_eq!(
+        acts,
+        ["kill a", "wake b", "b admit"],
+        "{}",
+        bench.sentences()
+    );
+    assert_eq!(bench.phase("a"), "Failed");
+}
+
+#[test]
 fn who_fits_only_without_engines_that_nobody_may_stop_is_told_so() {
     let mut attached = spec("a");
     (attached.asleep, attached.caps.restartable) = (Bytes(5 * GIB), false);
