@@ -221,9 +221,11 @@ impl World {
     /// What must hold at the moment at which an engine is told something.
     pub(crate) fn check_action(&mut self, life: usize, engine: usize, order: Order) {
         if self.plan.leader_lease > 0 {
-            let leads = self.leadership.holder == Some(life) && self.now < self.leadership.until;
+            // A call is accepted within `command`, and nobody else leads by then.
+            let accepted = self.now + self.plan.times.command.0;
+            let leads = self.leadership.holder == Some(life) && accepted <= self.leadership.until;
             self.check(leads, |_| {
-                "rule 7: a control that does not lead commands an engine".to_owned()
+                "rule 7: a control that does not lead for long enough commands an engine".to_owned()
             });
         }
         let gpus = self.engines[engine].spec.gpus.clone();
