@@ -235,3 +235,14 @@ def test_the_peak_of_a_sleep_is_kept_free_beside_whoever_is_awake(make_stack):
     after = stack.figures("alpha")["transitions"]
     assert after["sleeps"] == before["sleeps"] + 2 and after["failedSleeps"] == before["failedSleeps"], after
     assert [stack.sim(name)["wake_failures"] for name in ("alpha", "beta")] == [0, 0]
+
+
+def test_a_sleeping_engine_ends_where_what_it_keeps_is_needed(make_stack):
+    """17 GiB awake and 4 asleep, of 20: neither has room beside the other's rest, and each is answered by a start."""
+    stack = make_stack([Model(name, asleep=4, sim=("--weights", "17GiB")) for name in ("alpha", "beta")], gpu=20)
+    for _ in range(2):
+        for name, other in (("alpha", "beta"), ("beta", "alpha")):
+            answered(stack, name)
+            assert tiers(stack)[other] == "stopped"
+    told = greenthread(stack, "explain", "alpha").stdout
+    assert "what engines keep there while they sleep is needed" in told, told

@@ -139,11 +139,11 @@ def test_an_engine_that_dies_under_requests_is_a_502_and_comes_back(stack):
 
 
 def test_full_holds_and_a_model_that_never_fits(make_stack):
-    """Two models of which only one can ever be awake, beside what the other leaves behind; at most three may wait for one, and
-    with 64 KiB of bodies at most."""
+    """Two models of which only one can ever be awake, beside what the other leaves behind, and neither may be stopped; at most three may
+    wait for one, and with 64 KiB of bodies at most."""
     names = ("one", "two")
     top = "hold: {limit: 4, perModel: 3, bytes: 64KiB, bodyBuffer: 64KiB}"
-    stack = make_stack([Model(name, asleep=4) for name in names], gpu=20, top=top, start=False).start(wait=False)
+    stack = make_stack([Model(name, asleep=4, extra="  sleep: {tier: ram}") for name in names], gpu=20, top=top, start=False).start(wait=False)
     wait_until(stack.is_ready, "gates have a table", 60)
     wait_until(lambda: any(stack.status(name)["bootReady"] for name in names), "whichever was first has booted", 60)
     lucky, never = sorted(names, key=lambda name: not stack.status(name)["bootReady"])

@@ -455,7 +455,9 @@ impl Core {
             return;
         };
         let length = now.since(state.since);
-        state.spare_until = sabotage!(GoesAgainAtOnce, now, now + length);
+        // A shorter drain for another cause does not end the rest after a longer one.
+        let rests = state.spare_until.max(now + length);
+        state.spare_until = sabotage!(GoesAgainAtOnce, now, rests);
         state.operator_sleeps = false;
         if let Cause::Preempt(waiter) = &cause {
             let times = state

@@ -144,11 +144,18 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     /// Nobody has acknowledged anything.
-    const EVERYBODY: Self = Self {
+    pub(crate) const EVERYBODY: Self = Self {
         all_acknowledged: false,
         all_zero: false,
         fenced_in_flight: false,
     };
+}
+
+impl Gate {
+    fn has_cleared(&self, model: Slot, epoch: Epoch) -> bool {
+        let acknowledged = self.acknowledged.get(&model);
+        acknowledged.is_some_and(|said| said.zero && said.epoch == epoch)
+    }
 }
 
 impl Gates {
@@ -442,15 +449,21 @@ impl Gates {
 
     /// Until when gates that have fallen silent keep a drain waiting, unless they come back; see [`Self::waiting`].
     pub(crate) fn blocked_until(&self, model: Slot, epoch: Epoch, silence: Millis) -> Millis {
-        let silent = |gate: &&Gate| {
-            let zero =
-                |acknowledged: &Acknowledged| acknowledged.zero && acknowledged.epoch == epoch;
-            let cleared = gate.acknowledged.get(&model).is_some_and(zero);
-            (gate.fenced || !gate.open) && !cleared
-        };
+        let silent = |gate: &&Gate| (gate.fenced || !gate.open) && !gate.has_cleared(model, epoch);
         let silent = self.gates.values().filter(silent);
         let until = silent.map(|gate| gate.last_heard + silence);
         until.max().unwrap_or_default()
+    }
+
+    /// Whether a gate is fenced.
+    pub(crate) fn is_fenced(&self, id: &GateId) -> bool {
+        self.gates.get(id).is_some_and(|gate| gate.fenced)
+    }
+
+    /// Whether a gate has acknowledged the barrier of this epoch, and said zero under it.
+    pub(crate) fn has_cleared(&self, id: &GateId, model: Slot, epoch: Epoch) -> bool {
+        let gate = self.gates.get(id);
+        gate.is_some_and(|gate| gate.has_cleared(model, epoch))
     }
 
     /// Requests held for a model, over gates that are not fenced.
@@ -566,20 +579,6 @@ impl Core {
     pub(crate) fn in_flight(&self, id: &ModelId) -> u64 {
         let slot = self.models.slot(id);
         slot.map_or(0, |slot| self.gates.in_flight(slot))
-    }
-
-    /// What a drain under `epoch` waits for; see [`Gates::waiting`].
-    pub(crate) fn waiting(
-        &self,
-        now: Millis,
-        id: &ModelId,
-        epoch: Epoch,
-        silence: Millis,
-    ) -> Waiting {
-        let slot = self.models.slot(id);
-        slot.map_or(Waiting::EVERYBODY, |slot| {
-            self.gates.waiting(now, slot, epoch, silence)
-        })
     }
 }
 

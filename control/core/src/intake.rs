@@ -118,9 +118,13 @@ impl Core {
             self.gates.closed(gate, stream);
             return None;
         }
+        let was_fenced = self.gates.is_fenced(gate);
         if !self.gates.accepts(now, gate, stream, sequence) {
             sabotage!(OlderAcknowledgementCounts, self.acknowledged(event));
             return None;
+        }
+        if was_fenced {
+            self.waits_again_for(gate);
         }
         if let Event::Report {
             table_version,

@@ -214,6 +214,10 @@ impl Core {
                 self.make_room(now, id, &need, needs, victims, effects);
                 true
             }
+            Choice::Wait(None) if self.are_measured_first(id) => {
+                self.choose_for(now, id, &need, needs, Taken::WaitForRoom);
+                false
+            }
             Choice::Wait(None) if !self.room_may_come(now, id) => {
                 self.choose_for(now, id, &need, needs, Taken::GiveUp);
                 self.give_up_waiting(now, id, effects);
@@ -323,6 +327,17 @@ impl Core {
         self.neighbours(id).any(|other| {
             other.leaves_soon(now) || matches!(other.phase, Phase::Booting(Boot::Started))
         })
+    }
+
+    /// A first start waits until its neighbours are measured: were they stopped for it, both would start for ever.
+    pub(crate) fn are_measured_first(&self, id: &ModelId) -> bool {
+        let state = self.models.get(id);
+        let begins =
+            state.is_some_and(|state| matches!(state.phase, Phase::Booting(Boot::Waiting)));
+        begins
+            && self
+                .neighbours(id)
+                .any(|other| matches!(other.phase, Phase::Booting(Boot::Slept)))
     }
 
     /// Those who wait are told so; it stays in the queue.

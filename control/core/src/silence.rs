@@ -1,7 +1,15 @@
 //! How long what is not heard of may still act: gates that are silent, gates of a predecessor, and calls of one (rules 4, 7 and 14 of the
 //! protocol). Everything that is waited out before an engine may sleep follows from these few times.
 
-use crate::{Core, effect::Effect, ids::Millis, model::OnLeaseEnd, state::ModelState};
+use crate::{
+    Core,
+    effect::Effect,
+    gates::Waiting,
+    ids::{Epoch, GateId, Millis, ModelId},
+    model::OnLeaseEnd,
+    phase::{Count, Phase},
+    state::ModelState,
+};
 
 impl Core {
     /// Fences gates that were silent for too long, and forgets those of which nothing is known any more.
@@ -16,6 +24,34 @@ impl Core {
         }
         let close = |(gate, stream)| Effect::CloseStream { gate, stream };
         effects.extend(expired.to_close.into_iter().map(close));
+    }
+
+    /// A fenced gate speaks again and is waited for again: an engine that was asked for its count while nobody waited for that gate is
+    /// asked anew (rule 6).
+    pub(crate) fn waits_again_for(&mut self, gate: &GateId) {
+        for slot in self.places.draining().clone() {
+            if let Some(state) = self.models.at_mut(slot)
+                && let Phase::Draining { epoch, count, .. } = &mut state.phase
+                && !self.gates.has_cleared(gate, slot, *epoch)
+            {
+                *count = Count::NotYet;
+                self.models.touch(slot);
+            }
+        }
+    }
+
+    /// What a drain under `epoch` waits for; see [`Gates::waiting`].
+    pub(crate) fn waiting(
+        &self,
+        now: Millis,
+        id: &ModelId,
+        epoch: Epoch,
+        silence: Millis,
+    ) -> Waiting {
+        let slot = self.models.slot(id);
+        slot.map_or(Waiting::EVERYBODY, |slot| {
+            self.gates.waiting(now, slot, epoch, silence)
+        })
     }
 
     /// Silence after which a gate does not block a drain.

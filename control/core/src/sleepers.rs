@@ -7,9 +7,9 @@ use crate::{
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::OBSERVE_TIMEOUT,
-    phase::{Boot, Phase, Tier},
+    phase::{Boot, Failure, Phase, Tier},
     policy::{Candidate, Choice},
-    state::ModelState,
+    state::{ModelState, Resident},
 };
 
 /// What it costs that an engine ends which somebody waits for: more than any that is only expected.
@@ -50,10 +50,15 @@ pub(crate) struct Leaving {
 impl Core {
     /// When a sleeping engine may end, and its copy leave host RAM.
     pub(crate) fn leaves(&self, now: Millis, state: &ModelState) -> Leaves {
+        // What never fits is woken for nobody, and what it keeps is counted on by those who fit.
+        let refused = Phase::Failed {
+            failure: Failure::NeverFits,
+            retry_at: None,
+        };
         let rests = matches!(
             state.phase,
             Phase::Asleep | Phase::Queued | Phase::Booting(Boot::Slept)
-        );
+        ) || state.phase == refused && matches!(state.resident, Resident::Asleep(_));
         let may = state.may_be_stopped();
         let follows = now < self.nothing_follows_from(state) || state.inside > 0;
         let busy = state.ending.is_some() || self.is_stopped(&state.spec.id);
@@ -267,6 +272,9 @@ impl Core {
             let most: Bytes = there.map(|candidate| candidate.frees).sum();
             (Scarce::Gpu(*gpu), bytes.less(most))
         };
+        if self.are_measured_first(id) {
+            return false;
+        }
         let mut gaps: Vec<(Scarce, Bytes)> = missing.iter().map(gap).collect();
         gaps.retain(|(_, bytes)| *bytes > Bytes(0));
         let leaving = self.who_leaves(now, id, &gaps);

@@ -134,8 +134,8 @@ impl Gate {
                 value,
             });
         }
-        let table = &self.table;
-        self.figures.forget(|row| table.row(row).is_some());
+        let (table, hold) = (&self.table, &self.hold);
+        (self.figures).forget(|row| table.row(row).is_some() || hold.of(row).0 > 0);
         self.unsettled = true;
     }
 

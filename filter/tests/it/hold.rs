@@ -84,6 +84,21 @@ fn a_row_that_is_gone_answers_404() {
 }
 
 #[test]
+fn a_row_that_is_gone_keeps_its_counts_while_it_holds_requests() {
+    let mut world = World::serving(vec![llama(hold(0))]);
+    let (id, _) = world.post("/llama/x");
+    for _ in 0..3 {
+        world.run(1_000);
+        world.heartbeat();
+    }
+    world.snapshot(vec![]);
+    world.run(1_100);
+    assert_eq!(world.ended.get(&id), Some(&answered(404, "removed")));
+    let figures = world.reported().expect("a report");
+    assert!(figures.last_used_age_ms.is_some(), "{figures:?}");
+}
+
+#[test]
 fn each_request_has_its_own_deadline() {
     let mut world = World::serving(vec![llama(hold(0))]);
     let (long, _) = world.post("/llama/x");

@@ -147,9 +147,10 @@ impl World {
             Event::EngineGone { model, .. } => {
                 // Told late, it ends nothing of what the engine does now.
                 let gone = |engine: &&usize| self.engines[**engine].process == Process::Gone;
-                if let Some(engine) = self.rows.get(model).filter(gone) {
-                    self.controls[life].under_way.remove(engine);
-                }
+                let engine = self.rows.get(model).filter(gone).copied();
+                let control = &mut self.controls[life];
+                let cut = engine.and_then(|row| Some((row, control.under_way.remove(&row)?)));
+                control.knows.cut_short.extend(cut);
             }
             Event::ModelSet(spec) => {
                 let name = self
@@ -216,9 +217,11 @@ impl World {
     /// What must hold at the moment at which an engine is told something.
     pub(crate) fn check_action(&mut self, life: usize, engine: usize, order: Order) {
         if self.plan.leader_lease > 0 {
-            let leads = self.leadership.holder == Some(life) && self.now < self.leadership.until;
+            // A call is accepted within `command`, and nobody else leads by then.
+            let accepted = self.now + self.plan.times.command.0;
+            let leads = self.leadership.holder == Some(life) && accepted <= self.leadership.until;
             self.check(leads, |_| {
-                "rule 7: a control that does not lead commands an engine".to_owned()
+                "rule 7: a control that does not lead for long enough commands an engine".to_owned()
             });
         }
         let gpus = self.engines[engine].spec.gpus.clone();
@@ -483,7 +486,7 @@ impl World {
             && !known.is_busy()
             && known.holds > known.real.asleep
             && !self.plan.measured;
-        let unseen = known.strange || known.unseen;
+        let unseen = known.strange || known.unseen && known.holds == known.real.asleep;
         foreign || by_hand || keeps || unseen || self.is_unmeasured(life, engine)
     }
 

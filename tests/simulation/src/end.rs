@@ -9,6 +9,7 @@ use greenthread_core::{
 use crate::{
     agenda::Item,
     engine::Process,
+    plan::CAPACITY,
     request::{Outcome, Stage},
     world::World,
 };
@@ -70,6 +71,27 @@ impl World {
         let known = &self.engines[engine];
         known.asleep
             && (!known.present || self.never_fits(engine) || !self.really_fits(engine, Bytes(0)))
+    }
+
+    /// Whether there is room for a model beside those that are pinned, and those that nobody will wake and nobody may end, since requests
+    /// are frozen in them (S2: never truncated).
+    fn fits_beside_the_hopeless(&self, engine: usize) -> bool {
+        let own = &self.engines[engine];
+        let kept = |at: usize| {
+            let other = &self.engines[at];
+            if other.spec.pinned {
+                other.real.most()
+            } else if self.is_hopeless(at) && !other.inside.is_empty() {
+                other.holds
+            } else {
+                Bytes(0)
+            }
+        };
+        own.spec.gpus.iter().all(|gpu| {
+            let others = (0..self.engines.len())
+                .filter(|at| *at != engine && self.engines[*at].spec.gpus.contains(gpu));
+            others.map(kept).sum::<Bytes>() + own.real.most() <= CAPACITY
+        })
     }
 
     /// Open requests, without those that are frozen where nobody will wake them.
@@ -169,7 +191,7 @@ impl World {
         let Some(engine) = (0..self.engines.len()).find(owns) else {
             return false;
         };
-        if !self.really_fits(engine, Bytes(0)) {
+        if !self.really_fits(engine, Bytes(0)) || !self.fits_beside_the_hopeless(engine) {
             return false;
         }
         let id = &self.engines[engine].spec.id;

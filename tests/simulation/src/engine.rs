@@ -300,6 +300,11 @@ impl World {
             self.engines[engine].slower = self.random.below(9_000);
         }
         let known = &mut self.engines[engine];
+        if matches!(command.order, Order::Sleep(_, tier) if known.asleep && tier != known.copy) {
+            // Somebody else put it to sleep while the command was on its way: only the next look tells where its weights are.
+            self.controls[command.life].doubtful.insert(engine);
+        }
+        let known = &mut self.engines[engine];
         let (start, wake, sleep, reload) = known.takes;
         let takes = match command.order {
             Order::Start => start,

@@ -142,7 +142,14 @@ impl Fairness {
         if !matches!(view.phase, "Serving" | "Draining") {
             (course.leaves, course.rests) = (None, None);
         }
+        // Out of service by the time it came: it served, and left in the same step.
+        let came = before == "Waking" && ended.as_ref().is_some_and(|(_, well)| *well);
         match view.phase {
+            "Draining" if came => {
+                (course.spared, course.displaced) = (false, false);
+                course.runs_from = Some(view.since);
+                (course.failures, course.cools) = (0, None);
+            }
             "Serving" => {
                 let back = matches!(before, "Draining" | "Sleeping");
                 course.spared = back;

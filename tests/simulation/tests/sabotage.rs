@@ -35,7 +35,6 @@ const KNOWN: &[(&str, u64)] = &[
     ("AnyTermObeyed", 9),
     ("LeaseBeforeSnapshot", 34),
     ("FlowsForEver", 42),
-    ("LeaderStopsAtTheEnd", 1639),
     ("OracleIgnored", 134),
     ("PinnedGoes", 40),
     ("DisabledWakes", 50),

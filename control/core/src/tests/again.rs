@@ -50,6 +50,25 @@ fn a_drain_that_ran_out_is_twice_as_long_next_time_and_its_model_rests_as_long()
 }
 
 #[test]
+fn a_shorter_drain_for_its_operator_does_not_shorten_its_rest() {
+    let mut bench = unwilling();
+    assert!(is_about(lasts(&mut bench, "a"), 30_000));
+    let reopened = bench.now;
+    let mut hasty = bench.core.spec(&id("a")).expect("known").clone();
+    hasty.drain_timeout = Millis(1_000);
+    bench.event(Event::ModelSet(Box::new(hasty)));
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    assert_eq!(bench.phase("a"), "Draining");
+    assert!(is_about(lasts(&mut bench, "a"), 1_000));
+    lasts(&mut bench, "a");
+    let rested = bench.now - reopened;
+    assert!(is_about(rested, 30_000), "{rested}");
+}
+
+#[test]
 fn a_drain_for_another_is_as_long_as_the_first() {
     let mut bench = unwilling();
     assert!(is_about(lasts(&mut bench, "a"), 30_000));

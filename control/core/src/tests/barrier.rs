@@ -99,6 +99,50 @@ fn a_fenced_gate_that_speaks_again_is_waited_for_again() {
 }
 
 #[test]
+fn what_was_counted_without_a_gate_does_not_count_when_it_speaks_again() {
+    let mut bench = serving(0, |_| {});
+    bench.hello("g2", 2);
+    let epoch = drain(&mut bench);
+    bench.answering = false;
+    assert_eq!(ack(&mut bench, "g1", epoch), Vec::<String>::new());
+    let (stream, sequence) = bench.next(&GateId("g2".into()));
+    let known = bench.gates.remove(&GateId("g2".into())).expect("a gate");
+    // It is fenced, and the engine is asked.
+    let effects = bench.run(9_000);
+    let asked = |effects: &[Effect]| {
+        let asks = effects.iter().filter_map(|effect| match effect {
+            Effect::Observe { attempt, .. } => Some(*attempt),
+            _ => None,
+        });
+        asks.last()
+    };
+    let before = asked(&effects).expect("a look");
+    let zero = |attempt| Event::Observed {
+        model: id("a"),
+        attempt,
+        observation: Observation {
+            state: EngineState::Awake,
+            count: Some(0),
+            memory: Memory::default(),
+            tier: None,
+        },
+    };
+    // Its acknowledgement was late: the engine is asked after it, and not believed from before.
+    bench.gates.insert(GateId("g2".into()), known);
+    let effects = bench.event(Event::Ack {
+        gate: GateId("g2".into()),
+        stream,
+        sequence,
+        model: id("a"),
+        epoch,
+        in_flight: 0,
+    });
+    let after = asked(&effects).expect("another look");
+    assert_eq!(names(&bench.event(zero(before))), Vec::<String>::new());
+    assert_eq!(names(&bench.event(zero(after))), SLEEP);
+}
+
+#[test]
 fn a_zero_counts_only_behind_its_acknowledgement_on_the_same_stream() {
     let mut bench = serving(1, |_| {});
     let epoch = drain(&mut bench);

@@ -157,6 +157,42 @@ fn who_fits_only_without_what_sleeping_engines_keep_is_served() {
 }
 
 #[test]
+fn what_never_fits_keeps_nothing_from_those_who_fit() {
+    let quiet = ModelSpec {
+        idle_timeout: None,
+        ..spec("a")
+    };
+    let mut bench = settled(&[quiet]);
+    let mut large = ModelSpec {
+        awake: Bytes(34 * GIB),
+        ..spec("b")
+    };
+    bench.add(&large, EngineState::Asleep);
+    bench.run(2_000);
+    engine(&mut bench, "b").wake = Some(Outcome::Failed(ActionError {
+        cause: "it refuses".into(),
+        engine: EngineState::Asleep,
+        no_room: false,
+    }));
+    large.pinned = true;
+    bench.event(Event::ModelSet(Box::new(large)));
+    assert_eq!(bench.phase("b"), "Failed", "it cools down");
+    // Beside 34 GiB that are pinned nobody ever has 17 of 40.
+    let effects = bench.figures("g1", "a", 0, 1);
+    assert_eq!(names(&effects), ["a refuse NeverFits"]);
+    engine(&mut bench, "a").memory = Bytes(7 * GIB);
+    engine(&mut bench, "b").wake = None;
+    let acts = acts(&bench.run(20_000));
+    assert_eq!(
+        acts,
+        ["kill a", "wake b", "b admit"],
+        "{}",
+        bench.sentences()
+    );
+    assert_eq!(bench.phase("a"), "Failed");
+}
+
+#[test]
 fn who_fits_only_without_engines_that_nobody_may_stop_is_told_so() {
     let mut attached = spec("a");
     (attached.asleep, attached.caps.restartable) = (Bytes(5 * GIB), false);
@@ -212,4 +248,29 @@ fn what_is_accepted_is_what_was_read_last_and_models_do_without_it() {
     bench.run(3_000);
     assert_eq!(read(&mut bench, 18 + 8), None, "it is not ours");
     assert!(read(&mut bench, 18).is_some(), "it has gone");
+}
+
+#[test]
+fn first_starts_do_not_end_each_other_before_they_are_measured() {
+    // 30 GiB awake and 12 asleep of 40: none has room beside what another keeps.
+    let new = |name: &str| ModelSpec {
+        awake: Bytes(30 * GIB),
+        asleep: Bytes(12 * GIB),
+        conditioned: false,
+        ..spec(name)
+    };
+    let mut bench = Bench::new(&[new("a"), new("b"), new("c")], EngineState::Gone);
+    bench.hello("g1", 1);
+    bench.run(60_000);
+    for name in ["a", "b", "c"] {
+        assert_eq!(bench.phase(name), "Asleep", "{}", bench.sentences());
+        bench.figures("g1", name, 0, 1);
+        bench.run(30_000);
+        assert_eq!(bench.phase(name), "Serving", "{}", bench.sentences());
+        bench.figures("g1", name, 0, 0);
+        bench.run(12_000);
+    }
+    let starts = |effect: &&Effect| matches!(effect, Effect::Start { .. });
+    let started = bench.log.iter().filter(starts).count();
+    assert!(started <= 3 + 3, "{started} starts");
 }
