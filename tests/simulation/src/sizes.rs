@@ -83,7 +83,7 @@ impl Real {
     }
 
     /// The most that it ever takes on a GPU.
-    fn most(&self) -> Bytes {
+    pub(crate) fn most(&self) -> Bytes {
         self.awake + self.starting.max(self.waking).max(self.sleeping)
     }
 
