@@ -147,9 +147,10 @@ impl World {
             Event::EngineGone { model, .. } => {
                 // Told late, it ends nothing of what the engine does now.
                 let gone = |engine: &&usize| self.engines[**engine].process == Process::Gone;
-                if let Some(engine) = self.rows.get(model).filter(gone) {
-                    self.controls[life].under_way.remove(engine);
-                }
+                let engine = self.rows.get(model).filter(gone).copied();
+                let control = &mut self.controls[life];
+                let cut = engine.and_then(|row| Some((row, control.under_way.remove(&row)?)));
+                control.knows.cut_short.extend(cut);
             }
             Event::ModelSet(spec) => {
                 let name = self
@@ -485,7 +486,7 @@ impl World {
             && !known.is_busy()
             && known.holds > known.real.asleep
             && !self.plan.measured;
-        let unseen = known.strange || known.unseen;
+        let unseen = known.strange || known.unseen && known.holds == known.real.asleep;
         foreign || by_hand || keeps || unseen || self.is_unmeasured(life, engine)
     }
 

@@ -18,7 +18,7 @@ use crate::{
     heard::Account,
     plan::{CAPACITY, TOLERANCE},
     says::Told,
-    sizes::AllMeasured,
+    sizes::{AllMeasured, Knows},
     stream::Arrival,
     wire,
     world::World,
@@ -98,16 +98,12 @@ pub struct Control {
     pub roomy: BTreeSet<GpuId>,
     /// Engines that were told in this step to sleep into host RAM.
     pub filled: Vec<usize>,
-    /// Rows of which an outcome was told that ended nothing any more.
-    pub uncertain: BTreeSet<usize>,
-    /// Rows whose last action was a sleep, of which the end was told.
-    pub slept: BTreeSet<usize>,
     /// Rows that sleep by an order that failed: nobody has said yet where their weights are.
     pub doubtful: BTreeSet<usize>,
     /// The look at each row that was asked for last.
     pub looks: BTreeMap<usize, Attempt>,
-    /// What was measured of each row, as far as this life was told.
-    pub measured: AllMeasured,
+    /// What it was told of what its engines take.
+    pub knows: Knows,
     /// Outcomes that were delivered, for telling them again.
     pub told: Vec<Event>,
     /// What it has heard.
@@ -187,11 +183,12 @@ impl World {
             filled: Vec::new(),
             roomy: BTreeSet::new(),
             seen_asleep: None,
-            uncertain: BTreeSet::new(),
-            slept: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             looks: BTreeMap::new(),
-            measured: self.persisted.measured.clone(),
+            knows: Knows {
+                measured: self.persisted.measured.clone(),
+                ..Knows::default()
+            },
             told: Vec::new(),
             account: Account::default(),
             fair: Fairness::default(),

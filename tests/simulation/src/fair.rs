@@ -8,6 +8,8 @@ use greenthread_core::{
     effect::{Admission, RefuseReason},
     event::{EngineState, Event, Operator, Outcome},
     ids::{Bytes, GpuId, Millis, ModelId},
+    model::ModelSpec,
+    phase::Tier,
 };
 
 use crate::world::World;
@@ -461,16 +463,9 @@ impl World {
             pinned && !out && matches!(weighed.verdict, Verdict::Kept | Verdict::Chosen)
         });
         let lies = lies.map(|weighed| weighed.model.clone());
-        let smooth = |engine: &crate::engine::Engine| {
-            let sizes = &engine.spec.sizes;
-            sizes.waking.bytes.max(sizes.sleeping.bytes) == Bytes(0)
-        };
-        // Where nobody needs more for a moment, all of it is freed at once.
-        let plain = !self.plan.lies && self.engines.iter().all(smooth);
-        let all: Vec<&ModelId> = victims.iter().collect();
-        let short = plain && !enough(&all);
-        self.check(!short, |_| {
-            format!("{victims:?} do not make enough room: {missing:?} are missing")
+        let short = self.falls_short(life, choice, victims, &missing);
+        self.check(short.is_none(), |_| {
+            format!("{victims:?} do not make enough room: {short:?} of {missing:?} are missing")
         });
         self.check(needless.is_none(), |_| {
             format!("{needless:?} makes room that nobody needs")
@@ -481,6 +476,57 @@ impl World {
         self.check(lies.is_none(), |_| {
             format!("{lies:?} is pinned, and it is told otherwise")
         });
+    }
+
+    /// Where victims free less than they have to, and how much that is. All that is missing; but where all who may go would free too
+    /// little together, what they keep asleep until their engines end, and room for their own sleeps, comes after them.
+    fn falls_short(
+        &self,
+        life: usize,
+        choice: &Choice,
+        victims: &[ModelId],
+        missing: &[(GpuId, Bytes)],
+    ) -> Option<(GpuId, Bytes)> {
+        let control = &self.controls[life];
+        let views = control.core.view();
+        let on = |gpu: GpuId| {
+            let known = views
+                .iter()
+                .filter_map(|view| Some((view, control.core.spec(&view.id)?)));
+            known.filter(move |(_, spec)| spec.gpus.contains(&gpu))
+        };
+        let frees = |spec: &ModelSpec| spec.awake.less(spec.asleep);
+        let goes = |view: &ModelView| victims.contains(&view.id);
+        // Who served then may leave by now, for a later choice of the same step.
+        let served = |view: &ModelView| {
+            let mut weighed = choice.weighed.iter();
+            let stays = |verdict| !matches!(verdict, Verdict::Leaving | Verdict::Moving);
+            let told = weighed.any(|other| other.model == view.id && stays(other.verdict));
+            view.phase == "Serving" || told
+        };
+        let least = |(gpu, bytes): &(GpuId, Bytes)| {
+            let may_go: Vec<&ModelSpec> = on(*gpu)
+                .filter(|(view, _)| served(view))
+                .filter(|(view, spec)| view.disabled || !spec.pinned)
+                .map(|(_, spec)| spec)
+                .collect();
+            let ends = |spec: &&&ModelSpec| spec.caps.restartable && spec.tier != Some(Tier::Ram);
+            let kept = may_go.iter().filter(ends).map(|spec| spec.asleep);
+            let kept: Bytes = kept.sum();
+            let peaks = on(*gpu).map(|(_, spec)| spec.sizes.sleeping.bytes);
+            let later = kept + peaks.max().unwrap_or_default();
+            let most: Bytes = may_go.iter().map(|spec| frees(spec)).sum();
+            let least = if most >= *bytes {
+                *bytes
+            } else {
+                bytes.less(later)
+            };
+            let freed = on(*gpu).filter(|(view, _)| goes(view));
+            let freed: Bytes = freed.map(|(_, spec)| frees(spec)).sum();
+            (*gpu, least.less(freed))
+        };
+        let mut short = missing.iter().map(least);
+        short.find(|(_, bytes)| *bytes > Bytes(0))
     }
 
     /// The oracle tells one control of a GPU: does the ledger know of it, where nothing moves?

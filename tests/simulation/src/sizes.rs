@@ -1,14 +1,14 @@
 //! What engines really take, which need not be what was declared, and what control could know of it: an account of its own, kept from
 //! the outcomes and looks that control was told.
 
-use std::collections::BTreeMap;
-
 use greenthread_core::{
     event::{EngineState, Event, Memory, Observation, Outcome},
     ids::{Attempt, Bytes, GpuId, ModelId},
-    model::{ModelSpec, Size, SleepMode, Source},
+    model::{ModelSpec, SleepMode, Source},
     phase::Tier,
 };
+
+pub use measured::{AllMeasured, Knows};
 
 use crate::{
     agenda::Order,
@@ -17,6 +17,8 @@ use crate::{
     random::Random,
     world::World,
 };
+
+mod measured;
 
 /// What a GPU has for engines whose sizes were declared wrongly: what is beyond fails.
 const PHYSICAL: Bytes = Bytes::gib(44);
@@ -116,96 +118,6 @@ pub fn begin_with_room(models: &mut [ModelPlan], gpus: usize) {
     }
 }
 
-/// What one engine was measured to take; `None`: never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Measured {
-    awake: Option<Bytes>,
-    asleep: Option<Bytes>,
-    starting: Option<Bytes>,
-    waking: Option<Bytes>,
-    sleeping: Option<Bytes>,
-    host: Option<Bytes>,
-}
-
-impl Measured {
-    /// An action has ended and was measured.
-    fn learn(&mut self, declared: Bytes, order: Order, memory: Memory) {
-        let Some(gpu) = memory.gpu else {
-            return;
-        };
-        let above = |awake: Bytes| memory.peak.map(|peak| peak.less(awake));
-        match order {
-            Order::Start => {
-                self.is_awake(declared, gpu);
-                self.starting = self.starting.max(above(gpu));
-            }
-            Order::Wake(_) => {
-                self.is_awake(declared, gpu);
-                self.waking = self.waking.max(above(gpu));
-            }
-            Order::Sleep(_, tier) => {
-                self.is_asleep(declared, gpu);
-                self.sleeping = self.sleeping.max(above(self.awake.unwrap_or(declared)));
-                if tier == Tier::Ram {
-                    self.host = self.host.max(memory.host.filter(|host| host.0 > 0));
-                }
-            }
-        }
-    }
-
-    /// It holds so much while it is awake. A peak that was measured above what was only declared stands above this now.
-    fn is_awake(&mut self, declared: Bytes, awake: Bytes) {
-        if self.awake.replace(awake).is_none() {
-            let peak = self.sleeping.map(|above| declared + above);
-            self.sleeping = peak.map(|peak| peak.less(awake));
-        }
-    }
-
-    /// It keeps so much while it sleeps; what keeps nearly all that it has when it is awake was not freed.
-    fn is_asleep(&mut self, declared: Bytes, asleep: Bytes) {
-        let awake = self.awake.unwrap_or(declared).0;
-        if asleep.0 > 0 && asleep.0 <= awake - awake / 10 {
-            self.asleep = Some(asleep);
-        }
-    }
-
-    /// A spec with what was measured in place of what was declared, as `state/footprints.json` has it.
-    fn apply(&self, spec: &mut ModelSpec) {
-        let measured = |bytes| Size {
-            bytes,
-            source: Source::Measured,
-        };
-        let sizes = &mut spec.sizes;
-        if let Some(awake) = self.awake {
-            (spec.awake, sizes.awake) = (awake, Source::Measured);
-        }
-        if let Some(asleep) = self.asleep {
-            (spec.asleep, sizes.asleep) = (asleep, Source::Measured);
-        }
-        sizes.waking = self.waking.map_or(sizes.waking, measured);
-        let starts = self.starting.filter(|above| *above > sizes.waking.bytes);
-        sizes.waking = starts.map_or(sizes.waking, measured);
-        sizes.sleeping = self.sleeping.map_or(sizes.sleeping, measured);
-        sizes.host = self.host.map_or(sizes.host, measured);
-    }
-
-    /// Whether this, or what was declared where nothing was measured, covers what the engine takes for it.
-    fn covers(&self, declared: &Real, real: &Real, order: Order) -> bool {
-        let known = Real {
-            awake: self.awake.unwrap_or(declared.awake),
-            asleep: self.asleep.unwrap_or(declared.asleep),
-            starting: self.starting.or(self.waking).unwrap_or(declared.starting),
-            waking: self.waking.unwrap_or(declared.waking),
-            sleeping: self.sleeping.unwrap_or(declared.sleeping),
-            host: self.host.unwrap_or(declared.host),
-        };
-        known.awake >= real.awake && known.during(order) >= real.during(order)
-    }
-}
-
-/// What was measured of each engine, by row.
-pub type AllMeasured = BTreeMap<usize, Measured>;
-
 impl World {
     /// A model's spec as control hands it to its core: with what was measured before. Any other event as it is.
     pub(crate) fn with_measured(&self, life: usize, event: Event) -> Event {
@@ -213,7 +125,7 @@ impl World {
             return event;
         };
         let row = self.rows.get(&spec.id);
-        let measured = row.and_then(|row| self.controls[life].measured.get(row));
+        let measured = row.and_then(|row| self.controls[life].knows.measured.get(row));
         spec.conditioned |= self.persisted.conditioned.contains(&spec.id);
         measured.copied().unwrap_or_default().apply(&mut spec);
         Event::ModelSet(spec)
@@ -225,7 +137,7 @@ impl World {
             return;
         };
         let control = &self.controls[life];
-        let measured = control.measured.get(row).copied();
+        let measured = control.knows.measured.get(row).copied();
         self.persisted
             .measured
             .insert(*row, measured.unwrap_or_default());
@@ -249,7 +161,7 @@ impl World {
         let Some(row) = self.rows.get(model) else {
             return;
         };
-        self.controls[life].slept.remove(row);
+        self.controls[life].knows.slept.remove(row);
         let Outcome::Done { memory, .. } = outcome else {
             self.controls[life].doubtful.insert(*row);
             return;
@@ -258,14 +170,16 @@ impl World {
         let control = &mut self.controls[life];
         let running = control.under_way.get(row).copied();
         let running = running.filter(|(_, known)| *known == attempt);
-        control.uncertain.remove(row);
+        control.knows.uncertain.remove(row);
         let Some((order, _)) = running else {
             // It was told that the engine is gone, and what it makes of this is its own affair.
-            control.uncertain.insert(*row);
+            let memory = self.engines[*row].of_each(*memory);
+            control.knows.uncertain.insert(*row);
+            (control.knows).perhaps_learn(*row, declared, attempt, memory);
             return;
         };
         if matches!(order, Order::Sleep(_, _)) {
-            control.slept.insert(*row);
+            control.knows.slept.insert(*row);
         }
         if !self.can_know(life, *row, order) {
             // It takes more than was thought, and nobody has room for that.
@@ -275,8 +189,7 @@ impl World {
         }
         let control = &mut self.controls[life];
         let memory = self.engines[*row].of_each(*memory);
-        let measured = control.measured.entry(*row).or_default();
-        measured.learn(declared, order, memory);
+        (control.knows).learn(*row, |measured| measured.learn(declared, order, memory));
     }
 
     /// Control is told what an engine in service holds.
@@ -299,36 +212,37 @@ impl World {
         // What is seen of an engine that is being ended does not count.
         let ends = known.ended_by.is_some_and(|(by, _)| by == life);
         let asked = self.controls[life].looks.get(&row) == Some(&attempt) && !ends;
+        // An answer from before it kept more, or of an oracle that lags behind, does not show it.
+        let shows = memory.gpu.is_some_and(|held| held >= known.holds);
         if asked && seen.state == EngineState::Asleep {
             self.controls[life].doubtful.remove(&row);
-            self.engines[row].unseen = false;
+            self.engines[row].unseen &= !shows;
         }
         let Some(held) = memory.gpu.filter(|_| asked) else {
             return;
         };
-        let measured = self.controls[life].measured.entry(row).or_default();
-        match (steady, seen.state) {
+        let knows = &mut self.controls[life].knows;
+        knows.learn(row, |measured| match (steady, seen.state) {
             (Some("Serving"), EngineState::Awake) if held.0 > 0 => {
                 measured.is_awake(declared, held);
             }
             (Some("Asleep" | "Queued"), EngineState::Asleep) => measured.is_asleep(declared, held),
             (_, _) => {}
-        }
+        });
     }
 
     /// Whether control can know all that an engine takes for this.
     pub(crate) fn can_know(&self, life: usize, engine: usize, order: Order) -> bool {
         let known = &self.engines[engine];
-        let measured = self.controls[life].measured.get(&engine).copied();
         let declared = Real::as_declared(&known.spec);
-        let measured = measured.unwrap_or_default();
-        measured.covers(&declared, &known.real, order)
+        let mut all = self.controls[life].knows.all(engine);
+        all.all(|measured| measured.covers(&declared, &known.real, order))
     }
 
     /// Whether control can know what an engine's copy takes of host RAM.
     pub(crate) fn can_know_host(&self, engine: usize) -> bool {
         let latest = self.controls.last();
-        let measured = latest.and_then(|control| control.measured.get(&engine)?.host);
+        let measured = latest.and_then(|control| control.knows.measured.get(&engine)?.host);
         let known = &self.engines[engine];
         measured.unwrap_or(known.spec.sizes.host.bytes) >= known.real.host
     }
@@ -340,6 +254,13 @@ impl World {
         let order = known.executes().map(|command| command.order);
         let order = order.or(match known.process {
             Process::Starting => Some(Order::Start),
+            // It broke in the middle of that, and holds what it took for it.
+            Process::Up if known.broken && known.asleep && known.holds > known.real.asleep => {
+                Some(Order::Wake(known.copy))
+            }
+            Process::Up if known.broken && !known.asleep && known.holds > known.real.awake => {
+                Some(Order::Sleep(SleepMode::Keep, Tier::Ram))
+            }
             Process::Up if !known.asleep => self.controls[life]
                 .under_way
                 .get(&engine)
@@ -350,9 +271,8 @@ impl World {
             Some(order) => !self.can_know(life, engine, order),
             None if known.asleep => false,
             None => {
-                let measured = self.controls[life].measured.get(&engine);
-                let said = measured.and_then(|measured| measured.awake);
-                said.unwrap_or(known.spec.awake) < known.real.awake
+                let mut all = self.controls[life].knows.all(engine);
+                all.any(|measured| measured.awake.unwrap_or(known.spec.awake) < known.real.awake)
             }
         }
     }
@@ -423,10 +343,10 @@ impl World {
             let Some(spec) = self.controls[life].core.spec(&id).cloned() else {
                 continue;
             };
-            if self.controls[life].uncertain.contains(&row) {
+            if self.controls[life].knows.uncertain.contains(&row) {
                 continue;
             }
-            let measured = self.controls[life].measured.get(&row);
+            let measured = self.controls[life].knows.measured.get(&row);
             let measured = measured.copied().unwrap_or_default();
             let sizes = spec.sizes;
             let woken = measured.waking.or(measured.starting);
@@ -445,7 +365,7 @@ impl World {
             }
             let control = &self.controls[life];
             let rests = matches!(control.phases.get(&row), Some(("Asleep" | "Queued", _)));
-            let sleeps = rests && control.slept.contains(&row);
+            let sleeps = rests && control.knows.slept.contains(&row);
             if let Some(asleep) = measured.asleep.filter(|_| sleeps) {
                 let says = (spec.asleep, sizes.asleep);
                 self.check(says == (asleep, Source::Measured), |_| {
