@@ -110,11 +110,14 @@ fn what_was_counted_without_a_gate_does_not_count_when_it_speaks_again() {
     // It is fenced, and the engine is asked.
     let effects = bench.run(9_000);
     let asked = |effects: &[Effect]| {
-        let asks = effects.iter().filter_map(|effect| match effect {
-            Effect::Observe { attempt, .. } => Some(*attempt),
-            _ => None,
+        let mut asks = effects.iter().filter_map(|effect| {
+            if let Effect::Observe { attempt, .. } = effect {
+                Some(*attempt)
+            } else {
+                None
+            }
         });
-        asks.last()
+        asks.next_back()
     };
     let before = asked(&effects).expect("a look");
     let zero = |attempt| Event::Observed {
