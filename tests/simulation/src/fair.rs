@@ -292,8 +292,9 @@ impl World {
         }
         course.leaves = None;
         let waits = |other: &ModelView| other.id == waiter && other.phase == "Queued";
-        // Where host RAM is short a drain may end for lack of a place.
-        if !views.iter().any(waits) || !self.plan.hosts.is_empty() {
+        // Who lost its engine begins to wait anew. Where host RAM is short a drain may end for lack of a place.
+        let anew = control.fair.course(&waiter).shaky;
+        if anew || !views.iter().any(waits) || !self.plan.hosts.is_empty() {
             return;
         }
         let lasted = now.since(since);
