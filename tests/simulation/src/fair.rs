@@ -66,6 +66,8 @@ pub struct Fairness {
     pub(crate) woken: Vec<ModelId>,
     /// The model whose wake or start has just ended, and whether well.
     ended: Option<(ModelId, bool)>,
+    /// The model whose engine was just found to be lost.
+    lost: Option<ModelId>,
     /// Readings in a row on each GPU that ledger and oracle do not agree on; none where an operator accepted anything.
     differing: BTreeMap<GpuId, Option<u32>>,
 }
@@ -77,7 +79,7 @@ impl Fairness {
 
     /// What an event means for it.
     pub fn hears(&mut self, event: &Event) {
-        self.ended = None;
+        (self.ended, self.lost) = (None, None);
         match event {
             Event::Woke { model, outcome, .. } | Event::Started { model, outcome, .. } => {
                 let well = matches!(outcome, Outcome::Done { .. });
@@ -87,12 +89,16 @@ impl Fairness {
             Event::Slept { model, outcome, .. } => {
                 self.course(model).shaky = !matches!(outcome, Outcome::Done { .. });
             }
-            Event::EngineGone { model, .. } => self.course(model).shaky = true,
+            Event::EngineGone { model, .. } => {
+                self.course(model).shaky = true;
+                self.lost = Some(model.clone());
+            }
             Event::Observed {
                 model, observation, ..
             } => {
                 let lost = matches!(observation.state, EngineState::Broken | EngineState::Gone);
                 self.course(model).shaky |= lost;
+                self.lost = lost.then(|| model.clone());
             }
             Event::ModelSet(spec) => {
                 let course = self.course(&spec.id);
@@ -292,13 +298,15 @@ impl World {
         }
         course.leaves = None;
         let waits = |other: &ModelView| other.id == waiter && other.phase == "Queued";
+        let known = course.futile.take();
         // Who lost its engine begins to wait anew. Where host RAM is short a drain may end for lack of a place.
-        let anew = control.fair.course(&waiter).shaky;
+        let anew = control.fair.lost.as_ref() == Some(&waiter);
         if anew || !views.iter().any(waits) || !self.plan.hosts.is_empty() {
             return;
         }
         let lasted = now.since(since);
-        let times = course.futile.take().filter(|(last, _)| *last == waiter);
+        let course = control.fair.course(&view.id);
+        let times = known.filter(|(last, _)| *last == waiter);
         course.futile = Some((waiter.clone(), times.map_or(1, |(_, times)| times + 1)));
         course.rests = Some(now + lasted);
         self.check(lasted >= length, |_| {
@@ -382,6 +390,8 @@ impl World {
             .get(&choice.target)
             .filter(|waiter| waiter.phase != "Booting");
         let (Some(target), Some(waiter)) = (target, waiter) else {
+            // How long it may drain for the next one is not known then.
+            self.controls[life].fair.course(&view.id).futile = None;
             return;
         };
         let urgent = (waiter.frozen).is_some_and(|at| now.since(at) >= target.max_freeze);
