@@ -85,13 +85,9 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         // Settings, which never change; figures for people; what is counted only to be distinct; what is summed up from the rest.
         (b"Core", b"fleet" | b"counter" | b"attempts" | b"now" | b"turn_at" | b"places")
         | (b"Core", b"audits" | b"choices" | b"tally" | b"forecast")
-        | (b"ModelState", b"spec" | b"declared" | b"settings" | b"last_error" | b"host_awake")
-        | (b"ModelState", b"learned" | b"demand" | b"estimate" | b"wait" | b"making_room")
-        | (
-            b"ModelState",
-            b"evicted" | b"regretted" | b"failures" | b"drain_takes" | b"estimated_at",
-        )
-        | (b"Agenda", b"by_turn")
+        | (b"ModelState", b"spec" | b"declared" | b"settings" | b"last_error")
+        | (b"ModelState", b"learned" | b"demand" | b"wait" | b"making_room")
+        | (b"ModelState", b"evicted" | b"regretted" | b"failures" | b"drain_takes")
         | (b"Gates", b"live" | b"fenced" | b"sums")
         | (
             b"Gate",
