@@ -272,11 +272,11 @@ impl Core {
             let most: Bytes = there.map(|candidate| candidate.frees).sum();
             (Scarce::Gpu(*gpu), bytes.less(most))
         };
-        if self.are_measured_first(id) {
-            return false;
-        }
         let mut gaps: Vec<(Scarce, Bytes)> = missing.iter().map(gap).collect();
         gaps.retain(|(_, bytes)| *bytes > Bytes(0));
+        if gaps.is_empty() || self.are_measured_first(id) {
+            return false;
+        }
         let leaving = self.who_leaves(now, id, &gaps);
         let some = !leaving.models.is_empty() && leaving.enough;
         if some {
