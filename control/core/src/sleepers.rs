@@ -2,7 +2,7 @@
 //! for what sleeping engines keep on their GPUs.
 
 use crate::{
-    Core,
+    Core, LOOK_AGAIN,
     decision::{Taken, Trigger},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
@@ -14,8 +14,6 @@ use crate::{
 
 /// What it costs that an engine ends which somebody waits for: more than any that is only expected.
 const WAITED_FOR: f64 = 1e9;
-/// Host RAM of which too much is taken is looked at again after this.
-const LOOK_AGAIN: Millis = Millis(1_000);
 
 /// What sleeping engines take and others may need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +90,11 @@ impl Core {
     /// What is missing when those that are ending already are gone.
     pub(crate) fn beyond_what_comes(
         &self,
-        id: &ModelId,
+        waiter: Option<&ModelId>,
         mut missing: Vec<(Scarce, Bytes)>,
     ) -> Vec<(Scarce, Bytes)> {
-        let others = self.models.values().filter(|state| state.spec.id != *id);
+        let others = self.models.values();
+        let others = others.filter(|state| Some(&state.spec.id) != waiter);
         for state in others.filter(|state| state.ending.is_some()) {
             self.take_from(state, &mut missing);
         }
@@ -114,16 +113,17 @@ impl Core {
     pub(crate) fn who_leaves(
         &self,
         now: Millis,
-        id: &ModelId,
+        waiter: Option<&ModelId>,
         missing: &[(Scarce, Bytes)],
     ) -> Leaving {
-        let until = self.models.get(id).and_then(|state| state.patient_until);
+        let until = waiter.and_then(|id| self.models.get(id)?.patient_until);
         let patient = until.is_none_or(|until| now < until);
         let helps = |state: &ModelState, missing: &[(Scarce, Bytes)]| {
             let mut all = missing.iter();
             all.any(|(scarce, _)| self.end_frees(state, *scarce) > Bytes(0))
         };
-        let others = self.models.values().filter(|state| state.spec.id != *id);
+        let others = self.models.values();
+        let others = others.filter(|state| Some(&state.spec.id) != waiter);
         let mut can_go: Vec<(f64, &ModelState, Leaves)> = others
             .filter(|state| helps(state, missing))
             .map(|state| {
@@ -208,10 +208,9 @@ impl Core {
             let excess = self.places.host_reserved(host).less(capacity);
             if excess > Bytes(0) {
                 self.wake_at(Some(now + LOOK_AGAIN));
-                let nobody = ModelId(String::new());
                 let excess = vec![(Scarce::Host(host), excess)];
-                let missing = self.beyond_what_comes(&nobody, excess);
-                let leaving = self.who_leaves(now, &nobody, &missing);
+                let missing = self.beyond_what_comes(None, excess);
+                let leaving = self.who_leaves(now, None, &missing);
                 self.relieved(now, leaving, Trigger::HostRam, effects);
             }
         }
@@ -238,9 +237,8 @@ impl Core {
         choice: &Choice,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let nobody = ModelId(String::new());
-        let missing = self.beyond_what_comes(&nobody, vec![(Scarce::Gpu(gpu), excess)]);
-        let leaving = self.who_leaves(now, &nobody, &missing);
+        let missing = self.beyond_what_comes(None, vec![(Scarce::Gpu(gpu), excess)]);
+        let leaving = self.who_leaves(now, None, &missing);
         let better = match choice {
             Choice::Victims(victims) => {
                 let states = victims.iter().filter_map(|id| self.models.get(id));
@@ -277,7 +275,7 @@ impl Core {
         if gaps.is_empty() || self.are_measured_first(id) {
             return false;
         }
-        let leaving = self.who_leaves(now, id, &gaps);
+        let leaving = self.who_leaves(now, Some(id), &gaps);
         let some = !leaving.models.is_empty() && leaving.enough;
         if some {
             self.wake_at(Some(now + LOOK_AGAIN));

@@ -60,8 +60,8 @@ impl Core {
             Some(Tier::Disk | Tier::Stopped) | None => None,
         };
         let own = deeper.map(|tier| self.loss(now, state, tier));
-        let short = self.beyond_what_comes(id, short);
-        match (deeper, self.who_leaves(now, id, &short)) {
+        let short = self.beyond_what_comes(Some(id), short);
+        match (deeper, self.who_leaves(now, Some(id), &short)) {
             // Enough leaves already, or what leaves is worth less than this one.
             (_, leaving) if leaving.enough && own.is_none_or(|own| leaving.loss <= own) => {
                 self.they_leave(now, id, leaving, Trigger::HostRam, effects);
