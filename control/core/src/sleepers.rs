@@ -8,7 +8,7 @@ use crate::{
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::OBSERVE_TIMEOUT,
     phase::{Boot, Failure, Phase, Tier},
-    policy::{Candidate, Choice},
+    policy::{Candidate, Selection},
     state::{ModelState, Resident},
 };
 
@@ -56,10 +56,11 @@ impl Core {
         let rests = matches!(
             state.phase,
             Phase::Asleep | Phase::Queued | Phase::Booting(Boot::Slept)
-        ) || state.phase == refused && matches!(state.resident, Resident::Asleep(_));
+        ) || state.phase == refused
+            && matches!(state.engine.resident, Resident::Asleep(_));
         let may = state.may_be_stopped();
-        let follows = now < self.nothing_follows_from(state) || state.inside > 0;
-        let busy = state.ending.is_some() || self.is_stopped(&state.spec.id);
+        let follows = now < self.nothing_follows_from(state) || state.engine.inside > 0;
+        let busy = state.engine.ending.is_some() || self.gpus_are_stopped(&state.spec.id);
         let observe = self.fleet.times.observe;
         if !rests || !may || follows || busy {
             Leaves::Not
@@ -95,7 +96,7 @@ impl Core {
     ) -> Vec<(Scarce, Bytes)> {
         let others = self.models.values();
         let others = others.filter(|state| Some(&state.spec.id) != waiter);
-        for state in others.filter(|state| state.ending.is_some()) {
+        for state in others.filter(|state| state.engine.ending.is_some()) {
             self.take_from(state, &mut missing);
         }
         missing
@@ -116,7 +117,7 @@ impl Core {
         waiter: Option<&ModelId>,
         missing: &[(Scarce, Bytes)],
     ) -> Leaving {
-        let until = waiter.and_then(|id| self.models.get(id)?.patient_until);
+        let until = waiter.and_then(|id| self.models.get(id)?.room.patient_until);
         let patient = until.is_none_or(|until| now < until);
         let helps = |state: &ModelState, missing: &[(Scarce, Bytes)]| {
             let mut all = missing.iter();
@@ -173,7 +174,7 @@ impl Core {
             }
         } else if let Some(state) = self.models.get_mut(id) {
             let until = now + self.fleet.times.observe + OBSERVE_TIMEOUT;
-            state.patient_until.get_or_insert(until);
+            state.room.patient_until.get_or_insert(until);
         }
     }
 
@@ -234,19 +235,19 @@ impl Core {
         &mut self,
         now: Millis,
         (gpu, excess): (GpuId, Bytes),
-        choice: &Choice,
+        selection: &Selection,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let missing = self.beyond_what_comes(None, vec![(Scarce::Gpu(gpu), excess)]);
         let leaving = self.who_leaves(now, None, &missing);
-        let better = match choice {
-            Choice::Victims(victims) => {
+        let better = match selection {
+            Selection::Victims(victims) => {
                 let states = victims.iter().filter_map(|id| self.models.get(id));
                 let loss: f64 = states.map(|state| self.loss_of_sleep(now, state)).sum();
                 leaving.enough && leaving.loss < loss
             }
-            Choice::Wait(Some(_)) => missing.is_empty(),
-            Choice::Wait(None) => missing.is_empty() || !leaving.models.is_empty(),
+            Selection::Wait(Some(_)) => missing.is_empty(),
+            Selection::Wait(None) => missing.is_empty() || !leaving.models.is_empty(),
         };
         if better {
             self.relieved(now, leaving, Trigger::Residual, effects);
@@ -293,7 +294,7 @@ impl Core {
             Tier::Stopped => &learned.start,
         };
         let longer = wake.median().since(learned.wake.median());
-        seconds(longer) * state.demand.rate(now)
+        seconds(longer) * state.asked.demand.rate(now)
     }
 
     /// … when a sleeping copy leaves RAM. Who is waited for loses most: a wait is lost for certain, and one that waits to be measured would
@@ -313,7 +314,7 @@ impl Core {
     fn loss_of_sleep(&self, now: Millis, state: &ModelState) -> f64 {
         let busy = self.gates.in_flight(state.slot) > 0 || self.gates.held(state.slot) > 0;
         let certain = if busy { WAITED_FOR } else { 0.0 };
-        certain + seconds(state.learned.wake.median()) * state.demand.rate(now)
+        certain + seconds(state.learned.wake.median()) * state.asked.demand.rate(now)
     }
 }
 
