@@ -2,10 +2,11 @@
 //! estimate is compared with the wait that followed.
 
 use crate::{
-    Core,
+    Core, LONGER_DRAINS,
     decision::WaitCauses,
     ids::{Millis, ModelId},
     learned::Span,
+    model::OnDrainTimeout,
     phase::{Boot, Phase, Tier},
     state::{ModelState, Resident},
 };
@@ -137,8 +138,24 @@ impl Core {
         awake.map_or(NO_IDEA, |at| at.since(now) + WAY)
     }
 
-    /// How long a drain takes from now on.
-    pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Span {
+    /// How long it takes until a model has drained that begins now, for `waiter`. Where its engine cannot freeze what lasts longer it is
+    /// reopened, and drained anew.
+    pub(crate) fn drains_take(&self, state: &ModelState, busy: bool, waiter: &ModelId) -> Span {
+        let Span { half, most } = self.drain_takes(state, busy);
+        let takes = if busy && state.reopens() {
+            let first = self.drain_lasts(state, Some(waiter));
+            attempts(first, state.room.would_drain_in)
+        } else {
+            Millis(0)
+        };
+        Span {
+            half: half.max(takes),
+            most: most.max(takes),
+        }
+    }
+
+    /// How long one drain takes.
+    fn drain_takes(&self, state: &ModelState, busy: bool) -> Span {
         let (caps, timeout) = (state.spec.caps, state.spec.drain_timeout);
         let bound = self.fleet.times.forward_bound;
         // A heartbeat's way there and back; and what may still be on its way to an engine that would lose it.
@@ -206,7 +223,15 @@ impl Core {
     /// What is left until a model that leaves has left.
     pub(crate) fn leaving_takes(&self, now: Millis, state: &ModelState) -> Millis {
         match state.phase {
-            Phase::Draining { .. } => self.drain_left(now, state) + state.learned.sleep.promised(),
+            Phase::Draining { deadline, .. } => {
+                let mut left = self.drain_left(now, state);
+                if state.reopens() && self.gates.in_flight(state.slot) > 0 {
+                    let (length, gone) = (deadline.since(state.since), now.since(state.since));
+                    let takes = attempts(length, state.room.would_drain_in);
+                    left = left.max(takes.since(gone));
+                }
+                left + state.learned.sleep.promised()
+            }
             Phase::Booting(_)
             | Phase::Asleep
             | Phase::Queued
@@ -289,6 +314,20 @@ impl Core {
     }
 }
 
+/// How long it takes to drain requests that last so long, where the first drain ends after `length`, the next after twice that, and so
+/// on, with a rest behind each that is as long as itself.
+fn attempts(length: Millis, takes: Millis) -> Millis {
+    let (mut passed, mut length) = (Millis(0), length);
+    for _ in 0..LONGER_DRAINS {
+        if takes <= length {
+            break;
+        }
+        passed = passed + length + length;
+        length = length + length;
+    }
+    passed + takes
+}
+
 /// Whether gates are told a new estimate: not for every second that passes.
 fn notable(old: Millis, new: Millis) -> bool {
     let change = new.since(old) + old.since(new);
@@ -306,6 +345,26 @@ fn left(takes: Millis, gone: Millis) -> Millis {
 }
 
 impl ModelState {
+    /// Its engine cannot freeze requests that last longer than its drain, and they are not cut off.
+    fn reopens(&self) -> bool {
+        match self.spec.on_drain_timeout {
+            OnDrainTimeout::Freeze => !self.spec.caps.lossless,
+            OnDrainTimeout::Cancel => true,
+            OnDrainTimeout::Abort => false,
+        }
+    }
+
+    /// A drain ran out with so many requests in flight: it would have taken as long as it takes until the last of them ends, where each
+    /// may end at any moment, as often as the others did; but nobody knows more than a few times what was seen.
+    pub(crate) fn drain_ran_out(&mut self, length: Millis, in_flight: u64) {
+        let ended = self.room.drained_from.saturating_sub(in_flight).max(1);
+        let there = (self.room.drained_from.max(in_flight) + in_flight) / 2;
+        let each = length.0.saturating_mul(there) / ended;
+        let last: u64 = (1..=in_flight.min(1_000)).map(|left| 1_000 / left).sum();
+        let rest = (each.saturating_mul(last) / 1_000).min(length.0.saturating_mul(3));
+        self.room.would_drain_in = length + Millis(rest);
+    }
+
     /// Since when it waits, or that it would begin now.
     pub(crate) fn waits_since(&self, now: Millis) -> Millis {
         match self.phase {

@@ -4,7 +4,7 @@
 
 use crate::{
     Core,
-    ids::{Bytes, GpuId, Millis},
+    ids::{Bytes, GpuId, Millis, ModelId},
     learned::Span,
     phase::{Boot, Phase},
     policy::{self, Candidate, Need, Selection},
@@ -225,7 +225,7 @@ impl<'a> Line<'a> {
                         .into_iter()
                         .partition(|resident| victims.contains(&resident.model));
                     *self.residents() = staying;
-                    self.go(going);
+                    self.go(going, &state.spec.id);
                     return true;
                 }
                 Selection::Wait(Some(at)) => self.at = at,
@@ -236,11 +236,11 @@ impl<'a> Line<'a> {
     }
 
     /// They drain together, and sleep one after the other.
-    fn go(&mut self, victims: Vec<Candidate>) {
+    fn go(&mut self, victims: Vec<Candidate>, waiter: &ModelId) {
         let mut longest: Option<Span> = None;
         for victim in victims {
             if let Some(state) = self.core.models.get(&victim.model) {
-                let drain = self.core.drain_takes(state, victim.busy);
+                let drain = self.core.drains_take(state, victim.busy, waiter);
                 longest = longest.max(Some(drain));
                 self.passes(state.learned.sleep.takes());
             }
