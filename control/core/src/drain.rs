@@ -485,6 +485,7 @@ impl Core {
             if let Some(waiting) = self.models.get_mut(&waiter) {
                 waiting.told.stuck = true;
             }
+            self.make_estimate(now, &waiter);
             self.record(now, &waiter, sentence, effects);
         }
     }

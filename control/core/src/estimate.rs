@@ -40,13 +40,18 @@ impl Core {
         match &state.phase {
             Phase::Booting(Boot::Waiting | Boot::Slept) if self.gpus_are_stopped(id) => NO_IDEA,
             Phase::Booting(Boot::Waiting) => self.in_line(now, state) + self.ready_in(now, state),
-            Phase::Booting(Boot::Slept) => self.in_line(now, state) + learned.sleep.promised(),
-            Phase::Booting(Boot::Observing { .. } | Boot::Starting(_)) => {
+            Phase::Booting(Boot::Slept) => self.in_line(now, state),
+            Phase::Booting(Boot::Observing { .. }) => {
                 learned.start.promised() + self.ready_in(now, state)
             }
-            Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Waking(_)) => {
+            Phase::Booting(Boot::Starting(_)) => state.remaining(now) + self.ready_in(now, state),
+            Phase::Booting(Boot::Started) => {
                 self.sleeps_from().since(now) + self.ready_in(now, state)
             }
+            Phase::Booting(Boot::Sleeping(_)) if !state.spec.conditioned => {
+                state.remaining(now) + self.in_line_since(now, state, now)
+            }
+            Phase::Booting(Boot::Sleeping(_) | Boot::Waking(_)) => state.remaining(now) + WAY,
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes() + WAY,
             Phase::Asleep | Phase::Queued if self.gpus_are_stopped(id) => NO_IDEA,
             // Who still leaves comes back after those for whom it goes.
@@ -110,15 +115,14 @@ impl Core {
         self.in_line_since(now, state, state.waits_since(now))
     }
 
-    /// A model that has started sleeps before it is ready; and where it has to be measured, it wakes once more, behind all who wait now.
+    /// A model that has started serves whoever asked for it; where it has to be measured it sleeps first, and wakes once more behind all
+    /// who wait now.
     fn ready_in(&self, now: Millis, state: &ModelState) -> Millis {
-        let learned = &state.learned;
-        let once_more = if state.spec.conditioned {
-            learned.wake.promised()
+        if state.spec.conditioned {
+            WAY
         } else {
-            self.in_line_since(now, state, now) + learned.sleep.promised()
-        };
-        learned.sleep.promised() + once_more
+            state.learned.sleep.promised() + self.in_line_since(now, state, now)
+        }
     }
 
     /// … where it has waited since then.
@@ -328,10 +332,10 @@ fn attempts(length: Millis, takes: Millis) -> Millis {
     passed + takes
 }
 
-/// Whether gates are told a new estimate: not for every second that passes.
+/// Whether gates are told a new estimate: not for every second that passes, but sooner that it takes longer than that it does not.
 fn notable(old: Millis, new: Millis) -> bool {
-    let change = new.since(old) + old.since(new);
-    change.0 > 500 && change.0 > old.0 / 4
+    let (longer, shorter) = (new.since(old), old.since(new));
+    longer.0 > 100 && longer.0 > old.0 / 10 || shorter.0 > 500 && shorter.0 > old.0 / 4
 }
 
 /// What is left of something that takes so long and has lasted for a while. What is overdue stays so for longer, the longer it is.

@@ -27,7 +27,7 @@ impl Samples {
             kept: Vec::new(),
             next: 0,
             median: guess,
-            promised: guess,
+            promised: beyond(guess, 0),
         }
     }
 
@@ -39,7 +39,8 @@ impl Samples {
             *oldest = took;
         }
         self.next = (self.next + 1) % KEPT;
-        (self.median, self.promised) = (self.quantile(50), self.quantile(PROMISED));
+        let most = beyond(self.quantile(PROMISED), self.kept.len());
+        (self.median, self.promised) = (self.quantile(50), most);
     }
 
     /// The duration that `percent` of the measurements did not exceed (nearest rank).
@@ -75,6 +76,17 @@ impl Samples {
             measured: self.kept.len(),
         }
     }
+}
+
+/// What few measurements do not show: the next one exceeds all of them often, and a guess half of the time.
+const fn beyond(longest: Millis, measured: usize) -> Millis {
+    let more = match measured {
+        0 => longest.0 / 3,
+        1 => longest.0 / 6,
+        2 => longest.0 / 12,
+        _ => 0,
+    };
+    Millis(longest.0.saturating_add(more))
 }
 
 /// How long something takes. The longer one is that which takes longer most of the time.

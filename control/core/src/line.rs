@@ -74,10 +74,16 @@ impl Core {
                 expected_until: state.expected_until(served),
                 ..self.candidate(state)
             }),
-            // It was only started to be ready, and goes by itself.
+            // It was only started to be ready and goes by itself, unless somebody wants it.
             Phase::Booting(Boot::Started | Boot::Starting(_) | Boot::Waking(_)) => {
+                let stays = if self.asked_for(now, state) {
+                    state.spec.min_runtime
+                } else {
+                    Millis(0)
+                };
                 Some(Candidate {
-                    not_before: served,
+                    last_used: served,
+                    not_before: served + stays,
                     ..self.candidate(state)
                 })
             }

@@ -245,6 +245,9 @@ impl ModelState {
 
     /// What was learned of the kind of wake that comes next.
     pub(crate) const fn next_wake(&self) -> &Samples {
+        if self.engine.ending.is_some() {
+            return &self.learned.start;
+        }
         match self.tier() {
             Tier::Ram => &self.learned.wake,
             Tier::Disk => &self.learned.reload,
