@@ -15,6 +15,8 @@ use crate::{
 const ESTIMATED_FOR: Millis = Millis(1_000);
 /// … and after this for each model on its GPU: so many others move it, and so many rows would follow.
 const ESTIMATED_FOR_EACH: Millis = Millis(10);
+/// Where no more models are on a GPU, those who sleep there are told at once what others do.
+const TOLD_AT_ONCE: usize = 16;
 /// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
 /// A message's way to a gate and the answer's way back.
@@ -85,9 +87,32 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if now < state.told.estimated_at + self.estimated_for(state) {
+        if now >= state.told.estimated_at + self.estimated_for(state) {
+            self.renew_estimate(now, id);
+        }
+    }
+
+    /// A model has entered a phase: who sleeps beside it may wait for it. Where many do, they hear of it when they are looked at next.
+    pub(crate) fn renew_estimates_beside(&mut self, now: Millis, id: &ModelId) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        if !self.open || self.most_on_a_gpu(state) > TOLD_AT_ONCE {
             return;
         }
+        let sleeps = |other: &&ModelState| matches!(other.phase, Phase::Asleep);
+        let sleepers: Vec<ModelId> = (self.neighbours(id).filter(sleeps))
+            .map(|other| other.spec.id.clone())
+            .collect();
+        for sleeper in sleepers {
+            self.renew_estimate(now, &sleeper);
+        }
+    }
+
+    fn renew_estimate(&mut self, now: Millis, id: &ModelId) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
         let (wait, drain) = (self.estimate(now, id), self.drain_left(now, state));
         if let Some(state) = self.models.get_mut(id) {
             state.told.estimated_at = now;
@@ -103,10 +128,15 @@ impl Core {
         }
     }
 
-    fn estimated_for(&self, state: &ModelState) -> Millis {
+    /// Models on that of its GPUs that has most.
+    fn most_on_a_gpu(&self, state: &ModelState) -> usize {
         let gpus = state.spec.gpus.iter();
         let there = gpus.filter_map(|gpu| self.places.gpu(*gpu).map(|place| place.models.len()));
-        let there = u64::try_from(there.max().unwrap_or(0)).unwrap_or(u64::MAX);
+        there.max().unwrap_or(0)
+    }
+
+    fn estimated_for(&self, state: &ModelState) -> Millis {
+        let there = u64::try_from(self.most_on_a_gpu(state)).unwrap_or(u64::MAX);
         ESTIMATED_FOR.max(Millis(ESTIMATED_FOR_EACH.0.saturating_mul(there)))
     }
 
@@ -203,12 +233,17 @@ impl Core {
         let unheard = self.drains_from(state, cause);
         let silent = silent.max(unheard).since(now);
         let busy = self.gates.in_flight(state.slot) > 0;
-        let (takes, gone) = (self.drain_takes(state, busy).most, now.since(state.since));
+        let gone = now.since(state.since);
+        let mut takes = self.drain_takes(state, busy).most;
+        if busy {
+            takes = takes.max(state.room.would_drain_in);
+        }
         // A request that has lasted longer than most lasts until the end of the drain; one that nobody can count may.
         let caps = state.spec.caps;
         let lasts = busy && gone > takes || !caps.counts && !caps.lossless;
         let own = match deadline.since(now) {
             Millis(0) => left(takes, gone),
+            until_end if busy && state.reopens() => until_end.min(left(takes, gone)),
             until_end if lasts => until_end.max(takes.since(gone)),
             _ => left(takes, gone),
         };

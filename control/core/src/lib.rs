@@ -270,6 +270,7 @@ impl Core {
             Some(Phase::Queued) => self.wait_begins(now, id),
             Some(_) | None => {}
         }
+        self.renew_estimates_beside(now, id);
         self.refresh();
     }
 

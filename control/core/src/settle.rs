@@ -4,7 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Core, agenda::Turn, effect::Effect, ids::{Millis, ModelId}, models::Slot};
+use crate::{
+    Core,
+    agenda::Turn,
+    effect::Effect,
+    ids::{Millis, ModelId},
+    models::Slot,
+};
 
 /// Rounds in which models may follow from each other within one step; what is left goes on a millisecond later.
 const ROUNDS: usize = 8;
