@@ -1,10 +1,12 @@
 //! How long a request that arrives now would wait: what was learned of each step of the way that it has to go (see `line`). Every first
 //! estimate is compared with the wait that followed.
 
+use std::collections::BTreeSet;
+
 use crate::{
     Core, LONGER_DRAINS,
     decision::WaitCauses,
-    ids::{Millis, ModelId},
+    ids::{GpuId, Millis, ModelId},
     learned::Span,
     model::OnDrainTimeout,
     phase::{Boot, Phase, Tier},
@@ -166,9 +168,24 @@ impl Core {
             );
             queued && (place(other), &other.spec.id) < own && !self.gpus_are_stopped(&other.spec.id)
         };
-        let mut ahead: Vec<&ModelState> = self.neighbours(&state.spec.id).filter(before).collect();
+        // Nobody overtakes who waits for other GPUs, too.
+        let (mut gpus, mut ahead) = (Vec::new(), vec![state]);
+        loop {
+            let asked = ahead.iter().flat_map(|other| &other.spec.gpus);
+            let new: BTreeSet<GpuId> = asked.copied().filter(|gpu| !gpus.contains(gpu)).collect();
+            if new.is_empty() {
+                break;
+            }
+            gpus.extend(new);
+            let there = self.places.on(&gpus).into_iter();
+            let there = there.filter_map(|slot| self.models.at(slot));
+            ahead = there
+                .filter(|other| other.slot != state.slot)
+                .filter(before)
+                .collect();
+        }
         ahead.sort_by_key(|other| (place(other), &other.spec.id));
-        let awake = self.awake_at(now, state, &ahead);
+        let awake = self.awake_at(now, state, gpus, &ahead);
         awake.map_or(NO_IDEA, |at| at.since(now) + WAY)
     }
 

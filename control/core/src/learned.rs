@@ -81,9 +81,8 @@ impl Samples {
 /// What few measurements do not show: the next one exceeds all of them often, and a guess half of the time.
 const fn beyond(longest: Millis, measured: usize) -> Millis {
     let more = match measured {
-        0 => longest.0 / 3,
-        1 => longest.0 / 6,
-        2 => longest.0 / 12,
+        0 => longest.0 / 4,
+        1 => longest.0 / 8,
         _ => 0,
     };
     Millis(longest.0.saturating_add(more))
