@@ -129,7 +129,7 @@ impl Learned {
             wake: Samples::guessed(guess.wake),
             reload: Samples::guessed(guess.reload),
             sleep: Samples::guessed(guess.sleep),
-            drain: Samples::guessed(Millis::seconds(5)),
+            drain: Samples::guessed(Millis::seconds(4)),
         }
     }
 }
@@ -138,12 +138,22 @@ impl Learned {
 mod tests {
     use super::*;
 
+    fn span(half: u64, most: u64) -> Span {
+        Span {
+            half: Millis(half),
+            most: Millis(most),
+        }
+    }
+
     #[test]
     fn a_quantile_of_the_latest() {
         let mut samples = Samples::guessed(Millis(700));
-        assert_eq!(samples.promised(), Millis(700));
-        samples.push(Millis(10));
-        assert_eq!(samples.promised(), Millis(10));
+        // Little is known yet: more is promised than was seen.
+        assert_eq!(samples.takes(), span(700, 875));
+        samples.push(Millis(80));
+        assert_eq!(samples.takes(), span(80, 90));
+        samples.push(Millis(80));
+        assert_eq!(samples.takes(), span(80, 80));
         for took in 1..=10 {
             samples.push(Millis(took * 100));
         }
