@@ -1,12 +1,15 @@
 //! Engines that sleep: when one may end, what is lost with it, and who ends to make room for others, be it for copies in host RAM or
 //! for what sleeping engines keep on their GPUs.
 
+use std::collections::BTreeSet;
+
 use crate::{
     Core, LOOK_AGAIN,
     decision::{Taken, Trigger},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::OBSERVE_TIMEOUT,
+    models::Slot,
     phase::{Boot, Failure, Phase, Tier},
     policy::{Candidate, Choice},
     state::{ModelState, Resident},
@@ -93,12 +96,26 @@ impl Core {
         waiter: Option<&ModelId>,
         mut missing: Vec<(Scarce, Bytes)>,
     ) -> Vec<(Scarce, Bytes)> {
-        let others = self.models.values();
-        let others = others.filter(|state| Some(&state.spec.id) != waiter);
-        for state in others.filter(|state| state.ending.is_some()) {
-            self.take_from(state, &mut missing);
+        for state in self.holders(waiter, &missing) {
+            if state.ending.is_some() {
+                self.take_from(state, &mut missing);
+            }
         }
         missing
+    }
+
+    /// All but the waiter that may hold some of what is missing.
+    fn holders(&self, waiter: Option<&ModelId>, missing: &[(Scarce, Bytes)]) -> Vec<&ModelState> {
+        let mut there: BTreeSet<Slot> = BTreeSet::new();
+        for (scarce, _) in missing {
+            match scarce {
+                Scarce::Host(host) => there.extend(self.places.in_host(*host)),
+                Scarce::Gpu(gpu) => there.extend(self.places.on(&[*gpu])),
+            }
+        }
+        let states = there.into_iter().filter_map(|slot| self.models.at(slot));
+        let others = states.filter(|state| Some(&state.spec.id) != waiter);
+        others.collect()
     }
 
     fn take_from(&self, state: &ModelState, missing: &mut Vec<(Scarce, Bytes)>) {
@@ -122,9 +139,8 @@ impl Core {
             let mut all = missing.iter();
             all.any(|(scarce, _)| self.end_frees(state, *scarce) > Bytes(0))
         };
-        let others = self.models.values();
-        let others = others.filter(|state| Some(&state.spec.id) != waiter);
-        let mut can_go: Vec<(f64, &ModelState, Leaves)> = others
+        let holders = self.holders(waiter, missing).into_iter();
+        let mut can_go: Vec<(f64, &ModelState, Leaves)> = holders
             .filter(|state| helps(state, missing))
             .map(|state| {
                 let loss = self.loss_of_leaving(now, state);
