@@ -200,7 +200,7 @@ impl Core {
             return true;
         }
         // 4. Somebody makes room, or nobody can.
-        let candidates = self.candidates(&need);
+        let candidates = self.candidates(now, &need);
         let need = Need {
             missing: self.attainable(id, need.missing, &candidates),
             ..need
@@ -250,7 +250,7 @@ impl Core {
             missing: all.collect(),
             ..need.clone()
         };
-        let mut candidates = self.candidates(&need);
+        let mut candidates = self.candidates(now, &need);
         candidates.retain(|other| {
             let may = !other.pinned && other.spared_until <= now && other.frees > Bytes(0);
             may && !only_comes_back
@@ -283,7 +283,7 @@ impl Core {
 
     /// The forecast hears of every choice, whoever makes it: it duels with recency over who goes.
     fn forecast_learns(&mut self, now: Millis, need: &Need) {
-        let candidates = self.candidates(need);
+        let candidates = self.candidates(now, need);
         let idle = candidates.iter().filter(|candidate| {
             !candidate.pinned && !candidate.busy && candidate.free_from() <= now
         });
@@ -420,7 +420,7 @@ impl Core {
                 busy_from: now,
                 urgent: false,
             };
-            let candidates = self.candidates(&need);
+            let candidates = self.candidates(now, &need);
             let choice = policy::choose(self.fleet.policy, &need, &candidates, now);
             if self.sleepers_relieve(now, (gpu, excess), &choice, effects) {
                 continue;

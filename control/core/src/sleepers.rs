@@ -303,12 +303,8 @@ impl Core {
     /// Seconds of waiting per second that are expected to be lost when a model's weights are in `tier` instead of RAM.
     pub(crate) fn loss(&self, now: Millis, state: &ModelState, tier: Tier) -> f64 {
         let learned = &state.learned;
-        let wake = match tier {
-            Tier::Ram => &learned.wake,
-            Tier::Disk => &learned.reload,
-            Tier::Stopped => &learned.start,
-        };
-        let longer = wake.median().since(learned.wake.median());
+        let wake = learned.back_from(tier).median();
+        let longer = wake.since(learned.wake.median());
         seconds(longer) * state.demand.rate(now)
     }
 
@@ -329,7 +325,9 @@ impl Core {
     fn loss_of_sleep(&self, now: Millis, state: &ModelState) -> f64 {
         let busy = self.gates.in_flight(state.slot) > 0 || self.gates.held(state.slot) > 0;
         let certain = if busy { WAITED_FOR } else { 0.0 };
-        certain + seconds(state.learned.wake.median()) * state.demand.rate(now)
+        let tier = self.comes_back_from(now, state);
+        let wake = state.learned.back_from(tier).median();
+        certain + seconds(wake) * state.demand.rate(now)
     }
 }
 

@@ -226,11 +226,7 @@ impl ModelState {
 
     /// What was learned of the kind of wake that comes next.
     pub(crate) const fn next_wake(&self) -> &Samples {
-        match self.tier() {
-            Tier::Ram => &self.learned.wake,
-            Tier::Disk => &self.learned.reload,
-            Tier::Stopped => &self.learned.start,
-        }
+        self.learned.back_from(self.tier())
     }
 
     /// No request is in its sleeping engine, as far as anybody can tell. Gates that fell silent while it was frozen did not say what they
