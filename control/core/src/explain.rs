@@ -89,6 +89,7 @@ impl Core {
 
     fn reason_of_phase(&self, now: Millis, state: &ModelState) -> String {
         let for_ = now.since(state.since);
+        let waits_for = now.since(state.waiting_since());
         match &state.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) => {
                 "its engine has not answered a first look yet".into()
@@ -99,7 +100,7 @@ impl Core {
                 "nobody asks for it; a request (or `greenthread wake`) wakes it".into()
             }
             Phase::Queued => format!(
-                "it is wanted ({} held) and has waited for room for {for_}",
+                "it is wanted ({} held) and has waited for room for {waits_for}",
                 counted(self.gates.held(state.slot))
             ),
             Phase::Waking { .. } => format!(

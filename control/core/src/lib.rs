@@ -234,7 +234,7 @@ impl Core {
             (state.operator_wants, state.restoring) = (false, false);
             state.failures = 0;
             state.last_error = None;
-            (state.inside, state.frozen_since) = (0, None);
+            (state.inside, state.frozen_since, state.held_since) = (0, None, None);
             (state.stuck, state.crowded) = (false, false);
             state.settle();
         }

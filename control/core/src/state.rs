@@ -72,6 +72,9 @@ pub(crate) struct ModelState {
     pub(crate) inside: u64,
     /// Since when there are such requests.
     pub(crate) frozen_since: Option<Millis>,
+    /// Since when the oldest request waits that a gate held when it began a stream, before this life knew of it; none where nobody is held
+    /// any more, or it has served since.
+    pub(crate) held_since: Option<Millis>,
     /// An operator wants it awake.
     pub(crate) operator_wants: bool,
     /// It is popular, was displaced, and comes back into room that nobody else wants.
@@ -172,6 +175,7 @@ impl ModelState {
             last_refused: None,
             inside: 0,
             frozen_since: None,
+            held_since: None,
             operator_wants: false,
             restoring: false,
             operator_sleeps: false,

@@ -87,7 +87,10 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         | (b"Core", b"audits" | b"choices" | b"tally" | b"forecast")
         | (b"ModelState", b"spec" | b"declared" | b"settings" | b"last_error")
         | (b"ModelState", b"learned" | b"demand" | b"wait" | b"making_room")
-        | (b"ModelState", b"evicted" | b"regretted" | b"failures" | b"drain_takes")
+        | (
+            b"ModelState",
+            b"evicted" | b"regretted" | b"failures" | b"drain_takes" | b"held_since",
+        )
         | (b"Gates", b"live" | b"fenced" | b"sums")
         | (
             b"Gate",
