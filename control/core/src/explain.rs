@@ -60,10 +60,10 @@ impl Core {
     }
 
     fn reasons(&self, now: Millis, state: &ModelState, reasons: &mut Vec<String>) {
-        if state.removing {
+        if state.operator.removing {
             reasons.push("it was removed from the fleet file; put it back to serve it".into());
         }
-        if state.disabled {
+        if state.operator.disabled {
             reasons
                 .push("an operator took it out of service; `greenthread enable` ends that".into());
         }
@@ -71,18 +71,18 @@ impl Core {
             reasons.push("control has only just started and looks at every engine first".into());
         }
         for gpu in &state.spec.gpus {
-            if let Some(why) = self.stopped(*gpu) {
+            if let Some(why) = self.why_stopped(*gpu) {
                 reasons.push(format!("transitions on GPU {} are stopped: {why}", gpu.0));
             }
         }
-        if state.ending.is_some() {
+        if state.engine.ending.is_some() {
             reasons.push("its engine's process is being ended; that comes first".into());
         }
         reasons.push(self.reason_of_phase(now, state));
         if matches!(state.phase, Phase::Queued | Phase::Booting(Boot::Waiting)) {
             self.reasons_of_queue(now, state, reasons);
         }
-        if let Some(error) = &state.last_error {
+        if let Some(error) = &state.engine.last_error {
             reasons.push(format!("the last error was: {error}"));
         }
     }
@@ -95,7 +95,7 @@ impl Core {
                 "its engine has not answered a first look yet".into()
             }
             Phase::Booting(_) => "its first start and measurement are not over".into(),
-            Phase::Asleep if state.disabled => "it sleeps, and no request wakes it".into(),
+            Phase::Asleep if state.operator.disabled => "it sleeps, and no request wakes it".into(),
             Phase::Asleep => {
                 "nobody asks for it; a request (or `greenthread wake`) wakes it".into()
             }

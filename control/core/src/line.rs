@@ -7,7 +7,7 @@ use crate::{
     ids::{Bytes, GpuId, Millis},
     learned::Span,
     phase::{Boot, Phase},
-    policy::{self, Candidate, Choice, Need},
+    policy::{self, Candidate, Need, Selection},
     state::ModelState,
 };
 
@@ -220,7 +220,7 @@ impl<'a> Line<'a> {
         for _ in 0..MOMENTS {
             let at = self.at;
             match policy::choose(core.fleet.policy, &need, self.residents(), at) {
-                Choice::Victims(victims) => {
+                Selection::Victims(victims) => {
                     let (going, staying) = std::mem::take(self.residents())
                         .into_iter()
                         .partition(|resident| victims.contains(&resident.model));
@@ -228,8 +228,8 @@ impl<'a> Line<'a> {
                     self.go(going);
                     return true;
                 }
-                Choice::Wait(Some(at)) => self.at = at,
-                Choice::Wait(None) => return false,
+                Selection::Wait(Some(at)) => self.at = at,
+                Selection::Wait(None) => return false,
             }
         }
         true

@@ -11,7 +11,7 @@ use crate::{
     looks::OBSERVE_TIMEOUT,
     models::Slot,
     phase::{Boot, Failure, Phase, Tier},
-    policy::{Candidate, Choice},
+    policy::{Candidate, Selection},
     state::{ModelState, Resident},
 };
 
@@ -59,10 +59,11 @@ impl Core {
         let rests = matches!(
             state.phase,
             Phase::Asleep | Phase::Queued | Phase::Booting(Boot::Slept)
-        ) || state.phase == refused && matches!(state.resident, Resident::Asleep(_));
+        ) || state.phase == refused
+            && matches!(state.engine.resident, Resident::Asleep(_));
         let may = state.may_be_stopped();
-        let follows = now < self.nothing_follows_from(state) || state.inside > 0;
-        let busy = state.ending.is_some() || self.is_stopped(&state.spec.id);
+        let follows = now < self.nothing_follows_from(state) || state.engine.inside > 0;
+        let busy = state.engine.ending.is_some() || self.gpus_are_stopped(&state.spec.id);
         let observe = self.fleet.times.observe;
         if !rests || !may || follows || busy {
             Leaves::Not
@@ -97,7 +98,7 @@ impl Core {
         mut missing: Vec<(Scarce, Bytes)>,
     ) -> Vec<(Scarce, Bytes)> {
         for state in self.holders(waiter, &missing) {
-            if state.ending.is_some() {
+            if state.engine.ending.is_some() {
                 self.take_from(state, &mut missing);
             }
         }
@@ -133,7 +134,7 @@ impl Core {
         waiter: Option<&ModelId>,
         missing: &[(Scarce, Bytes)],
     ) -> Leaving {
-        let until = waiter.and_then(|id| self.models.get(id)?.patient_until);
+        let until = waiter.and_then(|id| self.models.get(id)?.room.patient_until);
         let patient = until.is_none_or(|until| now < until);
         let helps = |state: &ModelState, missing: &[(Scarce, Bytes)]| {
             let mut all = missing.iter();
@@ -189,7 +190,7 @@ impl Core {
             }
         } else if let Some(state) = self.models.get_mut(id) {
             let until = now + self.fleet.times.observe + OBSERVE_TIMEOUT;
-            state.patient_until.get_or_insert(until);
+            state.room.patient_until.get_or_insert(until);
         }
     }
 
@@ -250,19 +251,19 @@ impl Core {
         &mut self,
         now: Millis,
         (gpu, excess): (GpuId, Bytes),
-        choice: &Choice,
+        selection: &Selection,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let missing = self.beyond_what_comes(None, vec![(Scarce::Gpu(gpu), excess)]);
         let leaving = self.who_leaves(now, None, &missing);
-        let better = match choice {
-            Choice::Victims(victims) => {
+        let better = match selection {
+            Selection::Victims(victims) => {
                 let states = victims.iter().filter_map(|id| self.models.get(id));
                 let loss: f64 = states.map(|state| self.loss_of_sleep(now, state)).sum();
                 leaving.enough && leaving.loss < loss
             }
-            Choice::Wait(Some(_)) => missing.is_empty(),
-            Choice::Wait(None) => missing.is_empty() || !leaving.models.is_empty(),
+            Selection::Wait(Some(_)) => missing.is_empty(),
+            Selection::Wait(None) => missing.is_empty() || !leaving.models.is_empty(),
         };
         if better {
             self.relieved(now, leaving, Trigger::Residual, effects);
@@ -305,7 +306,7 @@ impl Core {
         let learned = &state.learned;
         let wake = learned.back_from(tier).median();
         let longer = wake.since(learned.wake.median());
-        seconds(longer) * state.demand.rate(now)
+        seconds(longer) * state.asked.demand.rate(now)
     }
 
     /// … when a sleeping copy leaves RAM. Who is waited for loses most: a wait is lost for certain, and one that waits to be measured would
@@ -327,7 +328,7 @@ impl Core {
         let certain = if busy { WAITED_FOR } else { 0.0 };
         let tier = self.comes_back_from(now, state);
         let wake = state.learned.back_from(tier).median();
-        certain + seconds(wake) * state.demand.rate(now)
+        certain + seconds(wake) * state.asked.demand.rate(now)
     }
 }
 

@@ -73,7 +73,7 @@ impl Core {
     fn way(&self, now: Millis, state: &ModelState, empty: bool) -> Way {
         let caps = state.spec.caps;
         let stop = empty && caps.restartable;
-        if state.crowded && stop {
+        if state.engine.crowded && stop {
             return Way::Open(Tier::Stopped);
         }
         match state.spec.tier {
@@ -121,7 +121,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return false;
         };
-        state.follows_until = if waiting.all_acknowledged {
+        state.engine.follows_until = if waiting.all_acknowledged {
             Millis(0)
         } else {
             now + sends_for
@@ -144,7 +144,7 @@ impl Core {
             state.learned.start.promised()
         );
         let asleep = matches!(state.phase, Phase::Asleep);
-        state.crowded = false;
+        state.engine.crowded = false;
         self.kill(id, "it sleeps without a process".into(), effects);
         if !asleep {
             self.enter(now, id, Phase::Asleep);
@@ -158,7 +158,8 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let lies = matches!(state.phase, Phase::Asleep) && state.resident != Resident::Stopped;
+        let lies =
+            matches!(state.phase, Phase::Asleep) && state.engine.resident != Resident::Stopped;
         if !lies || state.spec.tier != Some(Tier::Stopped) {
             return;
         }
@@ -180,8 +181,8 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         if let Some(state) = self.models.get_mut(id) {
-            state.spare_until = now + COOL_DOWN;
-            state.operator_sleeps = false;
+            state.room.spare_until = now + COOL_DOWN;
+            state.operator.sleeps = false;
         }
         self.enter(now, id, Phase::Serving);
         let what = format!("cannot be put to sleep, serving on: {why}");
@@ -190,7 +191,7 @@ impl Core {
         if let Cause::Preempt(waiter) = cause {
             let sentence = format!("{id} cannot make room: {why}");
             if let Some(waiting) = self.models.get_mut(&waiter) {
-                waiting.stuck = true;
+                waiting.told.stuck = true;
             }
             self.record(now, &waiter, sentence, effects);
         }
@@ -228,26 +229,26 @@ impl ModelState {
     /// A look at the engine shows what its processes hold of host RAM.
     pub(crate) fn seen_in_host(&mut self, seen: &Observation) {
         if matches!(seen.state, EngineState::Awake | EngineState::Asleep) {
-            self.host_kept = seen.memory.host.unwrap_or(self.host_kept);
+            self.engine.host_kept = seen.memory.host.unwrap_or(self.engine.host_kept);
         }
     }
 
     /// Bytes of host RAM, for each of its GPUs, that its copy takes now. One that was in RAM once may keep its room there while it is
     /// awake (vLLM keeps the pinned blocks for its next sleep).
     pub(crate) fn host_reserved(&self) -> Bytes {
-        if self.resident == Resident::Stopped {
+        if self.engine.resident == Resident::Stopped {
             return Bytes(0);
         }
         let going = matches!(
             self.phase,
             Phase::Sleeping { .. } | Phase::Booting(Boot::Sleeping(_))
         );
-        let there = going || matches!(self.resident, Resident::Asleep(_));
-        if there && self.copy == Tier::Ram {
-            self.spec.sizes.host.bytes.max(self.host_kept)
+        let there = going || matches!(self.engine.resident, Resident::Asleep(_));
+        if there && self.engine.copy == Tier::Ram {
+            self.spec.sizes.host.bytes.max(self.engine.host_kept)
         } else {
-            let open = self.unsettled.map(|unsettled| unsettled.host);
-            self.host_kept.max(open.unwrap_or_default())
+            let open = self.engine.unsettled.map(|unsettled| unsettled.host);
+            self.engine.host_kept.max(open.unwrap_or_default())
         }
     }
 }

@@ -119,7 +119,7 @@ impl Core {
                 used: audit.used,
                 foreign: audit.foreign,
                 accepting: audit.accepting,
-                stopped: self.stopped(GpuId(gpu)),
+                stopped: self.why_stopped(GpuId(gpu)),
             }
         };
         (0..self.fleet.gpus.len()).map(view).collect()
@@ -149,17 +149,17 @@ impl Core {
                 tier: state.tier(),
                 admission: row.admission,
                 barriered: row.barriered,
-                boot_ready: state.boot_ready,
+                boot_ready: state.told.boot_ready,
                 in_flight: self.gates.in_flight(state.slot),
                 held: self.gates.held(state.slot),
-                frozen: state.inside,
-                disabled: state.disabled,
-                last_used: state.last_used,
+                frozen: state.engine.inside,
+                disabled: state.operator.disabled,
+                last_used: state.asked.last_used,
                 since: state.since,
                 reserved: state.reserved(),
-                estimated_wait: (row.admission != Admission::Admit).then_some(state.estimate),
+                estimated_wait: (row.admission != Admission::Admit).then_some(state.told.estimate),
                 takes: state.takes(),
-                last_error: state.last_error.clone(),
+                last_error: state.engine.last_error.clone(),
             }
         };
         self.models.values().map(view).collect()

@@ -501,7 +501,7 @@ fn a_freeze_that_is_over_does_not_count_for_the_next() {
     bench.run(15_000);
     let frozen = |bench: &Bench| {
         let state = bench.core.models.get(&id("a")).expect("known");
-        (state.inside, state.frozen_since)
+        (state.engine.inside, state.engine.frozen_since)
     };
     assert_eq!((bench.phase("a"), frozen(&bench)), ("Serving", (0, None)));
 }

@@ -57,7 +57,7 @@ pub(super) fn engine<'a>(bench: &'a mut Bench, name: &str) -> &'a mut Engine {
 pub(super) fn popular(bench: &mut Bench, name: &str, requests: u64) {
     let now = Millis(bench.now);
     let state = bench.core.models.get_mut(&id(name)).expect("known");
-    state.demand.arrived(now, requests);
+    state.asked.demand.arrived(now, requests);
 }
 
 #[test]
@@ -156,7 +156,11 @@ fn a_copy_that_turns_out_to_have_requests_frozen_in_it_stays() {
     assert_eq!(sleeps(&mut bench, "b", 900), Vec::<String>::new());
     assert_eq!(acts(&bench.run(1_000)), ["sleep b Keep"]);
     assert_eq!(bench.phase("a"), "Queued");
-    let tier = bench.core.models.get(&id("b")).map(|state| state.copy);
+    let tier = bench
+        .core
+        .models
+        .get(&id("b"))
+        .map(|state| state.engine.copy);
     assert_eq!(tier, Some(Tier::Disk));
     let mut bench = with_a_frozen_request(ModelSpec {
         tier: Some(Tier::Ram),
@@ -181,14 +185,18 @@ fn nobody_waits_for_ever_for_looks_at_copies_that_come_one_after_the_other() {
     for round in 0..200 {
         let now = Millis(bench.now);
         let state = bench.core.models.get_mut(&id("a")).expect("known");
-        (state.since, state.observe_at) = (now, now + Millis(1_000));
+        (state.since, state.engine.observe_at) = (now, now + Millis(1_000));
         if round == 0 {
             effects.extend(operator(&mut bench, "b", Operator::Sleep));
         }
         effects.extend(bench.run(100));
     }
     assert_eq!(acts(&effects), ["sleep b Keep"], "{}", bench.sentences());
-    let tier = bench.core.models.get(&id("b")).map(|state| state.copy);
+    let tier = bench
+        .core
+        .models
+        .get(&id("b"))
+        .map(|state| state.engine.copy);
     assert_eq!(tier, Some(Tier::Disk));
 }
 
