@@ -67,7 +67,7 @@ use effect::Effect;
 use event::Event;
 use forecast::Forecast;
 use gates::Gates;
-use ids::{Attempt, Millis, ModelId};
+use ids::{Attempt, Bytes, Millis, ModelId};
 use model::{FleetSpec, ModelSpec};
 use models::Models;
 use phase::{Cause, Phase};
@@ -248,6 +248,9 @@ impl Core {
         }
         if matches!(phase, Phase::Draining { .. }) {
             state.served_before = matches!(state.phase, Phase::Serving);
+        }
+        if !matches!(phase, Phase::Draining { .. } | Phase::Sleeping { .. }) {
+            state.engine.found = Bytes(0);
         }
         state.phase = phase;
         state.since = now;

@@ -66,6 +66,8 @@ pub(crate) struct Engine {
     pub(crate) resident: Resident,
     /// Where its weights are, or are going, while it is not awake and has a process.
     pub(crate) copy: Tier,
+    /// Bytes per GPU that the first look found it to hold awake, until a look at rest tells what it takes.
+    pub(crate) found: Bytes,
     /// Requests inside the engine while it is not awake: frozen, or arrived in spite of the gates.
     pub(crate) inside: u64,
     /// Since when there are such requests.
@@ -186,6 +188,7 @@ impl Engine {
         Self {
             resident: Resident::Stopped,
             copy: Tier::Ram,
+            found: Bytes(0),
             inside: 0,
             frozen_since: None,
             observing: None,
