@@ -4,7 +4,7 @@ use crate::{
     Core,
     decision::{Choice, Taken, Verdict, WhyNot},
     effect::Admission,
-    ids::{Millis, ModelId},
+    ids::{Bytes, Millis, ModelId},
     phase::{Boot, Cause, Failure, Phase},
     schedule::counted,
     state::ModelState,
@@ -156,6 +156,39 @@ impl Core {
         let latest = self.choices.latest(id).and_then(|n| self.choices.get(n));
         if let Some(choice) = latest.filter(|choice| choice.target == *id) {
             reasons.extend(stays(choice, now));
+            if choice.taken == Taken::GiveUp {
+                reasons.extend(self.in_the_way(state));
+                reasons.push(
+                    "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
+                        .into(),
+                );
+            }
+        }
+    }
+
+    /// Who keeps memory on a model's GPUs though it neither serves nor can leave, and what an operator can do about each.
+    pub(crate) fn in_the_way(&self, state: &ModelState) -> Vec<String> {
+        let others = self.neighbours(&state.spec.id);
+        others.filter_map(ModelState::keeps_its_room).collect()
+    }
+}
+
+impl ModelState {
+    fn keeps_its_room(&self) -> Option<String> {
+        let Phase::Failed { failure, .. } = &self.phase else {
+            return None;
+        };
+        let (id, holds) = (&self.spec.id, self.reserved());
+        let stays = self.engine.ending.is_none() && holds > Bytes(0);
+        match (failure, self.engine.inside) {
+            (Failure::NeverFits, inside @ 1..) if stays => Some(format!(
+                "{id} keeps {holds} there: it never fits itself, and {} frozen in its engine cannot end; let it fit (less `memory`, other GPUs, fewer pinned models), or end its engine's process, which loses them",
+                counted(inside)
+            )),
+            (Failure::Engine, _) if stays => Some(format!(
+                "{id} may hold {holds} there: its engine is out of service; restart it, or end its process"
+            )),
+            (Failure::NeverFits | Failure::Engine | Failure::Wake | Failure::Start, _) => None,
         }
     }
 }
@@ -182,18 +215,11 @@ fn stays(choice: &Choice, now: Millis) -> Vec<String> {
         Verdict::Moving => Some("is moving itself".to_owned()),
         Verdict::Kept | Verdict::NoHelp => None,
     };
-    let mut sentences: Vec<String> = choice
+    choice
         .weighed
         .iter()
         .filter_map(|weighed| why(weighed.verdict).map(|why| format!("{} {why}", weighed.model)))
-        .collect();
-    if choice.taken == Taken::GiveUp {
-        sentences.push(
-            "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
-                .into(),
-        );
-    }
-    sentences
+        .collect()
 }
 
 fn words(cause: &Cause) -> String {

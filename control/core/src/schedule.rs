@@ -350,10 +350,22 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        if !std::mem::replace(&mut state.told.stuck, true) {
-            let sentence = "no room can be made now: what holds its GPU cannot be put to sleep (greenthread why-not says more); requests get 503 `too_long`, others may go first";
-            self.record(now, id, sentence, effects);
+        if std::mem::replace(&mut state.told.stuck, true) {
+            return;
         }
+        let known = self.models.get(id).map(|state| self.in_the_way(state));
+        let known = known.filter(|known| !known.is_empty());
+        let why = known.map_or_else(
+            || {
+                "what holds its GPU cannot be put to sleep (greenthread why-not says more)"
+                    .to_owned()
+            },
+            |known| known.join("; "),
+        );
+        let sentence = format!(
+            "no room can be made now: {why}; requests get 503 `too_long`, others may go first"
+        );
+        self.record(now, id, sentence, effects);
     }
 
     fn start_or_wake(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
