@@ -177,13 +177,6 @@ impl Core {
         self.gates.live_versions()
     }
 
-    /// Bytes reserved and capacity, per GPU.
-    pub fn ledger(&self) -> Vec<(Bytes, Bytes)> {
-        (0..self.fleet.gpus.len())
-            .map(|gpu| (self.reserved_on(GpuId(gpu)), self.capacity(GpuId(gpu))))
-            .collect()
-    }
-
     /// Every engine was looked at or timed out: gates may attach and get a table.
     pub const fn is_open(&self) -> bool {
         self.open

@@ -43,7 +43,7 @@ fn a_residual_that_grew_with_a_sleep_is_learned_and_reserved() {
     // It is asked once more, in case it only was slow, and then believed.
     assert_eq!(acts, ["sleep a Keep", "sleep a Keep"]);
     assert_eq!(kept_asleep(&bench, "a"), (Bytes(7 * GIB), Source::Measured));
-    assert_eq!(bench.core.ledger()[0].0, Bytes(7 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(7 * GIB));
     let kept = |effect: &Effect| matches!(effect, Effect::Footprint { .. });
     assert!(bench.log.iter().any(kept), "for the next life");
 }
@@ -59,7 +59,7 @@ fn a_residual_that_grows_while_its_engine_sleeps_stops_the_gpu_until_it_is_seen(
     bench.run(1_100);
     assert_eq!(read(&mut bench, 8), None, "{}", bench.sentences());
     assert_eq!(kept_asleep(&bench, "a"), (Bytes(7 * GIB), Source::Measured));
-    assert_eq!(bench.core.ledger()[0].0, Bytes(8 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(8 * GIB));
     assert!(
         bench
             .sentences()
@@ -79,7 +79,7 @@ fn a_sleeping_engine_that_is_waking_by_a_strangers_hand_says_nothing_of_its_resi
     bench.run(2_000);
     assert_eq!(kept_asleep(&bench, "a"), (Bytes(GIB), Source::Measured));
     assert_eq!(
-        bench.core.ledger()[0].0,
+        bench.core.gpus()[0].reserved,
         Bytes(17 * GIB),
         "but it holds that"
     );
@@ -93,11 +93,11 @@ fn a_wake_does_not_give_back_what_its_engine_was_seen_to_keep() {
     // More than all that was declared for it when it is awake.
     engine(&mut bench, "a").memory = Bytes(25 * GIB);
     bench.run(2_000);
-    assert_eq!(bench.core.ledger()[0].0, Bytes(25 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(25 * GIB));
     bench.answering = false;
     bench.figures("g1", "a", 0, 1);
     assert_eq!(bench.phase("a"), "Waking", "{}", bench.sentences());
-    assert_eq!(bench.core.ledger()[0].0, Bytes(25 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(25 * GIB));
 }
 
 /// `b` serves requests on a GPU of 40 GiB; `a` and `c` sleep beside it. What they keep grows to so much each.
@@ -128,7 +128,7 @@ fn what_sleeping_engines_keep_beyond_a_gpus_capacity_is_given_back_by_the_one_th
     let mut bench = grown(30, 7);
     let acts = acts(&bench.run(3_000));
     assert_eq!(acts, ["kill c"], "{}", bench.sentences());
-    assert_eq!(bench.core.ledger()[0].0, Bytes(37 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(37 * GIB));
     assert_eq!(bench.phase("b"), "Serving");
     assert!(
         bench
@@ -255,7 +255,7 @@ fn what_is_accepted_is_what_was_read_last_and_models_do_without_it() {
     bench.event(Event::GpuRead { gpu, used });
     bench.event(Event::GpuAccepted(gpu));
     assert_eq!(bench.core.gpus()[0].foreign, Bytes(8 * GIB));
-    assert_eq!(bench.core.ledger()[0].1, Bytes(32 * GIB));
+    assert_eq!(bench.core.gpus()[0].capacity, Bytes(32 * GIB));
     assert_eq!(read(&mut bench, 18 + 8), None);
     // Both would fit beside each other without it.
     let acts = acts(&bench.figures("g1", "b", 0, 1));

@@ -336,11 +336,11 @@ fn too_much_that_was_found_awake_is_relieved_as_soon_as_sleep_is_allowed() {
     bench.run(3_000);
     bench.hello("g1", 1);
     bench.figures("g1", "a", 0, 0);
-    assert_eq!(bench.core.ledger()[0].0, Bytes(50 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(50 * GIB));
     assert_eq!(acts(&bench.run(5_900)), Vec::<String>::new());
     let effects = acts(&bench.run(2_000));
     assert_eq!(effects, ["sleep a Keep"]);
-    assert_eq!(bench.core.ledger()[0].0, Bytes(26 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(26 * GIB));
     assert_eq!(acts(&bench.run(20_000)), Vec::<String>::new());
 }
 
@@ -422,7 +422,12 @@ fn the_answer_to_a_look_at_a_process_that_has_ended_since_says_nothing() {
         attempt,
         observation,
     });
-    assert_eq!(bench.core.ledger()[0].0, Bytes(0), "{}", bench.sentences());
+    assert_eq!(
+        bench.core.gpus()[0].reserved,
+        Bytes(0),
+        "{}",
+        bench.sentences()
+    );
 }
 
 #[test]
