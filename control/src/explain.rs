@@ -106,7 +106,7 @@ pub fn why_not(why: &WhyNot) -> String {
     }
     if !ahead.is_empty() {
         text.push_str(&format!(
-            "before it in the queue, first first: {}\n",
+            "before it in the queue: {}\n",
             ahead.join(", ")
         ));
     }

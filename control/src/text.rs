@@ -53,11 +53,9 @@ pub fn fleet(overview: &Overview) -> String {
         readiness.gates, readiness.expected, overview.term
     ));
     text.push_str(&tally(&overview.tally));
-    for (model, advice) in overview
-        .models
-        .iter()
-        .filter_map(|model| Some((model, advice(model)?)))
-    {
+    // Before that nothing is known of any.
+    let known = overview.models.iter().filter(|_| readiness.open);
+    for (model, advice) in known.filter_map(|model| Some((model, advice(model)?))) {
         text.push_str(&format!("\n{}: {advice}\n", model.name));
     }
     if let Some(reason) = &readiness.reason {
@@ -197,6 +195,9 @@ fn weights(model: &Model) -> &'static str {
 pub fn advice(model: &Model) -> Option<String> {
     if !model.current {
         return None;
+    }
+    if model.silence.is_some() {
+        return model.silence.clone();
     }
     let name = &model.name;
     let error = model

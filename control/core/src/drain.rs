@@ -422,13 +422,18 @@ impl Core {
             return;
         }
         let in_flight = self.in_flight(id);
+        let why = if state.engine.silent > 0 {
+            "its engine does not say how much runs in it"
+        } else {
+            "still busy at the end of its drain"
+        };
         match state.spec.on_drain_timeout {
             OnDrainTimeout::Freeze if state.spec.caps.lossless => {
                 self.record(
                     now,
                     id,
                     format!(
-                        "still busy at the end of its drain: {} frozen in the engine",
+                        "{why}: {} frozen in the engine",
                         counted(in_flight)
                     ),
                     effects,
@@ -440,7 +445,7 @@ impl Core {
                     now,
                     id,
                     format!(
-                        "still busy at the end of its drain: {} cut off, as configured",
+                        "{why}: {} cut off, as configured",
                         counted(in_flight)
                     ),
                     effects,

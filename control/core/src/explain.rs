@@ -5,6 +5,7 @@ use crate::{
     decision::{Choice, Taken, Verdict, WhyNot},
     effect::Admission,
     ids::{Millis, ModelId},
+    looks::SILENT_LOOKS,
     phase::{Boot, Cause, Failure, Phase},
     schedule::counted,
     state::ModelState,
@@ -16,7 +17,9 @@ impl Core {
         let state = self.models.get(id)?;
         let serving = matches!(state.phase, Phase::Serving);
         let mut reasons = Vec::new();
-        if !serving {
+        if serving {
+            reasons.extend(silence(state));
+        } else {
             self.reasons(now, state, &mut reasons);
         }
         let refused = match state.row().admission {
@@ -26,6 +29,9 @@ impl Core {
             } => Some((reason, retry_after)),
             Admission::Admit | Admission::Hold { .. } => None,
         };
+        // What the rows of this control say reaches nobody before it is open: gates go by those of the control before it.
+        let refused = refused.filter(|_| self.open);
+        let known = self.open && !serving && !self.gpus_are_stopped(id);
         let latest = self.choices.latest(id);
         let weighed = |number: &u64| {
             let choice = self.choices.get(*number);
@@ -37,10 +43,10 @@ impl Core {
             refused,
             reasons,
             ahead: self.ahead_of(now, state),
-            estimated_wait: if serving {
-                Millis(0)
-            } else {
+            estimated_wait: if known {
                 self.estimate(now, id)
+            } else {
+                Millis(0)
             },
             choice: latest.filter(weighed),
         })
@@ -68,17 +74,18 @@ impl Core {
                 .push("an operator took it out of service; `greenthread enable` ends that".into());
         }
         if !self.open {
-            reasons.push("control has only just started and looks at every engine first".into());
+            reasons.push("control has only just started and looks at every engine first; gateways go by what the control before it told them".into());
         }
         for gpu in &state.spec.gpus {
             if let Some(why) = self.why_stopped(*gpu) {
-                reasons.push(format!("transitions on GPU {} are stopped: {why}", gpu.0));
+                reasons.push(format!("nothing moves on GPU {}: {why}", gpu.0));
             }
         }
         if state.engine.ending.is_some() {
             reasons.push("its engine's process is being ended; that comes first".into());
         }
         reasons.push(self.reason_of_phase(now, state));
+        reasons.extend(silence(state));
         if matches!(state.phase, Phase::Queued | Phase::Booting(Boot::Waiting)) {
             self.reasons_of_queue(now, state, reasons);
         }
@@ -157,6 +164,19 @@ impl Core {
             reasons.extend(stays(choice, now));
         }
     }
+}
+
+/// What is known of an engine that does not answer; one look may be lost in between.
+pub(crate) fn silence(state: &ModelState) -> Option<String> {
+    let looks = state.engine.silent;
+    let end = if state.spec.caps.restartable {
+        format!("after {SILENT_LOOKS} it is ended, and started again for whoever asks")
+    } else {
+        "nobody but its operator can restart it".to_owned()
+    };
+    (looks > 1).then(|| {
+        format!("its engine has not answered the last {looks} looks: it hangs, or has too much to do, and so do requests in it; {end}")
+    })
 }
 
 /// Why each that could make room has not gone.

@@ -4,6 +4,7 @@ use crate::{
     Core,
     decision::{Choice, Tally},
     effect::{Admission, PublicState},
+    explain::silence,
     ids::{Bytes, GateId, GpuId, Millis, ModelId},
     learned::Expected,
     phase::Tier,
@@ -47,6 +48,8 @@ pub struct ModelView {
     pub estimated_wait: Option<Millis>,
     /// What its actions take.
     pub takes: Takes,
+    /// What is known of its engine where that does not answer.
+    pub silence: Option<String>,
     /// Last error, in full, for operators.
     pub last_error: Option<String>,
 }
@@ -159,6 +162,7 @@ impl Core {
                 reserved: state.reserved(),
                 estimated_wait: (row.admission != Admission::Admit).then_some(state.told.estimate),
                 takes: state.takes(),
+                silence: silence(state),
                 last_error: state.engine.last_error.clone(),
             }
         };

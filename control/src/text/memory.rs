@@ -163,13 +163,13 @@ mod tests {
             gpu: 1,
             used_bytes: Some(30 * GIB),
             stopped: Some(
-                "30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1)"
+                "30.0 GiB are in use, models should take 17.0 GiB (greenthread accept-gpu 1)"
                     .into(),
             ),
             ..zero()
         };
         let text = gpu(&stopped);
-        let expected = "  STOPPED: 30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1).\n";
+        let expected = "  STOPPED: 30.0 GiB are in use, models should take 17.0 GiB (greenthread accept-gpu 1).\n";
         assert!(text.ends_with(expected), "{text}");
     }
 

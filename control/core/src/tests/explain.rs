@@ -151,9 +151,9 @@ fn what_was_accepted_is_said_as_it_is() {
     let gpu = GpuId(0);
     // Asleep it holds 1 GiB.
     for (used, expected) in [
-        (9 * GIB, "8.0 GiB are not ours"),
-        (GIB / 2, "models hold 0.5 GiB less than the ledger knows of"),
-        (GIB, "nothing but what the ledger knows of"),
+        (9 * GIB, "8.0 GiB are somebody else's"),
+        (GIB / 2, "models take 0.5 GiB less than was thought"),
+        (GIB, "nothing but what models take"),
     ] {
         let used = Bytes(used);
         bench.event(Event::GpuRead { gpu, used });
@@ -184,7 +184,10 @@ fn why_not_promises_no_wait_where_a_request_would_be_refused() {
         reasons.contains("greenthread enable") && reasons.contains("no request wakes it"),
         "{reasons}"
     );
-    let booting = Bench::new(&[spec("a")], EngineState::Gone);
+    let mut booting = Bench::new(&[spec("a")], EngineState::Gone);
+    assert_eq!(why_not(&booting).refused, None, "gates go by the control before it");
+    assert_eq!(why_not(&booting).estimated_wait, Millis(0));
+    booting.run(3_000);
     let refused = why_not(&booting).refused.map(|(reason, _)| reason);
     assert_eq!(refused, Some(RefuseReason::Booting));
     assert_eq!(why_not(&booting).choice, None);
