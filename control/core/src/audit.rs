@@ -91,7 +91,8 @@ impl Core {
             }
             (Some(_) | None, _) => {
                 audit.accepting = true;
-                let sentence = "an operator accepts what will be in use once nothing moves any more";
+                let sentence =
+                    "an operator accepts what will be in use once nothing moves any more";
                 self.announce(now, gpu, sentence, effects);
             }
         }

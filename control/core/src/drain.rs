@@ -432,10 +432,7 @@ impl Core {
                 self.record(
                     now,
                     id,
-                    format!(
-                        "{why}: {} frozen in the engine",
-                        counted(in_flight)
-                    ),
+                    format!("{why}: {} frozen in the engine", counted(in_flight)),
                     effects,
                 );
                 self.go_to_sleep(now, id, cause, SleepMode::Keep, false, effects);
@@ -444,10 +441,7 @@ impl Core {
                 self.record(
                     now,
                     id,
-                    format!(
-                        "{why}: {} cut off, as configured",
-                        counted(in_flight)
-                    ),
+                    format!("{why}: {} cut off, as configured", counted(in_flight)),
                     effects,
                 );
                 self.go_to_sleep(now, id, cause, SleepMode::Abort, true, effects);

@@ -114,10 +114,12 @@ impl Core {
                 state.wake_takes()
             ),
             Phase::Serving => "it serves".into(),
-            Phase::Draining { cause, .. } => format!(
-                "it is going to sleep ({}): {} still in flight",
+            Phase::Draining {
+                cause, deadline, ..
+            } => format!(
+                "it is going to sleep ({}): {}",
                 words(cause),
-                counted(self.gates.in_flight(state.slot))
+                self.drains(now, state, *deadline)
             ),
             Phase::Sleeping { cause, .. } => {
                 format!(
@@ -161,8 +163,50 @@ impl Core {
         }
         let latest = self.choices.latest(id).and_then(|n| self.choices.get(n));
         if let Some(choice) = latest.filter(|choice| choice.target == *id) {
-            reasons.extend(stays(choice, now));
+            reasons.extend(self.stays(now, choice));
         }
+    }
+
+    /// What a drain waits for, and until when at most.
+    fn drains(&self, now: Millis, state: &ModelState, deadline: Millis) -> String {
+        let running = counted(self.gates.in_flight(state.slot));
+        if now < deadline {
+            format!(
+                "{running} still in flight, for another {} at most",
+                deadline.since(now)
+            )
+        } else {
+            format!("{running} still in flight, its drain is over")
+        }
+    }
+
+    /// Why each that could make room has not gone.
+    fn stays(&self, now: Millis, choice: &Choice) -> Vec<String> {
+        let mut sentences: Vec<String> = choice
+            .weighed
+            .iter()
+            .filter_map(|weighed| {
+                let why = match self
+                    .models
+                    .get(&weighed.model)
+                    .map(|state| (state, &state.phase))
+                {
+                    Some((state, Phase::Draining { deadline, .. })) => Some(format!(
+                        "is making room: {}",
+                        self.drains(now, state, *deadline)
+                    )),
+                    _ => stay(now, weighed.verdict),
+                };
+                why.map(|why| format!("{} {why}", weighed.model))
+            })
+            .collect();
+        if choice.taken == Taken::GiveUp {
+            sentences.push(
+                "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
+                    .into(),
+            );
+        }
+        sentences
     }
 }
 
@@ -179,9 +223,9 @@ pub(crate) fn silence(state: &ModelState) -> Option<String> {
     })
 }
 
-/// Why each that could make room has not gone.
-fn stays(choice: &Choice, now: Millis) -> Vec<String> {
-    let why = |verdict: Verdict| match verdict {
+/// Why one that could make room has not gone.
+fn stay(now: Millis, verdict: Verdict) -> Option<String> {
+    match verdict {
         Verdict::Chosen => Some("is making room".to_owned()),
         Verdict::Leaving => Some("is on its way out".to_owned()),
         Verdict::Pinned => Some("stays: it is pinned".to_owned()),
@@ -200,19 +244,7 @@ fn stays(choice: &Choice, now: Millis) -> Vec<String> {
         Verdict::Busy(at) => Some(format!("is busy; it can go in {}", at.since(now))),
         Verdict::Moving => Some("is moving itself".to_owned()),
         Verdict::Kept | Verdict::NoHelp => None,
-    };
-    let mut sentences: Vec<String> = choice
-        .weighed
-        .iter()
-        .filter_map(|weighed| why(weighed.verdict).map(|why| format!("{} {why}", weighed.model)))
-        .collect();
-    if choice.taken == Taken::GiveUp {
-        sentences.push(
-            "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
-                .into(),
-        );
     }
-    sentences
 }
 
 fn words(cause: &Cause) -> String {
