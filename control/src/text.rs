@@ -45,7 +45,8 @@ pub fn fleet(overview: &Overview) -> String {
     lines.extend(overview.models.iter().map(cells));
     let mut text = table(&lines);
     text.push('\n');
-    text.extend(overview.gpus.iter().map(gpu));
+    let gpus = overview.gpus.iter();
+    text.extend(gpus.map(|one| gpu(one, &overview.models)));
     text.push_str(&memory::hosts(overview));
     let readiness = &overview.readiness;
     text.push_str(&format!(
