@@ -258,7 +258,7 @@ pub struct Model {
     /// Estimated wait of a request that arrives now, in ms.
     pub estimated_wait_ms: Option<u64>,
     /// What is known of its engine where that does not answer.
-    pub silence: Option<String>,
+    pub unanswered: Option<String>,
     /// The last error, in full: for operators only.
     pub last_error: Option<String>,
     /// Requests by outcome since control started, over all gates.

@@ -99,7 +99,7 @@ pub(crate) fn model_overview(name: &str) -> overview::Model {
         reserved_bytes: 16 << 30,
         since_ms: 41_000,
         idle_ms: None,
-        silence: None,
+        unanswered: None,
         estimated_wait_ms: None,
         last_error: None,
         outcomes: BTreeMap::new(),

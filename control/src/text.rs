@@ -197,8 +197,8 @@ pub fn advice(model: &Model) -> Option<String> {
     if !model.current {
         return None;
     }
-    if model.silence.is_some() {
-        return model.silence.clone();
+    if model.unanswered.is_some() {
+        return model.unanswered.clone();
     }
     let name = &model.name;
     let error = model

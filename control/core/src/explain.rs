@@ -18,7 +18,7 @@ impl Core {
         let serving = matches!(state.phase, Phase::Serving);
         let mut reasons = Vec::new();
         if serving {
-            reasons.extend(silence(state));
+            reasons.extend(unanswered(state));
         } else {
             self.reasons(now, state, &mut reasons);
         }
@@ -85,7 +85,7 @@ impl Core {
             reasons.push("its engine's process is being ended; that comes first".into());
         }
         reasons.push(self.reason_of_phase(now, state));
-        reasons.extend(silence(state));
+        reasons.extend(unanswered(state));
         if matches!(state.phase, Phase::Queued | Phase::Booting(Boot::Waiting)) {
             self.reasons_of_queue(now, state, reasons);
         }
@@ -169,14 +169,16 @@ impl Core {
 
     /// What a drain waits for, and until when at most.
     fn drains(&self, now: Millis, state: &ModelState, deadline: Millis) -> String {
-        let running = counted(self.gates.in_flight(state.slot));
+        let running = match self.gates.in_flight(state.slot) {
+            0 => {
+                "gateways have no request in flight, and its engine has to say the same".to_owned()
+            }
+            running => format!("{} still in flight", counted(running)),
+        };
         if now < deadline {
-            format!(
-                "{running} still in flight, for another {} at most",
-                deadline.since(now)
-            )
+            format!("{running}, for another {} at most", deadline.since(now))
         } else {
-            format!("{running} still in flight, its drain is over")
+            format!("{running}; its drain is over")
         }
     }
 
@@ -211,7 +213,7 @@ impl Core {
 }
 
 /// What is known of an engine that does not answer; one look may be lost in between.
-pub(crate) fn silence(state: &ModelState) -> Option<String> {
+pub(crate) fn unanswered(state: &ModelState) -> Option<String> {
     let looks = state.engine.silent;
     let end = if state.spec.caps.restartable {
         format!("after {SILENT_LOOKS} it is ended, and started again for whoever asks")

@@ -4,7 +4,7 @@ use crate::{
     Core,
     decision::{Choice, Tally},
     effect::{Admission, PublicState},
-    explain::silence,
+    explain::unanswered,
     ids::{Bytes, GateId, GpuId, Millis, ModelId},
     learned::Expected,
     phase::Tier,
@@ -49,7 +49,7 @@ pub struct ModelView {
     /// What its actions take.
     pub takes: Takes,
     /// What is known of its engine where that does not answer.
-    pub silence: Option<String>,
+    pub unanswered: Option<String>,
     /// Last error, in full, for operators.
     pub last_error: Option<String>,
 }
@@ -162,7 +162,7 @@ impl Core {
                 reserved: state.reserved(),
                 estimated_wait: (row.admission != Admission::Admit).then_some(state.told.estimate),
                 takes: state.takes(),
-                silence: silence(state),
+                unanswered: unanswered(state),
                 last_error: state.engine.last_error.clone(),
             }
         };

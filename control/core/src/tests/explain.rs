@@ -206,7 +206,10 @@ fn an_engine_that_does_not_answer_is_told_of_though_it_serves() {
         let why = bench.core.why_not(Millis(bench.now), &id("a"));
         let why = why.expect("known");
         assert!(why.serving);
-        assert_eq!(bench.core.view()[0].silence, why.reasons.first().cloned());
+        assert_eq!(
+            bench.core.view()[0].unanswered,
+            why.reasons.first().cloned()
+        );
         why.reasons.join("; ")
     };
     assert_eq!(told(&bench), "");
@@ -217,6 +220,34 @@ fn an_engine_that_does_not_answer_is_told_of_though_it_serves() {
     bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Awake;
     bench.run(2_000);
     assert_eq!(told(&bench), "");
+}
+
+#[test]
+fn a_drain_that_ends_without_a_word_of_its_engine_says_so() {
+    let mut bench = settled(&[ModelSpec {
+        drain_timeout: Millis(8_000),
+        ..spec("a")
+    }]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Silent;
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    bench.run(1_000);
+    let why = bench.core.why_not(Millis(bench.now), &id("a"));
+    let reason = why.expect("known").reasons.remove(0);
+    assert!(
+        reason.contains("its engine has to say the same, for another 7"),
+        "{reason}"
+    );
+    bench.run(8_000);
+    let told = bench.sentences();
+    assert!(
+        told.contains("its engine has not said by the end of its drain that nothing runs in it"),
+        "{told}"
+    );
 }
 
 #[test]
