@@ -106,8 +106,8 @@ impl Core {
                 "nobody asks for it; a request (or `greenthread wake`) wakes it".into()
             }
             Phase::Queued => format!(
-                "it is wanted ({} held) and has waited for room for {for_}",
-                counted(self.gates.held(state.slot))
+                "it is wanted ({}) and has waited for room for {for_}",
+                self.wish(state)
             ),
             Phase::Waking { .. } => format!(
                 "it is on its way: waking for {for_}, which takes about {}",
@@ -149,11 +149,13 @@ impl Core {
             .neighbours(id)
             .filter(|other| other.phase.in_transition())
         {
-            reasons.push(format!(
-                "{} is {} on the same GPU; one at a time",
-                other.spec.id,
-                other.phase.name().to_lowercase()
-            ));
+            let moves = match other.phase {
+                Phase::Waking { .. } => "waking",
+                Phase::Sleeping { .. } => "going to sleep",
+                _ => "started, or measured,",
+            };
+            let id = &other.spec.id;
+            reasons.push(format!("{id} is {moves} on the same GPU; one at a time"));
         }
         if now < self.sleeps_from() {
             reasons.push(format!(
@@ -164,6 +166,18 @@ impl Core {
         let latest = self.choices.latest(id).and_then(|n| self.choices.get(n));
         if let Some(choice) = latest.filter(|choice| choice.target == *id) {
             reasons.extend(self.stays(now, choice));
+        }
+    }
+
+    /// Who wants a model that waits.
+    fn wish(&self, state: &ModelState) -> String {
+        match (self.gates.held(state.slot), state.engine.inside) {
+            (0, 0) if state.operator.wants => "an operator asked".to_owned(),
+            (0, 0) if state.spec.pinned => "it is pinned".to_owned(),
+            (0, 0) if state.room.restoring => "it is popular".to_owned(),
+            (0, 0) => "a refused request may come back".to_owned(),
+            (0, inside) => format!("{} inside its engine", counted(inside)),
+            (held, _) => format!("{} held", counted(held)),
         }
     }
 

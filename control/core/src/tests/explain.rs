@@ -306,7 +306,17 @@ fn why_not_says_how_long_a_drain_may_last() {
         bench.engines.get_mut(&id(model)).expect("known").count = 1;
     }
     bench.run(11_000);
+    bench.event(Event::Operator {
+        model: id("c"),
+        verb: Operator::Wake,
+    });
+    let first = |bench: &Bench, model: &str| {
+        let why = bench.core.why_not(Millis(bench.now), &id(model));
+        why.expect("known").reasons.remove(0)
+    };
+    assert!(first(&bench, "c").contains("(an operator asked)"));
     bench.figures("g1", "c", 0, 1);
+    assert!(first(&bench, "c").contains("(1 request held)"));
     bench.run(6_000);
     assert_eq!(bench.phase("a"), "Draining", "{}", bench.sentences());
     for model in ["a", "c"] {
