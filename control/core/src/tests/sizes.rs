@@ -293,7 +293,7 @@ fn an_engine_that_is_found_with_more_than_was_declared_keeps_it_from_the_first_l
     assert!(bench.core.open, "{}", bench.sentences());
     // As declared there would be room for both.
     assert_eq!(acts(&effects), ["a admit"], "{}", bench.sentences());
-    assert_eq!(bench.core.ledger()[0].0, Bytes(26 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(26 * GIB));
     assert_eq!(
         spec_of(&bench, "a").awake,
         Bytes(17 * GIB),
@@ -308,5 +308,5 @@ fn an_engine_that_is_found_with_more_than_was_declared_keeps_it_from_the_first_l
     engine(&mut bench, "a").memory = Bytes(18 * GIB);
     assert_eq!(acts(&bench.run(3_000)), ["wake b", "b admit"]);
     assert_eq!(spec_of(&bench, "a").awake, Bytes(18 * GIB));
-    assert_eq!(bench.core.ledger()[0].0, Bytes(35 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(35 * GIB));
 }
