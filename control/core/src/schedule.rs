@@ -211,6 +211,11 @@ impl Core {
         }
         match policy::choose(self.fleet.policy, &need, &candidates, now) {
             Choice::Victims(victims) => {
+                let victims = sabotage!(
+                    TooFewVictims,
+                    victims.into_iter().step_by(2).collect(),
+                    victims
+                );
                 self.make_room(now, id, &need, needs, victims, effects);
                 true
             }
