@@ -1,0 +1,145 @@
+//! What control says of room that comes, and when it begins at all: choices that make nobody go, and steps in which nothing may be done.
+
+use std::collections::BTreeMap;
+
+use greenthread_core::{
+    ModelView,
+    decision::{Choice, Taken, Trigger},
+    effect::Effect,
+    ids::{Bytes, GpuId, ModelId},
+};
+
+use crate::{fair::Course, world::World};
+
+impl World {
+    /// Rule 10: a leader that is none any more closes its streams, and says and does nothing else.
+    pub(crate) fn check_silent(&mut self, effects: &[Effect]) {
+        let mut others =
+            (effects.iter()).filter(|effect| !matches!(effect, Effect::CloseStream { .. }));
+        let other = others.next();
+        self.check(other.is_none(), |_| {
+            format!("rule 10: a deposed leader goes on: {other:?}")
+        });
+    }
+
+    /// Rule 7: nobody is told of a row before every engine was looked at.
+    pub(crate) fn check_opened(&mut self, life: usize) {
+        let open = self.controls[life].core.is_open();
+        self.check(open, |_| {
+            "rule 7: a row before every engine was looked at".to_owned()
+        });
+    }
+
+    /// What was chosen in this step for those who go on waiting.
+    pub(crate) fn check_waits(
+        &mut self,
+        life: usize,
+        before: &BTreeMap<ModelId, Course>,
+        views: &[ModelView],
+    ) {
+        let now = self.controls[life].local(self.now);
+        for view in views.iter().filter(|view| view.phase == "Queued") {
+            let last = self.controls[life].core.explain(&view.id, 1).pop();
+            let fresh = last.filter(|choice| choice.at == now && choice.target == view.id);
+            let Some(choice) = fresh else { continue };
+            match choice.taken {
+                Taken::GiveUp => self.check_hopeless(life, view, before, views),
+                Taken::WaitForRoom | Taken::Wait(_) => self.check_coming(life, &choice, views),
+                Taken::Wake(_) | Taken::Evict(_) | Taken::Sleep(_) | Taken::Demote(_) => {}
+            }
+        }
+    }
+
+    /// Nobody is told that no room can be made while some is on its way.
+    fn check_hopeless(
+        &mut self,
+        life: usize,
+        view: &ModelView,
+        before: &BTreeMap<ModelId, Course>,
+        views: &[ModelView],
+    ) {
+        let leaves = self.neighbours(life, &view.id, views).find(|other| {
+            let stays = before
+                .get(&other.id)
+                .is_some_and(|known| known.phase == other.phase && known.at == other.since);
+            let row = self.rows.get(&other.id).copied();
+            let removed = row.is_none_or(|row| !self.engines[row].present);
+            let drains = other.phase == "Draining" && !removed;
+            stays && (drains || other.phase == "Sleeping")
+        });
+        let leaves = leaves.map(|other| other.id.clone());
+        self.check(leaves.is_none(), |_| {
+            format!(
+                "{} is told that there is no room, and {leaves:?} leaves",
+                view.id.0
+            )
+        });
+    }
+
+    /// What is on its way out is no more than what those who leave give back.
+    fn check_coming(&mut self, life: usize, choice: &Choice, views: &[ModelView]) {
+        let frees = |gpu: GpuId| -> Bytes {
+            let core = &self.controls[life].core;
+            let known = views
+                .iter()
+                .filter_map(|other| Some((other, core.spec(&other.id)?)));
+            let there =
+                known.filter(|(other, spec)| other.id != choice.target && spec.gpus.contains(&gpu));
+            let frees = there.map(|(other, spec)| match other.phase {
+                "Draining" | "Sleeping" => other.reserved.less(spec.asleep),
+                _ => Bytes(0),
+            });
+            frees.sum()
+        };
+        // What a process holds that is being ended, all comes.
+        let ending = !self.controls[life].fair.is_settled();
+        let wrong = (choice.need.iter())
+            .map(|need| (need.gpu, need.coming, frees(need.gpu)))
+            .find(|(_, coming, most)| coming > most && !ending);
+        self.check(wrong.is_none(), |_| {
+            format!(
+                "{} counts on room that does not come: {wrong:?}",
+                choice.target.0
+            )
+        });
+    }
+
+    fn neighbours<'a>(
+        &'a self,
+        life: usize,
+        id: &'a ModelId,
+        views: &'a [ModelView],
+    ) -> impl Iterator<Item = &'a ModelView> {
+        let core = &self.controls[life].core;
+        let own = core.spec(id).map(|spec| spec.gpus.as_slice());
+        views.iter().filter(move |other| {
+            let there = core.spec(&other.id).map(|spec| spec.gpus.as_slice());
+            let shares = |gpu: &GpuId| own.is_some_and(|own| own.contains(gpu));
+            other.id != *id && there.is_some_and(|there| there.iter().any(shares))
+        })
+    }
+
+    /// Nobody goes as idle before gates were told anything: a barrier would be the first that they hear.
+    pub(crate) fn check_idle_from(&mut self, life: usize, choice: &Choice) {
+        let idle = choice.trigger == Trigger::Idle;
+        let open = self.controls[life].core.is_open();
+        self.check(!idle || open, |_| {
+            format!(
+                "{} goes as idle before anybody was told of it",
+                choice.target.0
+            )
+        });
+    }
+
+    /// Nothing that sleeps well ends for others on a GPU where nothing begins.
+    pub(crate) fn check_stands_still(&mut self, life: usize, engine: usize) {
+        let gpus = self.controls[life].core.gpus();
+        let spec = &self.engines[engine].spec;
+        let stopped = (spec.gpus.iter())
+            .any(|gpu| gpus.get(gpu.0).is_some_and(|view| view.stopped.is_some()));
+        let id = spec.id.0.clone();
+        self.check(!stopped, |_| {
+            format!("{id} ends on a GPU where ledger and oracle differ")
+        });
+    }
+}
