@@ -34,6 +34,7 @@ impl World {
         if self.controls[life].deposed {
             self.check_silent(effects);
         } else {
+            self.check_raise(life, effects);
             self.check_echoes(life, effects);
         }
         let heartbeat =

@@ -22,6 +22,16 @@ impl World {
         });
     }
 
+    /// Rule 12: a term is raised for a larger one, and for nothing else.
+    pub(crate) fn check_raise(&mut self, life: usize, effects: &[Effect]) {
+        let term = self.controls[life].term;
+        let vain =
+            |effect: &Effect| matches!(effect, Effect::RaiseTerm { at_least } if *at_least <= term);
+        self.check(!effects.iter().any(vain), |_| {
+            format!("rule 12: term {term} is raised for one that is not larger")
+        });
+    }
+
     /// Rule 7: nobody is told of a row before every engine was looked at.
     pub(crate) fn check_opened(&mut self, life: usize) {
         let open = self.controls[life].core.is_open();
@@ -44,7 +54,10 @@ impl World {
             let Some(choice) = fresh else { continue };
             match choice.taken {
                 Taken::GiveUp => self.check_hopeless(life, view, before, views),
-                Taken::WaitForRoom | Taken::Wait(_) => self.check_coming(life, &choice, views),
+                Taken::WaitForRoom | Taken::Wait(_) => {
+                    self.check_coming(life, &choice, views);
+                    self.check_missing(life, &choice, view, views);
+                }
                 Taken::Wake(_) | Taken::Evict(_) | Taken::Sleep(_) | Taken::Demote(_) => {}
             }
         }
@@ -101,6 +114,42 @@ impl World {
                 "{} counts on room that does not come: {wrong:?}",
                 choice.target.0
             )
+        });
+    }
+
+    /// No more is missing than what the model takes, with room for the sleep of anybody who stays.
+    fn check_missing(
+        &mut self,
+        life: usize,
+        choice: &Choice,
+        view: &ModelView,
+        views: &[ModelView],
+    ) {
+        let core = &self.controls[life].core;
+        let Some(spec) = core.spec(&view.id) else {
+            return;
+        };
+        let most = |gpu: GpuId| {
+            let known = views
+                .iter()
+                .filter_map(|other| Some((other, core.spec(&other.id)?)));
+            let stays = known.filter(|(other, spec)| {
+                spec.gpus.contains(&gpu) && !matches!(other.phase, "Draining" | "Sleeping")
+            });
+            let peaks = stays.map(|(_, spec)| spec.sizes.sleeping.bytes).max();
+            let sleeping = peaks.unwrap_or_default().max(spec.sizes.sleeping.bytes);
+            spec.awake + sleeping.max(spec.sizes.waking.bytes)
+        };
+        // What was free then is as it was told; where too much is awake, all of that is missing, too.
+        let wrong = (choice.need.iter())
+            .filter(|need| need.free > Bytes(0))
+            .find(|need| {
+                let takes = most(need.gpu).less(view.reserved + need.free + need.coming);
+                need.missing > takes
+            });
+        let wrong = wrong.map(|need| (need.clone(), most(need.gpu)));
+        self.check(wrong.is_none(), |_| {
+            format!("{} wants more room than it needs: {wrong:?}", view.id.0)
         });
     }
 
