@@ -55,7 +55,7 @@ impl World {
             match choice.taken {
                 Taken::GiveUp => self.check_hopeless(life, view, before, views),
                 Taken::WaitForRoom | Taken::Wait(_) => {
-                    self.check_coming(life, &choice, views);
+                    self.check_coming(life, &choice, before, views);
                     self.check_missing(life, &choice, view, views);
                 }
                 Taken::Wake(_) | Taken::Evict(_) | Taken::Sleep(_) | Taken::Demote(_) => {}
@@ -89,29 +89,42 @@ impl World {
         });
     }
 
-    /// What is on its way out is no more than what those who leave give back.
-    fn check_coming(&mut self, life: usize, choice: &Choice, views: &[ModelView]) {
-        let frees = |gpu: GpuId| -> Bytes {
-            let core = &self.controls[life].core;
+    /// What is on its way out is what those who leave give back: no more, and no less than comes from those who have left for a while.
+    fn check_coming(
+        &mut self,
+        life: usize,
+        choice: &Choice,
+        before: &BTreeMap<ModelId, Course>,
+        views: &[ModelView],
+    ) {
+        let core = &self.controls[life].core;
+        let frees = |gpu: GpuId, leaves: &dyn Fn(&ModelView) -> bool| -> Bytes {
             let known = views
                 .iter()
                 .filter_map(|other| Some((other, core.spec(&other.id)?)));
             let there =
                 known.filter(|(other, spec)| other.id != choice.target && spec.gpus.contains(&gpu));
-            let frees = there.map(|(other, spec)| match other.phase {
-                "Draining" | "Sleeping" => other.reserved.less(spec.asleep),
-                _ => Bytes(0),
-            });
+            let leaving = there.filter(|(other, _)| leaves(other));
+            let frees = leaving.map(|(other, spec)| other.reserved.less(spec.asleep));
             frees.sum()
+        };
+        let leaves = |other: &ModelView| matches!(other.phase, "Draining" | "Sleeping");
+        let sleeps = |other: &ModelView| {
+            let known = before.get(&other.id);
+            let long = known.is_some_and(|known| known.at == other.since && known.at < choice.at);
+            long && other.phase == "Sleeping"
         };
         // What a process holds that is being ended, all comes.
         let ending = !self.controls[life].fair.is_settled();
         let wrong = (choice.need.iter())
-            .map(|need| (need.gpu, need.coming, frees(need.gpu)))
-            .find(|(_, coming, most)| coming > most && !ending);
+            .map(|need| {
+                let bounds = (frees(need.gpu, &sleeps), frees(need.gpu, &leaves));
+                (need.gpu, need.coming, bounds)
+            })
+            .find(|(_, coming, (least, most))| coming < least || coming > most && !ending);
         self.check(wrong.is_none(), |_| {
             format!(
-                "{} counts on room that does not come: {wrong:?}",
+                "{} counts on room that does not come, or not on what does: {wrong:?}",
                 choice.target.0
             )
         });

@@ -267,3 +267,87 @@ fn an_engine_that_is_found_asleep_does_not_end_while_gates_may_send_it_requests(
     assert_eq!(bench.phase("a"), "Asleep");
     assert!(ended(&bench.run(20_000)), "{}", bench.sentences());
 }
+
+#[test]
+fn the_own_sleep_of_a_model_needs_its_room() {
+    for (peak, fits) in [(20, true), (21, false)] {
+        let mut model = ModelSpec {
+            awake: Bytes(20 * GIB),
+            ..spec("a")
+        };
+        model.sizes.sleeping.bytes = Bytes(peak * GIB);
+        let mut bench = started(&[model]);
+        let effects = names(&bench.figures("g1", "a", 0, 1));
+        let refused = effects.contains(&"a refuse NeverFits".to_owned());
+        assert_eq!(!refused, fits, "{effects:?}");
+    }
+}
+
+#[test]
+fn one_reading_that_differs_stops_nobody() {
+    let mut bench = started(&[spec("a")]);
+    serve(&mut bench, "a");
+    let (gpu, used) = (GpuId(0), Bytes(30 * GIB));
+    bench.event(Event::GpuRead { gpu, used });
+    let effects = operator(&mut bench, "a", Operator::Sleep);
+    assert_eq!(names(&effects), ["a refuse Draining", "sleep a Keep"]);
+}
+
+#[test]
+fn room_of_a_removed_model_is_waited_for_while_it_drains() {
+    let mut rested = spec("b");
+    rested.min_runtime = Millis(0);
+    let mut bench = started(&[spec("a"), rested, spec("c")]);
+    for model in ["a", "b"] {
+        serve(&mut bench, model);
+    }
+    bench.figures("g1", "a", 1, 0);
+    bench.event(Event::ModelRemoved(id("a")));
+    bench.figures("g1", "c", 0, 1);
+    let phases = ["a", "b", "c"].map(|model| bench.phase(model));
+    assert_eq!(phases, ["Draining", "Serving", "Queued"]);
+}
+
+#[test]
+fn only_the_look_that_was_asked_for_last_is_believed() {
+    let mut bench = started(&[spec("a")]);
+    serve(&mut bench, "a");
+    bench.answering = false;
+    bench.run(1_500);
+    let (model, attempt) = looks(&bench.log).pop().expect("looked at");
+    for other in [attempt.0 - 1, attempt.0 + 1] {
+        bench.event(seen(model.clone(), Attempt(other), EngineState::Asleep, 1));
+        assert_eq!(bench.phase("a"), "Serving");
+    }
+    bench.event(seen(model, attempt, EngineState::Asleep, 1));
+    assert_eq!(bench.phase("a"), "Asleep");
+}
+
+#[test]
+fn what_is_in_an_engine_that_was_put_to_sleep_is_demand_while_it_is_there() {
+    let mut bench = started(&[spec("a"), spec("b"), spec("c")]);
+    for model in ["b", "c", "a"] {
+        serve(&mut bench, model);
+        bench.run(11_000);
+    }
+    assert_eq!(bench.phase("b"), "Asleep", "there is room for two");
+    // A stranger puts it to sleep with what no gate knows of, and its room goes to another.
+    bench.figures("g1", "c", 1, 0);
+    (engine(&mut bench, "a").state, engine(&mut bench, "a").count) = (EngineState::Asleep, 2);
+    engine(&mut bench, "a").memory = Bytes(GIB);
+    engine(&mut bench, "a").wake = Some(Outcome::Failed(ActionError {
+        cause: "CUDA error".into(),
+        engine: EngineState::Asleep,
+        no_room: false,
+    }));
+    bench.log.clear();
+    bench.run(1_000);
+    assert!(names(&bench.log).contains(&"wake a".to_owned()), "at once");
+    assert_eq!(bench.phase("a"), "Failed");
+    let frozen = |bench: &Bench| bench.core.view()[0].frozen;
+    assert_eq!(frozen(&bench), 2);
+    // Their clients leave: nobody wants it any more.
+    engine(&mut bench, "a").count = 0;
+    bench.run(12_000);
+    assert_eq!((bench.phase("a"), frozen(&bench)), ("Asleep", 0));
+}
