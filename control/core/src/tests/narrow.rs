@@ -212,8 +212,10 @@ fn an_attached_engine_that_never_says_how_its_sleep_ended_is_asked_without_end()
     let cause = "no answer".to_owned();
     engine(&mut bench, "a").sleep = Some(Outcome::Unknown { cause });
     operator(&mut bench, "a", Operator::Sleep);
-    bench.run(60_000);
-    assert_eq!(bench.phase("a"), "Sleeping", "{}", bench.sentences());
+    for _ in 0..60 {
+        bench.run(1_000);
+        assert_eq!(bench.phase("a"), "Sleeping", "{}", bench.sentences());
+    }
     engine(&mut bench, "a").sleep = None;
     bench.run(5_000);
     assert_eq!(bench.phase("a"), "Asleep");
@@ -265,7 +267,20 @@ fn an_engine_that_is_found_asleep_does_not_end_while_gates_may_send_it_requests(
     let ended = |effects: &[Effect]| names(effects).contains(&"kill a".to_owned());
     assert!(!ended(&bench.run(600_000)), "{}", bench.sentences());
     assert_eq!(bench.phase("a"), "Asleep");
-    assert!(ended(&bench.run(20_000)), "{}", bench.sentences());
+    // Nor does it where ledger and oracle differ.
+    let gpu = GpuId(0);
+    for _ in 0..3 {
+        let used = Bytes(30 * GIB);
+        bench.event(Event::GpuRead { gpu, used });
+    }
+    assert!(!ended(&bench.run(20_000)), "{}", bench.sentences());
+    let used = Bytes(GIB);
+    let agrees = bench.event(Event::GpuRead { gpu, used });
+    assert!(
+        ended(&agrees) || ended(&bench.run(2_000)),
+        "{}",
+        bench.sentences()
+    );
 }
 
 #[test]
@@ -350,4 +365,47 @@ fn what_is_in_an_engine_that_was_put_to_sleep_is_demand_while_it_is_there() {
     engine(&mut bench, "a").count = 0;
     bench.run(12_000);
     assert_eq!((bench.phase("a"), frozen(&bench)), ("Asleep", 0));
+}
+
+#[test]
+fn a_wake_that_failed_may_still_hold_what_it_held_until_it_can_no_longer_be_accepted() {
+    let mut bench = started(&[spec("a")]);
+    engine(&mut bench, "a").wake = Some(Outcome::Failed(ActionError {
+        cause: "CUDA error".into(),
+        engine: EngineState::Asleep,
+        no_room: false,
+    }));
+    engine(&mut bench, "a").memory = Bytes(0);
+    let reserved = |bench: &Bench| bench.core.ledger()[0].0;
+    assert_eq!(reserved(&bench), Bytes(GIB));
+    bench.figures("g1", "a", 0, 1);
+    assert_eq!(bench.phase("a"), "Failed");
+    // Its call may be accepted for two seconds, and shows within two more.
+    bench.run(3_900);
+    assert_eq!(reserved(&bench), Bytes(GIB));
+    bench.run(2_000);
+    assert_eq!(reserved(&bench), Bytes(0));
+}
+
+#[test]
+fn what_a_gpu_holds_beyond_its_capacity_is_missing_too() {
+    let found = ["a", "b", "c"].map(spec);
+    let mut bench = Bench::new(&found, EngineState::Awake);
+    bench.add(&spec("d"), EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.figures("g1", "d", 0, 1);
+    bench.answering = false;
+    bench.run(7_000);
+    let choice = bench.core.explain(&id("d"), 1).pop().expect("a choice");
+    let missing: Vec<u64> = choice
+        .need
+        .iter()
+        .map(|need| need.missing.0 / GIB)
+        .collect();
+    assert_eq!(
+        missing,
+        [28],
+        "of 40, with 51 held by others and 17 wanted: {choice:?}"
+    );
 }
