@@ -153,7 +153,13 @@ impl Core {
             let moves = match other.phase {
                 Phase::Waking { .. } => "waking",
                 Phase::Sleeping { .. } => "going to sleep",
-                _ => "started, or measured,",
+                Phase::Booting(_)
+                | Phase::Asleep
+                | Phase::Queued
+                | Phase::Serving
+                | Phase::Draining { .. }
+                | Phase::Failed { .. }
+                | Phase::Removed { .. } => "started, or measured,",
             };
             let id = &other.spec.id;
             reasons.push(format!("{id} is {moves} on the same GPU; one at a time"));
