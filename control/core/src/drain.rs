@@ -340,22 +340,14 @@ impl Core {
         }
     }
 
-    /// Whether another model's action is under way on one of the model's GPUs (S6).
+    /// Whether an action is under way on one of the GPUs of a model that does nothing itself (S6).
     pub(crate) fn gpus_in_transition(&self, id: &ModelId) -> bool {
-        let slot = self.models.slot(id);
         let gpus = self.models.get(id).map(|state| &state.spec.gpus);
         let mut places = gpus
             .into_iter()
             .flatten()
             .filter_map(|gpu| self.places.gpu(*gpu));
-        places.any(|place| {
-            let mut moving = place.moving.iter();
-            sabotage!(
-                TwoTransitions,
-                false,
-                moving.any(|other| Some(*other) != slot)
-            )
-        })
+        places.any(|place| sabotage!(TwoTransitions, false, !place.moving.is_empty()))
     }
 
     fn set_count(&mut self, id: &ModelId, new: Count) {
@@ -422,29 +414,22 @@ impl Core {
             return;
         }
         let in_flight = self.in_flight(id);
+        let cut = |how: &str| match in_flight {
+            0 => format!(
+                "its engine has not said by the end of its drain that nothing runs in it: what may is {how}"
+            ),
+            running => format!(
+                "still busy at the end of its drain: {} {how}",
+                counted(running)
+            ),
+        };
         match state.spec.on_drain_timeout {
             OnDrainTimeout::Freeze if state.spec.caps.lossless => {
-                self.record(
-                    now,
-                    id,
-                    format!(
-                        "still busy at the end of its drain: {} frozen in the engine",
-                        counted(in_flight)
-                    ),
-                    effects,
-                );
+                self.record(now, id, cut("frozen in the engine"), effects);
                 self.go_to_sleep(now, id, cause, SleepMode::Keep, false, effects);
             }
             OnDrainTimeout::Abort => {
-                self.record(
-                    now,
-                    id,
-                    format!(
-                        "still busy at the end of its drain: {} cut off, as configured",
-                        counted(in_flight)
-                    ),
-                    effects,
-                );
+                self.record(now, id, cut("cut off, as configured"), effects);
                 self.go_to_sleep(now, id, cause, SleepMode::Abort, true, effects);
             }
             OnDrainTimeout::Freeze | OnDrainTimeout::Cancel => {

@@ -67,10 +67,10 @@ use effect::Effect;
 use event::Event;
 use forecast::Forecast;
 use gates::Gates;
-use ids::{Attempt, Millis, ModelId};
+use ids::{Attempt, Bytes, Millis, ModelId};
 use model::{FleetSpec, ModelSpec};
 use models::Models;
-use phase::{Cause, Phase};
+use phase::{Cause, Failure, Phase};
 use places::Places;
 use state::ModelState;
 
@@ -238,6 +238,7 @@ impl Core {
             state.engine.failures = 0;
             state.engine.last_error = None;
             (state.engine.inside, state.engine.frozen_since) = (0, None);
+            state.asked.held_since = None;
             (state.told.stuck, state.engine.crowded) = (false, false);
             state.settle();
         }
@@ -247,8 +248,16 @@ impl Core {
             state.told.boot_ready = true;
             state.operator.sleeps &= state.spec.pinned;
         }
+        if let Phase::Failed { failure, .. } = state.phase
+            && failure == Failure::NeverFits
+        {
+            state.engine.last_error = None;
+        }
         if matches!(phase, Phase::Draining { .. }) {
             state.served_before = matches!(state.phase, Phase::Serving);
+        }
+        if !matches!(phase, Phase::Draining { .. } | Phase::Sleeping { .. }) {
+            state.engine.found = Bytes(0);
         }
         state.phase = phase;
         state.since = now;

@@ -94,6 +94,8 @@ mod chosen {
         OracleIgnored,
         /// The queue goes by names.
         QueueByName,
+        /// Who waited before control was restarted waits no longer than the others.
+        WaitsBeginAnew,
         /// Busy models go at once.
         MaxWaitIgnored,
         /// Frozen requests never become urgent.
@@ -138,11 +140,13 @@ mod chosen {
         RelievesTooEarly,
         /// An engine that did not answer one look is ended.
         SilentOnceIsDead,
+        /// Only every other of the victims that it takes makes room.
+        TooFewVictims,
     }
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 65] = [
+        pub const ALL: [Self; 67] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
@@ -186,6 +190,7 @@ mod chosen {
             Self::CountedOnce,
             Self::OracleIgnored,
             Self::QueueByName,
+            Self::WaitsBeginAnew,
             Self::MaxWaitIgnored,
             Self::MaxFreezeIgnored,
             Self::PinnedGoes,
@@ -208,6 +213,7 @@ mod chosen {
             Self::StrangerStarted,
             Self::RelievesTooEarly,
             Self::SilentOnceIsDead,
+            Self::TooFewVictims,
         ];
     }
 

@@ -4,6 +4,7 @@ use crate::{
     Core,
     decision::{Choice, Tally},
     effect::{Admission, PublicState},
+    explain::unanswered,
     ids::{Bytes, GateId, GpuId, Millis, ModelId},
     learned::Expected,
     phase::Tier,
@@ -47,8 +48,12 @@ pub struct ModelView {
     pub estimated_wait: Option<Millis>,
     /// What its actions take.
     pub takes: Takes,
+    /// What is known of its engine where that does not answer.
+    pub unanswered: Option<String>,
     /// Last error, in full, for operators.
     pub last_error: Option<String>,
+    /// Where no room can be made for it: who keeps it though it can neither serve nor leave, and what to do about each.
+    pub in_the_way: Vec<String>,
 }
 
 /// What the actions of one model take, as learned; `None`: it cannot do that.
@@ -159,7 +164,13 @@ impl Core {
                 reserved: state.reserved(),
                 estimated_wait: (row.admission != Admission::Admit).then_some(state.told.estimate),
                 takes: state.takes(),
+                unanswered: unanswered(state),
                 last_error: state.engine.last_error.clone(),
+                in_the_way: if state.told.stuck {
+                    self.in_the_way(state)
+                } else {
+                    Vec::new()
+                },
             }
         };
         self.models.values().map(view).collect()
@@ -168,13 +179,6 @@ impl Core {
     /// Gates that drains wait for, with the table version that each reported last.
     pub fn gates(&self) -> Vec<(GateId, u64)> {
         self.gates.live_versions()
-    }
-
-    /// Bytes reserved and capacity, per GPU.
-    pub fn ledger(&self) -> Vec<(Bytes, Bytes)> {
-        (0..self.fleet.gpus.len())
-            .map(|gpu| (self.reserved_on(GpuId(gpu)), self.capacity(GpuId(gpu))))
-            .collect()
     }
 
     /// Every engine was looked at or timed out: gates may attach and get a table.

@@ -39,6 +39,7 @@ pub mod tiers;
 pub mod totals;
 pub mod trace;
 pub mod trouble;
+mod turns;
 pub mod wire;
 pub mod world;
 
