@@ -337,17 +337,19 @@ fn a_long_queue_is_not_told_that_everything_takes_longest() {
 
 #[test]
 fn who_waits_for_a_drain_that_ran_out_is_told_of_the_longer_ones() {
-    let stubborn = |name: &str| ModelSpec {
+    let stubborn = ModelSpec {
         on_drain_timeout: OnDrainTimeout::Cancel,
         drain_timeout: Millis(10_000),
-        ..spec(name)
+        ..spec("a")
     };
-    let mut bench = started(&[stubborn("a"), stubborn("b"), spec("c")]);
-    for model in ["a", "b"] {
-        bench.figures("g1", model, 0, 1);
-        bench.figures("g1", model, 4, 0);
-        bench.engines.get_mut(&id(model)).expect("known").count = 4;
-    }
+    let pinned = ModelSpec {
+        pinned: true,
+        ..spec("b")
+    };
+    let mut bench = started(&[stubborn, pinned, spec("c")]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 4, 0);
+    bench.engines.get_mut(&id("a")).expect("known").count = 4;
     bench.run(11_000);
     bench.figures("g1", "c", 0, 1);
     bench.run(5_000);
@@ -365,15 +367,12 @@ fn who_waits_for_a_drain_that_ran_out_is_told_of_the_longer_ones() {
     let ran_out = bench.core.models.get(&id("a")).expect("known");
     assert!(ran_out.room.would_drain_in > spec("a").min_runtime);
     // It was not so bad: what was thought of it is forgotten, and only what it took is learned.
-    for model in ["a", "b"] {
-        bench.figures("g1", model, 0, 0);
-        bench.engines.get_mut(&id(model)).expect("known").count = 0;
-    }
+    bench.figures("g1", "a", 0, 0);
+    bench.engines.get_mut(&id("a")).expect("known").count = 0;
     bench.run(25_000);
-    assert_eq!(bench.phase("c"), "Serving");
-    let mut models = bench.core.models.values();
-    let gone = models.find(|state| bench.phase(&state.spec.id.0) == "Asleep");
-    assert_eq!(gone.expect("it made room").room.would_drain_in, Millis(0));
+    assert_eq!((bench.phase("a"), bench.phase("c")), ("Asleep", "Serving"));
+    let gone = bench.core.models.get(&id("a")).expect("known");
+    assert_eq!(gone.room.would_drain_in, Millis(0));
 }
 
 #[test]
