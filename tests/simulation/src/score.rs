@@ -16,6 +16,8 @@ const ENOUGH: u64 = 2_000;
 /// that is off at most.
 const WAITS_KEPT: u64 = 85;
 const WAITS_OFF: u64 = 60;
+/// Percent of held requests that no fault touched while others happened, in heavy traffic.
+const UNTOUCHED_KEPT: u64 = 70;
 /// Percent of refused requests that are not refused again when they come back, at least.
 const RETURNS_KEPT: u64 = 70;
 
@@ -56,8 +58,8 @@ impl Score {
 /// When something was told, and what happened until it had to be kept.
 const PARTS: [&str; 3] = [
     "touched by a fault",
-    "untouched while faults happen elsewhere",
-    "without faults, in light traffic",
+    "untouched while faults happen",
+    "without any, in light traffic",
 ];
 /// The last of them.
 const CALM: usize = PARTS.len() - 1;
@@ -82,15 +84,18 @@ impl Scores {
 }
 
 impl Scores {
-    /// What is wrong with the estimates of all runs together, where there were enough of them and no faults: too little was kept, or
-    /// too much was told.
+    /// What is wrong with the estimates of all runs together, where there were enough of them and no faults touched them: too little was
+    /// kept, or too much was told.
     pub fn complaint(&self) -> Option<&'static str> {
-        let (waits, returns) = (&self.waits[CALM], &self.returns[CALM]);
+        let [_, untouched, waits] = &self.waits;
+        let returns = &self.returns[CALM];
         let enough = waits.told >= ENOUGH && returns.told >= ENOUGH / 4;
         if !enough {
             None
         } else if !waits.keeps(WAITS_KEPT) {
             Some("held requests wait longer than they were told")
+        } else if untouched.told >= ENOUGH && !untouched.keeps(UNTOUCHED_KEPT) {
+            Some("held requests wait longer than they were told, though no fault touched them")
         } else if waits.off * 100 > waits.promised * WAITS_OFF {
             Some("held requests are told far too much")
         } else if !returns.keeps(RETURNS_KEPT) {
