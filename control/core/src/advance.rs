@@ -17,7 +17,14 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        match state.phase.clone() {
+        let (slot, phase) = (state.slot, state.phase.clone());
+        if state.asked.held_since.is_some()
+            && self.gates.held(slot) == 0
+            && let Some(state) = self.models.at_mut(slot)
+        {
+            state.asked.held_since = None;
+        }
+        match phase {
             Phase::Booting(boot) => self.advance_boot(now, id, boot, effects),
             Phase::Asleep => self.advance_asleep(now, id, effects),
             Phase::Queued => self.advance_queued(now, id, effects),
@@ -69,12 +76,12 @@ impl Core {
         };
         match boot {
             Boot::Started => {
-                if state.removing {
+                if state.operator.removing {
                     self.begin_removal(now, id, effects);
                 } else if state.spec.conditioned && self.wanted(now, state) {
                     self.enter(now, id, Phase::Serving);
                     self.record(now, id, "ready and wanted: serving", effects);
-                } else if self.gpus_in_transition(id) || self.is_stopped(id) {
+                } else if self.gpus_in_transition(id) || self.gpus_are_stopped(id) {
                     // Its turn comes when the other action ends.
                 } else if now >= self.sleeps_from() {
                     self.first_sleep(now, id, effects);
@@ -82,7 +89,9 @@ impl Core {
                     self.wake_at(Some(self.sleeps_from()));
                 }
             }
-            Boot::Waiting | Boot::Slept if state.removing => self.begin_removal(now, id, effects),
+            Boot::Waiting | Boot::Slept if state.operator.removing => {
+                self.begin_removal(now, id, effects)
+            }
             Boot::Observing { .. }
             | Boot::Unanswered
             | Boot::Waiting
@@ -114,7 +123,7 @@ impl Core {
             tier,
         });
         if let Some(state) = self.models.get_mut(id) {
-            state.copy = tier;
+            state.engine.copy = tier;
         }
         self.enter(now, id, Phase::Booting(Boot::Sleeping(attempt)));
     }
@@ -123,16 +132,19 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if state.ending.is_some() {
+        if state.engine.ending.is_some() {
             return;
         }
-        if state.removing && state.is_surely_empty(self.fleet.times.observe) {
+        if state.operator.removing && state.is_surely_empty(self.fleet.times.observe) {
             self.begin_removal(now, id, effects);
         } else if self.wanted(now, state) {
             self.enter(now, id, Phase::Queued);
             self.wanted_back(now, id, effects);
         } else {
-            let refused = state.last_refused.map(|at| at + crate::REFUSED_IS_DEMAND);
+            let refused = state
+                .asked
+                .last_refused
+                .map(|at| at + crate::REFUSED_IS_DEMAND);
             self.wake_at(refused.filter(|at| *at > now));
             self.ends_at_last(now, id, effects);
         }
@@ -146,9 +158,10 @@ impl Core {
             // Nobody waits any more: the demand is withdrawn before anything was done for it.
             self.enter(now, id, Phase::Asleep);
             self.record(now, id, "nobody waits for it any more", effects);
-        } else if state.last_refused.is_some() && self.gates.held(state.slot) == 0 {
+        } else if state.asked.last_refused.is_some() && self.gates.held(state.slot) == 0 {
             self.wake_at(
                 state
+                    .asked
                     .last_refused
                     .map(|at| at + crate::REFUSED_IS_DEMAND)
                     .filter(|at| *at > now),
@@ -160,14 +173,14 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let cause = if state.removing {
+        let cause = if state.operator.removing {
             Some((Cause::Remove, self.why_removed(now, state)))
-        } else if state.disabled && now >= state.spare_until {
+        } else if state.operator.disabled && now >= state.room.spare_until {
             Some((Cause::Disable, "taken out of service: draining".to_owned()))
-        } else if self.is_stopped(id) {
+        } else if self.gpus_are_stopped(id) {
             // Nothing begins on its GPU: a barrier would refuse requests for nothing.
             None
-        } else if sabotage!(OperatorSleepIgnored, false, state.operator_sleeps) {
+        } else if sabotage!(OperatorSleepIgnored, false, state.operator.sleeps) {
             Some((
                 Cause::Operator,
                 "an operator put it to sleep: draining".to_owned(),
@@ -205,12 +218,13 @@ impl Core {
             return None;
         }
         let since = state
+            .asked
             .last_used
             .max(state.served_at)
             .unwrap_or(state.since)
-            .max(state.spare_until);
+            .max(state.room.spare_until);
         // Whoever was told to come back must not meet the next barrier.
-        let back_by = state.back_by;
+        let back_by = state.asked.back_by;
         if now < back_by {
             self.wake_at(Some(back_by));
             return None;
@@ -240,16 +254,17 @@ impl Core {
         };
         // Nobody can wake it now for the requests that are frozen in it: it stays until they are gone, there is room, or it has cooled
         // down.
-        let keeps = matches!(failure, Failure::NeverFits | Failure::Wake) && state.inside > 0;
-        if state.removing && !keeps {
+        let keeps =
+            matches!(failure, Failure::NeverFits | Failure::Wake) && state.engine.inside > 0;
+        if state.operator.removing && !keeps {
             self.begin_removal(now, id, effects);
             return;
         }
         let Some(at) = retry_at else { return };
         if now < at {
             self.wake_at(Some(at));
-        } else if state.ending.is_some() {
-        } else if state.boot_ready {
+        } else if state.engine.ending.is_some() {
+        } else if state.told.boot_ready {
             // Whatever the engine is now, the next wish wakes and verifies it again.
             self.enter(now, id, Phase::Asleep);
         } else if state.spec.caps.restartable {

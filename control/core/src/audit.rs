@@ -45,7 +45,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let known = self.known_on(gpu);
-        let stopped = self.stopped(gpu);
+        let stopped = self.why_stopped(gpu);
         let tolerance = self.fleet.tolerance;
         let Some(audit) = self.audits.get_mut(gpu.0) else {
             return;
@@ -66,7 +66,7 @@ impl Core {
         let off = used.less(expected).max(expected.less(used));
         let differs = sabotage!(OracleIgnored, false, off > tolerance);
         audit.differing = if differs { audit.differing + 1 } else { 0 };
-        match (stopped, self.stopped(gpu)) {
+        match (stopped, self.why_stopped(gpu)) {
             (None, Some(why)) => self.announce(now, gpu, &why, effects),
             (Some(_), None) => self.announce(
                 now,
@@ -121,7 +121,7 @@ impl Core {
     }
 
     /// Why nothing begins on a GPU, if so.
-    pub(crate) fn stopped(&self, gpu: GpuId) -> Option<String> {
+    pub(crate) fn why_stopped(&self, gpu: GpuId) -> Option<String> {
         let audit = self.audit(gpu);
         let used = audit.used?;
         (audit.differing >= READINGS).then(|| {
@@ -138,7 +138,7 @@ impl Core {
     }
 
     /// Whether transitions are stopped on any GPU of a model.
-    pub(crate) fn is_stopped(&self, id: &ModelId) -> bool {
+    pub(crate) fn gpus_are_stopped(&self, id: &ModelId) -> bool {
         let stopped = |gpu: &GpuId| {
             let stopped = self.audit(*gpu).differing >= READINGS;
             sabotage!(StoppedGpuMoves, false, stopped)
@@ -175,7 +175,7 @@ impl ModelState {
     fn holds_now(&self) -> Option<Bytes> {
         let unknown = match self.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) => true,
-            Phase::Failed { .. } => self.resident == Resident::Awake,
+            Phase::Failed { .. } => self.engine.resident == Resident::Awake,
             Phase::Booting(_)
             | Phase::Asleep
             | Phase::Queued
@@ -185,7 +185,7 @@ impl ModelState {
             | Phase::Sleeping { .. }
             | Phase::Removed { .. } => false,
         };
-        let open = self.unsettled.is_some() || self.ending.is_some();
+        let open = self.engine.unsettled.is_some() || self.engine.ending.is_some();
         if self.phase.in_transition() || open || unknown {
             return None;
         }

@@ -10,37 +10,45 @@ use crate::{
 
 impl Core {
     /// Every model that serves on a GPU where something is missing.
-    pub(crate) fn candidates(&self, need: &Need) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self, now: Millis, need: &Need) -> Vec<Candidate> {
         let gpus: Vec<GpuId> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
         let there = self.places.on(&gpus).into_iter();
         there
             .filter_map(|slot| self.models.at(slot))
             .filter(|state| matches!(state.phase, Phase::Serving))
-            .map(|state| self.candidate(state))
+            .map(|state| self.candidate(now, state))
             .collect()
     }
 
     /// A model as policies see it.
-    pub(crate) fn candidate(&self, state: &ModelState) -> Candidate {
+    pub(crate) fn candidate(&self, now: Millis, state: &ModelState) -> Candidate {
         let id = &state.spec.id;
+        let tier = self.comes_back_from(now, state);
         let served: Millis = state.served_at.unwrap_or(state.since);
         Candidate {
             model: id.clone(),
             gpus: state.spec.gpus.clone(),
             frees: state.spec.awake.less(state.spec.asleep),
-            pinned: sabotage!(PinnedGoes, false, state.spec.pinned && !state.disabled),
+            pinned: sabotage!(
+                PinnedGoes,
+                false,
+                state.spec.pinned && !state.operator.disabled
+            ),
             busy: self.gates.in_flight(state.slot) > 0 || self.gates.held(state.slot) > 0,
-            last_used: state.last_used.map_or(served, |used| used.max(served)),
+            last_used: state
+                .asked
+                .last_used
+                .map_or(served, |used| used.max(served)),
             not_before: sabotage!(
                 MinRuntimeIgnored,
                 Millis(0),
                 served + state.spec.min_runtime
             ),
-            spared_until: sabotage!(MinRuntimeIgnored, Millis(0), state.spare_until),
+            spared_until: sabotage!(MinRuntimeIgnored, Millis(0), state.room.spare_until),
             expected_until: state.expected_until(served),
             sleep: state.learned.sleep.median(),
-            wake: state.learned.wake.median(),
-            demand: state.demand,
+            wake: state.learned.back_from(tier).median(),
+            demand: state.asked.demand,
             next_use: self.forecast.next_use(id),
         }
     }
@@ -50,6 +58,6 @@ impl ModelState {
     /// Whoever was told to come back finds it there, but nobody has to wait for them for longer than for requests that run in it.
     pub(crate) fn expected_until(&self, served: Millis) -> Millis {
         let most = served + self.spec.min_runtime + self.spec.max_wait;
-        self.back_by.min(most)
+        self.asked.back_by.min(most)
     }
 }

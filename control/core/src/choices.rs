@@ -8,7 +8,7 @@ use crate::{
     effect::Effect,
     ids::{Millis, ModelId},
     phase::{Phase, Tier},
-    policy::{self, Candidate, Need, Policy},
+    policy::{self, Candidate, Need, Policy, Selection},
     state::ModelState,
 };
 
@@ -140,7 +140,7 @@ impl Core {
         let same = std::mem::discriminant(taken) == std::mem::discriminant(&last.taken);
         let fresh = last.target == *id && last.is_waiting() && same;
         let state = self.models.get(id)?;
-        (fresh && now < state.weighed_at + WEIGHED_FOR).then_some(number)
+        (fresh && now < state.room.weighed_at + WEIGHED_FOR).then_some(number)
     }
 
     /// A choice about one model alone.
@@ -166,7 +166,7 @@ impl Core {
         shadow: Option<Shadow>,
     ) -> u64 {
         if let Some(state) = self.models.get_mut(id) {
-            state.weighed_at = now;
+            state.room.weighed_at = now;
         }
         let choice = Choice {
             number: 0,
@@ -215,13 +215,13 @@ impl Core {
         let held = self.held(id);
         if matches!(state.phase, Phase::Booting(_)) {
             Trigger::Boot
-        } else if held > 0 || state.inside > 0 {
+        } else if held > 0 || state.engine.inside > 0 {
             Trigger::Demand {
                 held,
-                inside: state.inside,
+                inside: state.engine.inside,
                 refused: false,
             }
-        } else if state.operator_wants {
+        } else if state.operator.wants {
             Trigger::Operator
         } else if state.spec.pinned {
             Trigger::Pinned
@@ -245,7 +245,7 @@ impl Core {
             .filter_map(|slot| self.models.at(slot))
             .filter(weighs)
             .map(|state| {
-                let candidate = self.candidate(state);
+                let candidate = self.candidate(now, state);
                 (self.verdict(now, state, &candidate, need, taken), candidate)
             })
             .collect();
@@ -299,9 +299,9 @@ impl Core {
 
     fn shadow(&self, now: Millis, need: &Need, victims: &[ModelId]) -> Option<Shadow> {
         let shadow: &'static Policy = self.fleet.shadow?;
-        let others = match policy::choose(shadow, need, &self.candidates(need), now) {
-            policy::Choice::Victims(others) => others,
-            policy::Choice::Wait(_) => Vec::new(),
+        let others = match policy::choose(shadow, need, &self.candidates(now, need), now) {
+            Selection::Victims(others) => others,
+            Selection::Wait(_) => Vec::new(),
         };
         let same = others.len() == victims.len() && others.iter().all(|id| victims.contains(id));
         Some(Shadow {
@@ -327,7 +327,7 @@ impl Core {
     /// Notes that a model which was to make room does not.
     pub(crate) fn made_no_room(&mut self, now: Millis, id: &ModelId, why: &str) {
         let state = self.models.get_mut(id);
-        let number = state.and_then(|state| state.making_room.take());
+        let number = state.and_then(|state| state.room.making_room.take());
         self.followed(now, number, id, why);
     }
 
@@ -346,11 +346,11 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        let Some((number, slept)) = state.evicted.filter(|_| !state.restoring) else {
+        let Some((number, slept)) = state.room.evicted.filter(|_| !state.room.restoring) else {
             return;
         };
         let (after, wake_takes) = (now.since(slept), state.wake_takes());
-        if after > wake_takes || std::mem::replace(&mut state.regretted, true) {
+        if after > wake_takes || std::mem::replace(&mut state.room.regretted, true) {
             return;
         }
         self.tally.regrets += 1;
@@ -377,8 +377,9 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        (state.displaced, state.regretted) = (false, false);
+        (state.room.displaced, state.room.regretted) = (false, false);
         let thrash = state
+            .room
             .evicted
             .take()
             .is_some_and(|(_, slept)| now.since(slept) <= THRASH);

@@ -42,9 +42,9 @@ impl Core {
             self.record(now, id, what, effects);
             return;
         }
-        let back = |state: &ModelState| cause == Cause::Remove && !state.removing;
+        let back = |state: &ModelState| cause == Cause::Remove && !state.operator.removing;
         if let Some(state) = self.models.get(id).filter(|state| back(state)) {
-            let phase = if state.boot_ready {
+            let phase = if state.told.boot_ready {
                 Phase::Asleep
             } else {
                 Phase::Booting(Boot::Observing { asked: None })
@@ -75,7 +75,7 @@ impl Core {
             self.set_count(id, Count::NotYet);
         }
         // S6: somebody else is on the way on one of its GPUs; its end is an event.
-        if self.gpus_in_transition(id) || self.is_stopped(id) {
+        if self.gpus_in_transition(id) || self.gpus_are_stopped(id) {
             return;
         }
         if askable {
@@ -138,7 +138,7 @@ impl Core {
     /// No drain ends before: gates of which this control never heard may send requests by leases of a predecessor, and after those where
     /// they flow (rule 14). What is sent to a process that is not there is lost already.
     pub(crate) fn drains_from(&self, state: &ModelState, cause: &Cause) -> Millis {
-        let runs = state.resident != Resident::Stopped;
+        let runs = state.engine.resident != Resident::Stopped;
         let strangers =
             (runs && !takes_what_follows(state, cause)).then(|| self.strangers_until(state));
         let flows = sabotage!(
@@ -153,16 +153,16 @@ impl Core {
     fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
         let state = self.models.get(id)?;
         // What sleeps, is being ended, or was not open cannot serve again as it is.
-        let open = state.served_before && state.resident == Resident::Awake;
-        if !open || state.ending.is_some() {
+        let open = state.served_before && state.engine.resident == Resident::Awake;
+        if !open || state.engine.ending.is_some() {
             return None;
         }
         match cause {
             Cause::Idle => {
-                let refused = state.last_refused.is_some_and(|at| at >= state.since);
+                let refused = state.asked.last_refused.is_some_and(|at| at >= state.since);
                 // A request that a gate admitted just before the barrier came was first.
                 let asked = self.gates.held(state.slot) > 0 || self.gates.in_flight(state.slot) > 0;
-                (refused || asked || state.operator_wants)
+                (refused || asked || state.operator.wants)
                     .then(|| "it is asked for again".to_owned())
             }
             Cause::Preempt(waiter) => {
@@ -170,15 +170,17 @@ impl Core {
                     matches!(
                         waiter.phase,
                         Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-                    ) && (self.wanted(now, waiter) || !waiter.boot_ready)
+                    ) && (self.wanted(now, waiter) || !waiter.told.boot_ready)
                 });
                 (!waits).then(|| format!("{waiter} no longer waits for room"))
             }
-            Cause::Disable => (!state.disabled).then(|| "it is enabled again".to_owned()),
+            Cause::Disable => (!state.operator.disabled).then(|| "it is enabled again".to_owned()),
             Cause::Operator => {
-                (!state.operator_sleeps).then(|| "an operator wants it awake".to_owned())
+                (!state.operator.sleeps).then(|| "an operator wants it awake".to_owned())
             }
-            Cause::Remove => (!state.removing).then(|| "it is back in the fleet".to_owned()),
+            Cause::Remove => {
+                (!state.operator.removing).then(|| "it is back in the fleet".to_owned())
+            }
             Cause::Overcommit => None,
         }
     }
@@ -197,11 +199,11 @@ impl Core {
             return;
         };
         let uncounted = !state.spec.caps.counts && state.spec.caps.lossless;
-        if state.resident != Resident::Awake
+        if state.engine.resident != Resident::Awake
             || sabotage!(
                 CountIgnored,
                 true,
-                sabotage!(CachedCount, state.cached_count == Some(0), uncounted)
+                sabotage!(CachedCount, state.engine.cached_count == Some(0), uncounted)
             )
         {
             self.drained(now, id, cause, effects);
@@ -288,7 +290,9 @@ impl Core {
                 effects,
             ),
             // S6 holds for it too: its end is an event, and then it is asked again.
-            (EngineState::Asleep, _) if self.gpus_in_transition(id) || self.is_stopped(id) => {
+            (EngineState::Asleep, _)
+                if self.gpus_in_transition(id) || self.gpus_are_stopped(id) =>
+            {
                 self.set_count(id, Count::NotYet);
             }
             (EngineState::Asleep, _) => {
@@ -319,7 +323,7 @@ impl Core {
         let clear = waiting.all_acknowledged && waiting.all_zero;
         let void = self.drain_is_void(now, id, cause).is_some();
         let early = now < self.sleeps_from();
-        if !clear || void || early || self.gpus_in_transition(id) || self.is_stopped(id) {
+        if !clear || void || early || self.gpus_in_transition(id) || self.gpus_are_stopped(id) {
             self.set_count(id, Count::NotYet);
         } else if enough {
             self.drained(now, id, cause.clone(), effects);
@@ -374,9 +378,10 @@ impl Core {
             if let Some(state) = self.models.get_mut(id) {
                 // An attached engine goes on without us; one of ours holds its memory until it has ended.
                 if !state.spec.caps.restartable {
-                    state.resident = Resident::Stopped;
+                    state.engine.resident = Resident::Stopped;
                 }
-                state.ending = (state.resident != Resident::Stopped).then_some(attempt);
+                state.engine.ending =
+                    (state.engine.resident != Resident::Stopped).then_some(attempt);
             }
             effects.push(Effect::Removed {
                 model: id.clone(),
@@ -448,16 +453,17 @@ impl Core {
         };
         let length = now.since(state.since);
         // A shorter drain for another cause does not end the rest after a longer one.
-        let rests = state.spare_until.max(now + length);
-        state.spare_until = sabotage!(GoesAgainAtOnce, now, rests);
-        state.operator_sleeps = false;
+        let rests = state.room.spare_until.max(now + length);
+        state.room.spare_until = sabotage!(GoesAgainAtOnce, now, rests);
+        state.operator.sleeps = false;
         if let Cause::Preempt(waiter) = &cause {
             let times = state
+                .room
                 .futile
                 .take()
                 .filter(|(last, _)| last == waiter)
                 .map_or(0, |(_, times)| times);
-            state.futile = Some((waiter.clone(), times + 1));
+            state.room.futile = Some((waiter.clone(), times + 1));
         }
         self.enter(now, id, Phase::Serving);
         let sentence = format!(
@@ -468,7 +474,7 @@ impl Core {
         if let Cause::Preempt(waiter) = cause {
             let sentence = format!("{id} would not drain in {length}: waiting for another chance");
             if let Some(waiting) = self.models.get_mut(&waiter) {
-                waiting.stuck = true;
+                waiting.told.stuck = true;
             }
             self.record(now, &waiter, sentence, effects);
         }
@@ -505,7 +511,7 @@ impl Core {
                     return;
                 }
                 if let Some(state) = self.models.get_mut(id) {
-                    state.copy = tier;
+                    state.engine.copy = tier;
                 }
                 self.send_sleep(now, id, cause, mode, 0, effects);
             }
@@ -534,7 +540,7 @@ impl Core {
         repeats: u32,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(tier) = self.models.get(id).map(|state| state.copy) else {
+        let Some(tier) = self.models.get(id).map(|state| state.engine.copy) else {
             return;
         };
         let attempt = self.next_attempt();

@@ -37,7 +37,7 @@ impl Core {
         };
         let learned = &state.learned;
         match &state.phase {
-            Phase::Booting(Boot::Waiting | Boot::Slept) if self.is_stopped(id) => NO_IDEA,
+            Phase::Booting(Boot::Waiting | Boot::Slept) if self.gpus_are_stopped(id) => NO_IDEA,
             Phase::Booting(Boot::Waiting) => self.in_line(now, state) + self.ready_in(now, state),
             Phase::Booting(Boot::Slept) => self.in_line(now, state) + learned.sleep.promised(),
             Phase::Booting(Boot::Observing { .. } | Boot::Starting(_)) => {
@@ -47,7 +47,7 @@ impl Core {
                 self.sleeps_from().since(now) + self.ready_in(now, state)
             }
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes() + WAY,
-            Phase::Asleep | Phase::Queued if self.is_stopped(id) => NO_IDEA,
+            Phase::Asleep | Phase::Queued if self.gpus_are_stopped(id) => NO_IDEA,
             // Who still leaves comes back after those for whom it goes.
             Phase::Asleep | Phase::Queued | Phase::Sleeping { .. } | Phase::Draining { .. } => {
                 self.in_line(now, state)
@@ -55,7 +55,7 @@ impl Core {
             Phase::Failed { retry_at: None, .. } => NO_IDEA,
             Phase::Failed {
                 retry_at: Some(at), ..
-            } if state.boot_ready => at.since(now),
+            } if state.told.boot_ready => at.since(now),
             // Its first start begins anew.
             Phase::Failed {
                 retry_at: Some(at), ..
@@ -69,8 +69,8 @@ impl Core {
         let estimate = self.estimate(now, id);
         let drain = self.models.get(id).map(|state| self.drain_left(now, state));
         if let Some(state) = self.models.get_mut(id) {
-            (state.estimate, state.estimated_at) = (estimate, now);
-            state.drain_takes = drain.unwrap_or_default();
+            (state.told.estimate, state.told.estimated_at) = (estimate, now);
+            state.told.drain_takes = drain.unwrap_or_default();
         }
     }
 
@@ -79,18 +79,20 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if now < state.estimated_at + self.estimated_for(state) {
+        if now < state.told.estimated_at + self.estimated_for(state) {
             return;
         }
         let (wait, drain) = (self.estimate(now, id), self.drain_left(now, state));
         if let Some(state) = self.models.get_mut(id) {
-            state.estimated_at = now;
-            if notable(state.estimate, wait) {
-                state.estimate = wait;
+            state.told.estimated_at = now;
+            if notable(state.told.estimate, wait) {
+                state.told.estimate = wait;
             }
             // A row for every second of a drain would say little: it is told anew when it takes twice as long.
-            if drain > state.drain_takes + state.drain_takes && notable(state.drain_takes, drain) {
-                state.drain_takes = drain;
+            if drain > state.told.drain_takes + state.told.drain_takes
+                && notable(state.told.drain_takes, drain)
+            {
+                state.told.drain_takes = drain;
             }
         }
     }
@@ -127,7 +129,7 @@ impl Core {
                 other.phase,
                 Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
             );
-            queued && (place(other), &other.spec.id) < own && !self.is_stopped(&other.spec.id)
+            queued && (place(other), &other.spec.id) < own && !self.gpus_are_stopped(&other.spec.id)
         };
         let mut ahead: Vec<&ModelState> = self.neighbours(&state.spec.id).filter(before).collect();
         ahead.sort_by_key(|other| (place(other), &other.spec.id));
@@ -171,7 +173,7 @@ impl Core {
             return Millis(0);
         };
         let (id, deadline) = (&state.spec.id, *deadline);
-        if self.is_stopped(id) {
+        if self.gpus_are_stopped(id) {
             return NO_IDEA;
         }
         // Nobody sleeps before gates that were not heard, or not any more, have come to a stop by themselves.
@@ -219,9 +221,9 @@ impl Core {
     /// Somebody begins to wait for a model.
     pub(crate) fn wait_begins(&mut self, now: Millis, id: &ModelId) {
         if let Some(state) = self.models.get_mut(id) {
-            state.wait = Some(Wait {
+            state.room.wait = Some(Wait {
                 since: now,
-                promised: state.estimate,
+                promised: state.told.estimate,
                 chosen: None,
                 drained: None,
                 room: None,
@@ -253,7 +255,11 @@ impl Core {
 
     /// It serves: what was waited for, and how good the estimate was.
     pub(crate) fn wait_ends(&mut self, now: Millis, id: &ModelId) {
-        let Some(wait) = self.models.get_mut(id).and_then(|state| state.wait.take()) else {
+        let Some(wait) = self
+            .models
+            .get_mut(id)
+            .and_then(|state| state.room.wait.take())
+        else {
             return;
         };
         let room = wait.room.unwrap_or(now);
@@ -279,7 +285,7 @@ impl Core {
     }
 
     fn wait_of(&mut self, id: &ModelId) -> Option<&mut Wait> {
-        self.models.get_mut(id)?.wait.as_mut()
+        self.models.get_mut(id)?.room.wait.as_mut()
     }
 }
 
@@ -359,15 +365,16 @@ impl ModelState {
         }
     }
 
-    /// Since when a model waits: frozen requests wait from their freeze on.
+    /// Since when a model waits: frozen requests wait from their freeze on, and held ones since before this life where they do.
     pub(crate) fn waiting_since(&self) -> Millis {
-        self.frozen_since
-            .map_or(self.since, |frozen| frozen.min(self.since))
+        let held = sabotage!(WaitsBeginAnew, None, self.asked.held_since);
+        let earlier = self.engine.frozen_since.into_iter().chain(held);
+        earlier.fold(self.since, Millis::min)
     }
 
     /// Its requests have been frozen for longer than its operator allows.
     pub(crate) fn is_urgent(&self, now: Millis) -> bool {
-        self.frozen_since.is_some_and(|since| {
+        self.engine.frozen_since.is_some_and(|since| {
             sabotage!(
                 MaxFreezeIgnored,
                 false,
@@ -378,6 +385,6 @@ impl ModelState {
 
     /// It takes room on its GPUs that it could give up.
     pub(crate) fn holds_room(&self) -> bool {
-        self.resident == Resident::Awake || self.phase.in_transition()
+        self.engine.resident == Resident::Awake || self.phase.in_transition()
     }
 }

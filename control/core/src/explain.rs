@@ -4,7 +4,7 @@ use crate::{
     Core,
     decision::{Choice, Taken, Verdict, WhyNot},
     effect::Admission,
-    ids::{Millis, ModelId},
+    ids::{Bytes, Millis, ModelId},
     phase::{Boot, Cause, Failure, Phase},
     schedule::counted,
     state::ModelState,
@@ -60,10 +60,10 @@ impl Core {
     }
 
     fn reasons(&self, now: Millis, state: &ModelState, reasons: &mut Vec<String>) {
-        if state.removing {
+        if state.operator.removing {
             reasons.push("it was removed from the fleet file; put it back to serve it".into());
         }
-        if state.disabled {
+        if state.operator.disabled {
             reasons
                 .push("an operator took it out of service; `greenthread enable` ends that".into());
         }
@@ -71,35 +71,36 @@ impl Core {
             reasons.push("control has only just started and looks at every engine first".into());
         }
         for gpu in &state.spec.gpus {
-            if let Some(why) = self.stopped(*gpu) {
+            if let Some(why) = self.why_stopped(*gpu) {
                 reasons.push(format!("transitions on GPU {} are stopped: {why}", gpu.0));
             }
         }
-        if state.ending.is_some() {
+        if state.engine.ending.is_some() {
             reasons.push("its engine's process is being ended; that comes first".into());
         }
         reasons.push(self.reason_of_phase(now, state));
         if matches!(state.phase, Phase::Queued | Phase::Booting(Boot::Waiting)) {
             self.reasons_of_queue(now, state, reasons);
         }
-        if let Some(error) = &state.last_error {
+        if let Some(error) = &state.engine.last_error {
             reasons.push(format!("the last error was: {error}"));
         }
     }
 
     fn reason_of_phase(&self, now: Millis, state: &ModelState) -> String {
         let for_ = now.since(state.since);
+        let waits_for = now.since(state.waiting_since());
         match &state.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) => {
                 "its engine has not answered a first look yet".into()
             }
             Phase::Booting(_) => "its first start and measurement are not over".into(),
-            Phase::Asleep if state.disabled => "it sleeps, and no request wakes it".into(),
+            Phase::Asleep if state.operator.disabled => "it sleeps, and no request wakes it".into(),
             Phase::Asleep => {
                 "nobody asks for it; a request (or `greenthread wake`) wakes it".into()
             }
             Phase::Queued => format!(
-                "it is wanted ({} held) and has waited for room for {for_}",
+                "it is wanted ({} held) and has waited for room for {waits_for}",
                 counted(self.gates.held(state.slot))
             ),
             Phase::Waking { .. } => format!(
@@ -155,6 +156,39 @@ impl Core {
         let latest = self.choices.latest(id).and_then(|n| self.choices.get(n));
         if let Some(choice) = latest.filter(|choice| choice.target == *id) {
             reasons.extend(stays(choice, now));
+            if choice.taken == Taken::GiveUp {
+                reasons.extend(self.in_the_way(state));
+                reasons.push(
+                    "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
+                        .into(),
+                );
+            }
+        }
+    }
+
+    /// Who keeps memory on a model's GPUs though it neither serves nor can leave, and what an operator can do about each.
+    pub(crate) fn in_the_way(&self, state: &ModelState) -> Vec<String> {
+        let others = self.neighbours(&state.spec.id);
+        others.filter_map(ModelState::keeps_its_room).collect()
+    }
+}
+
+impl ModelState {
+    fn keeps_its_room(&self) -> Option<String> {
+        let Phase::Failed { failure, .. } = &self.phase else {
+            return None;
+        };
+        let (id, holds) = (&self.spec.id, self.reserved());
+        let stays = self.engine.ending.is_none() && holds > Bytes(0);
+        match (failure, self.engine.inside) {
+            (Failure::NeverFits, inside @ 1..) if stays => Some(format!(
+                "{id} keeps {holds} there: it never fits itself, and {} frozen in its engine cannot end; let it fit (less `memory`, other GPUs, fewer pinned models), or end its engine's process, which loses them",
+                counted(inside)
+            )),
+            (Failure::Engine, _) if stays => Some(format!(
+                "{id} may hold {holds} there: its engine is out of service; restart it, or end its process"
+            )),
+            (Failure::NeverFits | Failure::Engine | Failure::Wake | Failure::Start, _) => None,
         }
     }
 }
@@ -181,18 +215,11 @@ fn stays(choice: &Choice, now: Millis) -> Vec<String> {
         Verdict::Moving => Some("is moving itself".to_owned()),
         Verdict::Kept | Verdict::NoHelp => None,
     };
-    let mut sentences: Vec<String> = choice
+    choice
         .weighed
         .iter()
         .filter_map(|weighed| why(weighed.verdict).map(|why| format!("{} {why}", weighed.model)))
-        .collect();
-    if choice.taken == Taken::GiveUp {
-        sentences.push(
-            "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
-                .into(),
-        );
-    }
-    sentences
+        .collect()
 }
 
 fn words(cause: &Cause) -> String {

@@ -36,27 +36,32 @@ impl Core {
             && matches!(state.phase, Phase::Waking { .. })
         {
             // It died rather than failed; who waits for it is held while it is started again.
-            (state.resident, state.inside, state.frozen_since) = (Resident::Stopped, 0, None);
+            (
+                state.engine.resident,
+                state.engine.inside,
+                state.engine.frozen_since,
+            ) = (Resident::Stopped, 0, None);
             let what = format!("died while it woke: {}", error.cause);
             self.followed(now, self.choices.latest(id), id, &what);
             self.died_in_service(now, id, &error.cause, effects);
             return;
         }
-        state.failures += 1;
-        state.crowded |= error.no_room;
+        state.engine.failures += 1;
+        state.engine.crowded |= error.no_room;
         state.unsettle(now);
-        let cool_down = Millis((COOL_DOWN.0 << (state.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
-        state.operator_wants = false;
-        state.resident = match error.engine {
+        let cool_down =
+            Millis((COOL_DOWN.0 << (state.engine.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
+        state.operator.wants = false;
+        state.engine.resident = match error.engine {
             // What it kept when it fell asleep it still holds; the next look says it anew.
-            EngineState::Asleep => match state.resident {
+            EngineState::Asleep => match state.engine.resident {
                 Resident::Asleep(left) => Resident::Asleep(left.max(state.spec.asleep)),
                 Resident::Stopped | Resident::Awake => Resident::Asleep(state.spec.asleep),
             },
             EngineState::Gone => Resident::Stopped,
             EngineState::Awake | EngineState::Broken | EngineState::Silent => Resident::Awake,
         };
-        if state.resident == Resident::Awake && state.spec.caps.restartable {
+        if state.engine.resident == Resident::Awake && state.spec.caps.restartable {
             let cause = "a wake failed and left it in an unknown state".to_owned();
             self.kill(id, cause, effects);
         }
@@ -85,7 +90,7 @@ impl Core {
     ) {
         self.enter(now, id, Phase::Failed { failure, retry_at });
         if let Some(state) = self.models.get_mut(id) {
-            state.last_error = Some(cause.to_owned());
+            state.engine.last_error = Some(cause.to_owned());
         }
         let what = match failure {
             Failure::Wake => "could not be woken",
@@ -109,16 +114,16 @@ impl Core {
         };
         state.settle();
         if matches!(state.phase, Phase::Removed { .. }) {
-            (state.resident, state.ending) = (Resident::Stopped, None);
+            (state.engine.resident, state.engine.ending) = (Resident::Stopped, None);
             return;
         }
         // Nothing ran that is known of, or its successor is being started, whose own outcome tells how that went.
-        let was_stopped = state.resident == Resident::Stopped;
-        (state.resident, state.host_kept) = (Resident::Stopped, Bytes(0));
-        (state.inside, state.frozen_since) = (0, None);
+        let was_stopped = state.engine.resident == Resident::Stopped;
+        (state.engine.resident, state.engine.host_kept) = (Resident::Stopped, Bytes(0));
+        (state.engine.inside, state.engine.frozen_since) = (0, None);
         // The answer to a look that is under way would be that of a process that is gone.
-        state.observing = None;
-        let ended = state.ending.take().is_some();
+        state.engine.observing = None;
+        let ended = state.engine.ending.take().is_some();
         // Room may have become free for whoever wants to sleep there.
         self.touch_draining();
         if ended || was_stopped {
@@ -171,7 +176,7 @@ impl Core {
             return;
         };
         let message = format!("the engine died: {cause}");
-        state.last_error = Some(message.clone());
+        state.engine.last_error = Some(message.clone());
         if !state.spec.caps.restartable {
             self.fail(
                 now,
@@ -183,9 +188,12 @@ impl Core {
             );
             return;
         }
-        state.restarts.retain(|at| now.since(*at) < RESTARTS_WITHIN);
-        state.restarts.push(now);
-        if state.restarts.len() > RESTARTS {
+        state
+            .engine
+            .restarts
+            .retain(|at| now.since(*at) < RESTARTS_WITHIN);
+        state.engine.restarts.push(now);
+        if state.engine.restarts.len() > RESTARTS {
             let cause = format!(
                 "{message}; {RESTARTS} restarts in {RESTARTS_WITHIN} were not enough. See its log, then wake it by hand"
             );
@@ -213,7 +221,7 @@ impl Core {
             return;
         };
         state.unsettle(now);
-        state.resident = Resident::Awake;
+        state.engine.resident = Resident::Awake;
         if state.spec.caps.restartable {
             self.kill(id, cause.to_owned(), effects);
             self.died_in_service(now, id, cause, effects);
@@ -238,7 +246,7 @@ impl Core {
             cause,
         });
         if let Some(state) = self.models.get_mut(id) {
-            state.ending = Some(attempt);
+            state.engine.ending = Some(attempt);
         }
     }
 }

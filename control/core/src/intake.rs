@@ -75,7 +75,10 @@ impl Core {
                 cause,
             } => {
                 // The end of a former life, or of a process that was ended before, says nothing of the one that runs now.
-                let ending = self.models.get(&model).and_then(|state| state.ending);
+                let ending = self
+                    .models
+                    .get(&model)
+                    .and_then(|state| state.engine.ending);
                 let counts = attempt.is_none() || attempt == ending;
                 if sabotage!(OldEndCounts, true, counts) {
                     self.engine_gone(now, &model, &cause, effects);
@@ -86,7 +89,7 @@ impl Core {
             Event::ModelSet(spec) => self.set_model(now, *spec),
             Event::ModelRemoved(model) => {
                 if let Some(state) = self.models.get_mut(&model) {
-                    state.removing = true;
+                    state.operator.removing = true;
                 }
             }
             Event::Operator { model, verb } => self.operator(now, &model, verb, effects),
@@ -178,6 +181,7 @@ impl Core {
             return;
         }
         self.take_moments(now, gate, &figures);
+        self.take_waits(now, &figures);
         if largest_term > self.fleet.term {
             // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
             effects.push(Effect::RaiseTerm {
@@ -258,15 +262,17 @@ impl Core {
                     asleep,
                     ..spec
                 };
-                state.removing = false;
+                state.operator.removing = false;
                 state.settings += 1;
             }
             Some(left) => {
                 // What is left of its former life holds its memory until it has ended.
                 let mut state = ModelState::new(spec, now);
-                if left.ending.is_some() {
-                    (state.resident, state.ending) = (left.resident, left.ending);
-                    (state.copy, state.host_kept) = (left.copy, left.host_kept);
+                if left.engine.ending.is_some() {
+                    (state.engine.resident, state.engine.ending) =
+                        (left.engine.resident, left.engine.ending);
+                    (state.engine.copy, state.engine.host_kept) =
+                        (left.engine.copy, left.engine.host_kept);
                     state.phase = Phase::Booting(Boot::Waiting);
                 }
                 self.models.insert(state);
@@ -283,8 +289,8 @@ impl Core {
             Operator::Wake => {
                 // Where it serves already the wish is fulfilled, and counts as use; it must not keep the model awake for ever.
                 let serves = matches!(state.phase, Phase::Serving);
-                (state.operator_wants, state.operator_sleeps) = (!serves, false);
-                state.last_used = state.last_used.max(Some(now));
+                (state.operator.wants, state.operator.sleeps) = (!serves, false);
+                state.asked.last_used = state.asked.last_used.max(Some(now));
                 if let Phase::Failed {
                     failure: Failure::Wake | Failure::Start | Failure::Engine,
                     retry_at,
@@ -298,16 +304,16 @@ impl Core {
                 // Where it sleeps already the wish is fulfilled; it must not meet the next request for the model. A pinned model would
                 // wake again by itself: for it the wish holds until somebody asks.
                 let sleeps = matches!(state.phase, Phase::Asleep | Phase::Queued);
-                (state.operator_wants, state.operator_sleeps) =
+                (state.operator.wants, state.operator.sleeps) =
                     (false, !sleeps || state.spec.pinned);
                 self.record(now, id, "an operator asked for it to sleep", effects);
             }
             Operator::Disable => {
-                (state.operator_wants, state.disabled) = (false, true);
+                (state.operator.wants, state.operator.disabled) = (false, true);
                 self.record(now, id, "taken out of service by an operator; requests get 503 `disabled` until it is enabled", effects);
             }
             Operator::Enable => {
-                state.disabled = false;
+                state.operator.disabled = false;
                 self.record(now, id, "back in service by an operator", effects);
             }
         }
@@ -328,7 +334,7 @@ impl Core {
                 continue;
             };
             // Every epoch is of the new term; running barriers are acknowledged again under theirs, and engines counted after that.
-            state.published = None;
+            state.told.published = None;
             if let Phase::Draining { count, .. } = &mut state.phase {
                 *count = Count::NotYet;
             }
@@ -351,7 +357,9 @@ impl Core {
                 refused,
                 asked,
             } = self.gates.take_news(gate, *slot);
-            let newer = |state: &ModelState| used > state.last_used || refused > state.last_refused;
+            let newer = |state: &ModelState| {
+                used > state.asked.last_used || refused > state.asked.last_refused
+            };
             let known = self.models.at(*slot);
             if !known.is_some_and(|state| asked > 0 || newer(state)) {
                 continue;
@@ -359,15 +367,30 @@ impl Core {
             if let Some(state) = self.models.at_mut(*slot) {
                 if asked > 0 {
                     let at = used.max(refused).unwrap_or(now);
-                    state.demand.arrived(at, asked);
+                    state.asked.demand.arrived(at, asked);
                     self.forecast.arrived(&state.spec.id, at, asked);
                 }
-                if let Some(at) = refused.filter(|_| refused > state.last_refused) {
-                    let told = Millis::seconds(u64::from(state.told));
-                    state.back_by = state.back_by.max(at + told + COMES_BACK_WITHIN);
+                if let Some(at) = refused.filter(|_| refused > state.asked.last_refused) {
+                    let told = Millis::seconds(u64::from(state.asked.retry_after));
+                    state.asked.back_by = state.asked.back_by.max(at + told + COMES_BACK_WITHIN);
                 }
-                state.last_used = state.last_used.max(used);
-                state.last_refused = state.last_refused.max(refused);
+                state.asked.last_used = state.asked.last_used.max(used);
+                state.asked.last_refused = state.asked.last_refused.max(refused);
+            }
+        }
+    }
+
+    /// A gate that begins a stream tells how long it has held requests: after a restart of control who waited before it is first. Not once a
+    /// model has served in this life, which lets everybody go who waited until then.
+    fn take_waits(&mut self, now: Millis, figures: &[(Slot, &Figures)]) {
+        for (slot, figures) in figures.iter().filter(|(_, figures)| figures.held > 0) {
+            let known = self.models.at(*slot);
+            if known.is_some_and(|state| state.served_at.is_none())
+                && let Some(state) = self.models.at_mut(*slot)
+            {
+                let since = now.since(Millis(figures.oldest_age));
+                let before = state.asked.held_since.unwrap_or(since);
+                state.asked.held_since = Some(before.min(since));
             }
         }
     }

@@ -97,7 +97,7 @@ impl Core {
         gpu: GpuId,
         stays: impl Fn(&ModelState) -> bool,
     ) -> Bytes {
-        let awake = |other: &&ModelState| other.resident == Resident::Awake && stays(other);
+        let awake = |other: &&ModelState| other.engine.resident == Resident::Awake && stays(other);
         let others = self.models_on(gpu).filter(awake);
         let largest = others.map(|other| other.spec.sizes.sleeping.bytes).max();
         let own = state.spec.sizes.sleeping.bytes;
@@ -145,7 +145,7 @@ impl Core {
             let kept: Bytes = others.map(ModelState::keeps_for_ever).sum();
             let most = self.capacity(*gpu).less(kept);
             // Room for the sleep of a pinned neighbour, should an operator ask for it, is never given away.
-            let pinned = self.models_on(*gpu).filter(|other| other.spec.pinned && !other.disabled);
+            let pinned = self.models_on(*gpu).filter(|other| other.spec.pinned && !other.operator.disabled);
             let sleeping = pinned.map(|other| other.spec.sizes.sleeping.bytes).max();
             let sizes = &state.spec.sizes;
             let peak = sizes.waking.bytes.max(sizes.sleeping.bytes).max(sleeping.unwrap_or_default());
@@ -176,9 +176,12 @@ impl ModelState {
                 (self.spec.awake + peak).max(self.kept())
             }
             Phase::Booting(Boot::Sleeping(_)) | Phase::Sleeping { .. } => {
-                self.spec.awake + sabotage!(PeakForgotten, Bytes(0), sizes.sleeping.bytes)
+                let peak = sabotage!(PeakForgotten, Bytes(0), sizes.sleeping.bytes);
+                (self.spec.awake + peak).max(self.engine.found)
             }
-            Phase::Booting(Boot::Started) | Phase::Serving => self.spec.awake,
+            Phase::Booting(Boot::Started) | Phase::Serving => {
+                self.spec.awake.max(self.engine.found)
+            }
             Phase::Booting(
                 Boot::Observing { .. } | Boot::Unanswered | Boot::Waiting | Boot::Slept,
             )
@@ -186,10 +189,10 @@ impl ModelState {
             | Phase::Queued
             | Phase::Draining { .. }
             | Phase::Failed { .. }
-            | Phase::Removed { .. } => match self.resident {
+            | Phase::Removed { .. } => match self.engine.resident {
                 Resident::Awake => {
-                    let above = self.unsettled.map(|unsettled| unsettled.above);
-                    self.spec.awake + above.unwrap_or_default()
+                    let above = self.engine.unsettled.map(|unsettled| unsettled.above);
+                    (self.spec.awake + above.unwrap_or_default()).max(self.engine.found)
                 }
                 Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
                 Resident::Stopped => Bytes(0),
@@ -199,7 +202,7 @@ impl ModelState {
 
     /// Bytes per GPU that it was last known to hold while it sleeps.
     fn kept(&self) -> Bytes {
-        match self.resident {
+        match self.engine.resident {
             Resident::Asleep(left) => left,
             Resident::Awake | Resident::Stopped => Bytes(0),
         }
@@ -207,7 +210,7 @@ impl ModelState {
 
     /// Nobody knows how what it was told ended: what was reserved for that stays so until it is seen how.
     pub(crate) fn unsettle(&mut self, now: Millis) {
-        self.unsettled = Some(Unsettled {
+        self.engine.unsettled = Some(Unsettled {
             above: self.reserved().less(self.spec.awake),
             host: self.host_reserved(),
             since: now,
@@ -217,7 +220,7 @@ impl ModelState {
     /// Whether a look tells how what it was told ended. One that looks asleep may have accepted a wake, or may still accept one until
     /// `command` has passed: its memory is free when the oracle shows it after that, and without an oracle when no wake takes longer.
     pub(crate) fn is_settled_by(&self, now: Millis, seen: &Observation, command: Millis) -> bool {
-        let Some(Unsettled { since, .. }) = self.unsettled else {
+        let Some(Unsettled { since, .. }) = self.engine.unsettled else {
             return true;
         };
         match seen.state {
@@ -235,23 +238,23 @@ impl ModelState {
 
     /// It was seen asleep. Until it is seen how its last action ended it counts as awake, or as holding no less than before.
     pub(crate) fn seen_asleep(&mut self, memory: Memory) {
-        let (left, open) = match self.resident {
-            Resident::Asleep(left) => (left, self.unsettled.is_some()),
-            Resident::Awake | Resident::Stopped if self.unsettled.is_some() => return,
+        let (left, open) = match self.engine.resident {
+            Resident::Asleep(left) => (left, self.engine.unsettled.is_some()),
+            Resident::Awake | Resident::Stopped if self.engine.unsettled.is_some() => return,
             Resident::Awake | Resident::Stopped => (self.spec.asleep, false),
         };
         let seen = memory.gpu.unwrap_or(left);
-        self.resident = Resident::Asleep(if open { left.max(seen) } else { seen });
+        self.engine.resident = Resident::Asleep(if open { left.max(seen) } else { seen });
     }
 
     /// It was seen, or is gone.
     pub(crate) fn settle(&mut self) {
-        self.unsettled = None;
+        self.engine.unsettled = None;
     }
 
     /// Bytes per GPU that become free when what is under way has ended.
     pub(crate) fn will_free(&self) -> Bytes {
-        let stays = if self.ending.is_some() {
+        let stays = if self.engine.ending.is_some() {
             Bytes(0)
         } else {
             self.spec.asleep
@@ -261,7 +264,10 @@ impl ModelState {
 
     /// Bytes per GPU that nobody else can ever have.
     fn keeps_for_ever(&self) -> Bytes {
-        match (self.spec.pinned && !self.disabled, self.resident) {
+        match (
+            self.spec.pinned && !self.operator.disabled,
+            self.engine.resident,
+        ) {
             (true, _) => self.spec.awake,
             (false, _) if self.may_be_stopped() => Bytes(0),
             (false, Resident::Stopped) => Bytes(0),

@@ -67,7 +67,7 @@ use effect::Effect;
 use event::Event;
 use forecast::Forecast;
 use gates::Gates;
-use ids::{Attempt, Millis, ModelId};
+use ids::{Attempt, Bytes, Millis, ModelId};
 use model::{FleetSpec, ModelSpec};
 use models::Models;
 use phase::{Cause, Phase};
@@ -198,25 +198,26 @@ impl Core {
 
     /// Whether somebody wants the model now (rule 9: a level, nothing consumes it).
     fn wanted(&self, now: Millis, state: &ModelState) -> bool {
-        state.restoring && !state.disabled && !state.removing || self.asked_for(now, state)
+        state.room.restoring && !state.operator.disabled && !state.operator.removing
+            || self.asked_for(now, state)
     }
 
     /// … for another reason than that it comes back into room that nobody wants.
     fn asked_for(&self, now: Millis, state: &ModelState) -> bool {
         if sabotage!(
             DisabledWakes,
-            state.removing,
-            state.disabled || state.removing
+            state.operator.removing,
+            state.operator.disabled || state.operator.removing
         ) {
-            return state.inside > 0;
+            return state.engine.inside > 0;
         }
-        let fulfilled = state.fulfilled_at;
-        let refused = state.last_refused.is_some_and(|at| {
+        let fulfilled = state.asked.fulfilled_at;
+        let refused = state.asked.last_refused.is_some_and(|at| {
             now.since(at) < REFUSED_IS_DEMAND && fulfilled.is_none_or(|fulfilled| at > fulfilled)
         });
-        let asked = self.gates.held(state.slot) > 0 || state.inside > 0;
-        let always = state.spec.pinned && !state.operator_sleeps;
-        asked || refused || state.operator_wants || always
+        let asked = self.gates.held(state.slot) > 0 || state.engine.inside > 0;
+        let always = state.spec.pinned && !state.operator.sleeps;
+        asked || refused || state.operator.wants || always
     }
 
     /// Moves a model into a phase. Every change of phase passes here.
@@ -226,33 +227,40 @@ impl Core {
         };
         if matches!(phase, Phase::Serving) || matches!(state.phase, Phase::Serving) {
             // Who was refused before or while it served had their chance to come back.
-            state.fulfilled_at = Some(now);
+            state.asked.fulfilled_at = Some(now);
         }
         if matches!(phase, Phase::Serving) {
             state.served_at = Some(now);
-            state.boot_ready = true;
-            (state.operator_wants, state.restoring) = (false, false);
-            state.failures = 0;
-            state.last_error = None;
-            (state.inside, state.frozen_since) = (0, None);
-            (state.stuck, state.crowded) = (false, false);
+            state.told.boot_ready = true;
+            (state.operator.wants, state.room.restoring) = (false, false);
+            state.engine.failures = 0;
+            state.engine.last_error = None;
+            (state.engine.inside, state.engine.frozen_since) = (0, None);
+            state.asked.held_since = None;
+            (state.told.stuck, state.engine.crowded) = (false, false);
             state.settle();
         }
         if matches!(phase, Phase::Asleep) {
             // Who asks next begins to wait anew.
-            (state.stuck, state.wait, state.restoring) = (false, None, false);
-            state.boot_ready = true;
-            state.operator_sleeps &= state.spec.pinned;
+            (state.told.stuck, state.room.wait, state.room.restoring) = (false, None, false);
+            state.told.boot_ready = true;
+            state.operator.sleeps &= state.spec.pinned;
         }
         if matches!(phase, Phase::Draining { .. }) {
             state.served_before = matches!(state.phase, Phase::Serving);
         }
+        if !matches!(phase, Phase::Draining { .. } | Phase::Sleeping { .. }) {
+            state.engine.found = Bytes(0);
+        }
         state.phase = phase;
         state.since = now;
         // A look that is under way was asked for in another phase; its answer would be stale.
-        (state.observing, state.observe_at, state.silent) =
-            (None, now + self.fleet.times.observe, 0);
-        state.patient_until = None;
+        (
+            state.engine.observing,
+            state.engine.observe_at,
+            state.engine.silent,
+        ) = (None, now + self.fleet.times.observe, 0);
+        state.room.patient_until = None;
         // What it takes and gives counts from here on.
         self.refresh();
         self.make_estimate(now, id);
@@ -305,7 +313,7 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let doubled = match (&cause, &state.futile) {
+        let doubled = match (&cause, &state.room.futile) {
             (Cause::Preempt(waiter), Some((last, times))) if waiter == last => {
                 sabotage!(DrainNotDoubled, 1, 1 << (*times).min(6))
             }
@@ -320,7 +328,7 @@ impl Core {
             ) => 1,
         };
         let deadline = now + Millis(state.spec.drain_timeout.0.saturating_mul(doubled));
-        let epoch = state.epoch;
+        let epoch = state.told.epoch;
         self.enter(
             now,
             id,

@@ -7,7 +7,7 @@ use crate::{
     ids::{Bytes, GpuId, Millis},
     learned::Span,
     phase::{Boot, Phase},
-    policy::{self, Candidate, Choice, Need},
+    policy::{self, Candidate, Need, Selection},
     state::ModelState,
 };
 
@@ -67,18 +67,18 @@ impl Core {
     fn resident(&self, now: Millis, state: &ModelState) -> Option<Candidate> {
         let served = now + state.remaining(now);
         match state.phase {
-            Phase::Serving => Some(self.candidate(state)),
+            Phase::Serving => Some(self.candidate(now, state)),
             Phase::Waking { .. } => Some(Candidate {
                 last_used: served,
                 not_before: served + state.spec.min_runtime,
                 expected_until: state.expected_until(served),
-                ..self.candidate(state)
+                ..self.candidate(now, state)
             }),
             // It was only started to be ready, and goes by itself.
             Phase::Booting(Boot::Started | Boot::Starting(_) | Boot::Waking(_)) => {
                 Some(Candidate {
                     not_before: served,
-                    ..self.candidate(state)
+                    ..self.candidate(now, state)
                 })
             }
             Phase::Booting(_)
@@ -142,7 +142,7 @@ impl<'a> Line<'a> {
             not_before: at + state.spec.min_runtime,
             spared_until: Millis(0),
             expected_until: state.expected_until(at),
-            ..self.core.candidate(state)
+            ..self.core.candidate(self.now, state)
         };
         self.residents().push(resident);
     }
@@ -220,7 +220,7 @@ impl<'a> Line<'a> {
         for _ in 0..MOMENTS {
             let at = self.at;
             match policy::choose(core.fleet.policy, &need, self.residents(), at) {
-                Choice::Victims(victims) => {
+                Selection::Victims(victims) => {
                     let (going, staying) = std::mem::take(self.residents())
                         .into_iter()
                         .partition(|resident| victims.contains(&resident.model));
@@ -228,8 +228,8 @@ impl<'a> Line<'a> {
                     self.go(going);
                     return true;
                 }
-                Choice::Wait(Some(at)) => self.at = at,
-                Choice::Wait(None) => return false,
+                Selection::Wait(Some(at)) => self.at = at,
+                Selection::Wait(None) => return false,
             }
         }
         true

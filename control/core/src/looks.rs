@@ -5,7 +5,7 @@ use crate::{
     Core,
     effect::Effect,
     event::{EngineState, Memory, Observation},
-    ids::{Attempt, Millis, ModelId},
+    ids::{Attempt, Bytes, Millis, ModelId},
     ledger::SHOWS_WITHIN,
     phase::{Boot, Count, Failure, Phase, Tier},
     state::Resident,
@@ -61,13 +61,14 @@ impl Core {
             | Phase::Draining { .. }
             | Phase::Failed { .. } => {
                 let overdue = state
+                    .engine
                     .observing
                     .is_some_and(|(_, at)| now >= at + OBSERVE_TIMEOUT);
-                let due = state.observing.is_none() && now >= state.observe_at;
+                let due = state.engine.observing.is_none() && now >= state.engine.observe_at;
                 if due || overdue {
                     let attempt = self.ask(id, effects);
                     if let Some(state) = self.models.get_mut(id) {
-                        state.observing = Some((attempt, now));
+                        state.engine.observing = Some((attempt, now));
                     }
                     // What others did meanwhile changes what a request would have to wait for.
                     self.update_estimate(now, id);
@@ -76,8 +77,9 @@ impl Core {
                     return;
                 };
                 let next = state
+                    .engine
                     .observing
-                    .map_or(state.observe_at, |(_, at)| at + OBSERVE_TIMEOUT);
+                    .map_or(state.engine.observe_at, |(_, at)| at + OBSERVE_TIMEOUT);
                 self.wake_at(Some(next));
             }
             Phase::Booting(_)
@@ -109,7 +111,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        if state.ending.is_some() {
+        if state.engine.ending.is_some() {
             return;
         }
         if let Phase::Booting(Boot::Observing {
@@ -130,14 +132,18 @@ impl Core {
             self.counted(now, id, seen, effects);
             return;
         }
-        if state.observing.is_none_or(|(asked, _)| asked != attempt) {
+        if state
+            .engine
+            .observing
+            .is_none_or(|(asked, _)| asked != attempt)
+        {
             return;
         }
         #[cfg(feature = "sabotage")]
         {
-            state.cached_count = seen.count;
+            state.engine.cached_count = seen.count;
         }
-        (state.observing, state.observe_at) = (None, now + self.fleet.times.observe);
+        (state.engine.observing, state.engine.observe_at) = (None, now + self.fleet.times.observe);
         if state.is_settled_by(now, seen, self.fleet.times.command) {
             state.settle();
         }
@@ -146,8 +152,8 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.silent = if seen.state == EngineState::Silent {
-            state.silent + 1
+        state.engine.silent = if seen.state == EngineState::Silent {
+            state.engine.silent + 1
         } else {
             0
         };
@@ -181,12 +187,13 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        if now < state.since + SHOWS_WITHIN || state.unsettled.is_some() {
+        if now < state.since + SHOWS_WITHIN || state.engine.unsettled.is_some() {
             return;
         }
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
         let new = match (&state.phase, seen.state) {
             (Phase::Serving, EngineState::Awake) => {
+                state.engine.found = Bytes(0);
                 let new = state.seen_awake(seen.memory, tolerance);
                 new.map(|new| (new, "while awake", awake))
             }
@@ -215,12 +222,12 @@ impl Core {
             return;
         };
         state.seen_in_host(seen);
-        state.adopted = matches!(seen.state, EngineState::Awake | EngineState::Asleep);
+        state.engine.adopted = matches!(seen.state, EngineState::Awake | EngineState::Asleep);
         let restartable = state.spec.caps.restartable;
         match seen.state {
             EngineState::Silent if now.since(self.leader_since) < LONGEST_WAKE => {
                 if state.phase != Phase::Booting(Boot::Unanswered) {
-                    state.resident = Resident::Awake;
+                    state.engine.resident = Resident::Awake;
                     self.enter(now, id, Phase::Booting(Boot::Unanswered));
                     self.record(
                         now,
@@ -231,36 +238,29 @@ impl Core {
                 }
             }
             EngineState::Awake => {
-                state.resident = Resident::Awake;
-                self.enter(now, id, Phase::Serving);
-                if let Some(state) = self.models.get_mut(id) {
-                    // It has been awake since before this life: its min_runtime is not begun again.
-                    let over = Millis(now.since(state.spec.min_runtime).0);
-                    state.served_at = Some(over);
-                }
-                self.record(now, id, "found awake, serving", effects);
+                self.found_awake(now, id, seen, effects);
             }
             EngineState::Asleep => {
                 let left = seen.memory.gpu.unwrap_or(state.spec.asleep);
-                state.resident = Resident::Asleep(left);
-                state.copy = seen.tier.unwrap_or(Tier::Ram);
-                state.inside = seen.count.unwrap_or(0);
+                state.engine.resident = Resident::Asleep(left);
+                state.engine.copy = seen.tier.unwrap_or(Tier::Ram);
+                state.engine.inside = seen.count.unwrap_or(0);
                 self.enter(now, id, Phase::Asleep);
                 self.record(now, id, "found asleep", effects);
             }
             EngineState::Gone if restartable => {
-                state.resident = Resident::Stopped;
+                state.engine.resident = Resident::Stopped;
                 self.enter(now, id, Phase::Booting(Boot::Waiting));
             }
             EngineState::Broken | EngineState::Silent if restartable => {
-                state.resident = Resident::Awake;
+                state.engine.resident = Resident::Awake;
                 let cause = format!("found {:?} at first contact", seen.state);
                 self.kill(id, cause, effects);
                 self.enter(now, id, Phase::Booting(Boot::Waiting));
             }
             EngineState::Gone | EngineState::Broken | EngineState::Silent => {
                 let gone = seen.state == EngineState::Gone;
-                state.resident = if gone {
+                state.engine.resident = if gone {
                     Resident::Stopped
                 } else {
                     Resident::Awake
@@ -273,6 +273,35 @@ impl Core {
                 self.fail(now, id, Failure::Engine, None, cause, effects);
             }
         }
+    }
+
+    /// It serves, and what it holds is not free (S4): that is reserved at once where it is more than is known, though it may be the rest of a
+    /// peak and counts as what it takes only when it was seen at rest.
+    fn found_awake(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let tolerance = self.fleet.tolerance;
+        if let Some(state) = self.models.get_mut(id) {
+            state.engine.resident = Resident::Awake;
+        }
+        self.enter(now, id, Phase::Serving);
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        // It has been awake since before this life: its min_runtime is not begun again.
+        state.served_at = Some(Millis(now.since(state.spec.min_runtime).0));
+        let (found, known) = (seen.memory.gpu.unwrap_or_default(), state.spec.awake);
+        state.engine.found = found;
+        let more = if found.less(known) > tolerance {
+            format!("; it holds {found}, not {known}: that much is reserved")
+        } else {
+            String::new()
+        };
+        self.record(now, id, format!("found awake, serving{more}"), effects);
     }
 
     /// The first look got no answer.
@@ -310,8 +339,8 @@ impl Core {
             EngineState::Asleep => {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
                 state.seen_asleep(seen.memory);
-                state.copy = seen.tier.unwrap_or(Tier::Ram);
-                state.follows_until = follows_until;
+                state.engine.copy = seen.tier.unwrap_or(Tier::Ram);
+                state.engine.follows_until = follows_until;
                 let inside = seen.count.unwrap_or(0).max(self.in_flight(id));
                 self.note_inside(now, id, inside);
                 self.enter(now, id, Phase::Asleep);
@@ -341,18 +370,18 @@ impl Core {
         match seen.state {
             EngineState::Asleep => {
                 state.seen_asleep(seen.memory);
-                state.copy = seen.tier.unwrap_or(state.copy);
+                state.engine.copy = seen.tier.unwrap_or(state.engine.copy);
                 // S7: what is inside a sleeping engine is demand. Of one without a count only gates know, and it keeps what it has.
                 let (slot, caps) = (state.slot, state.spec.caps);
                 let inside = match seen.count {
                     Some(count) => count,
                     None if caps.lossless && !caps.counts => self.gates.in_flight(slot),
-                    None => state.inside,
+                    None => state.engine.inside,
                 };
                 self.note_inside(now, id, inside);
             }
             EngineState::Awake => {
-                state.resident = Resident::Awake;
+                state.engine.resident = Resident::Awake;
                 self.enter(now, id, Phase::Serving);
                 self.record(
                     now,
@@ -379,7 +408,7 @@ impl Core {
             return;
         };
         let patience = sabotage!(SilentOnceIsDead, 1, SILENT_LOOKS);
-        let given_up = state.silent >= patience && state.spec.caps.restartable;
+        let given_up = state.engine.silent >= patience && state.spec.caps.restartable;
         match seen {
             EngineState::Gone => self.engine_gone(now, id, "it refuses connections", effects),
             EngineState::Broken => self.end_engine(now, id, BROKEN, effects),
@@ -402,13 +431,13 @@ impl Core {
             return;
         };
         match seen.state {
-            EngineState::Awake => state.resident = Resident::Awake,
+            EngineState::Awake => state.engine.resident = Resident::Awake,
             EngineState::Asleep => state.seen_asleep(seen.memory),
-            EngineState::Gone => state.resident = Resident::Stopped,
+            EngineState::Gone => state.engine.resident = Resident::Stopped,
             EngineState::Broken | EngineState::Silent => return,
         }
         if seen.state == EngineState::Asleep {
-            let inside = seen.count.unwrap_or(state.inside);
+            let inside = seen.count.unwrap_or(state.engine.inside);
             self.note_inside(now, id, inside);
         }
         // A failed wake cools down whatever the engine says; an engine that was away is taken back when it answers.

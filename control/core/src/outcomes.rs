@@ -56,11 +56,11 @@ impl Core {
         match outcome {
             Outcome::Done { took, memory } => {
                 state.learn_start(now, took);
-                state.resident = Resident::Awake;
+                state.engine.resident = Resident::Awake;
                 state.measured_awake(memory);
                 // A start that takes little says nothing of wakes; what it takes more is reserved for both.
                 let above = memory.peak.unwrap_or_default().less(state.spec.awake);
-                state.starting = state.starting.max(above);
+                state.engine.starting = state.engine.starting.max(above);
                 let waking = &mut state.spec.sizes.waking;
                 if above > waking.bytes {
                     raise(waking, memory.peak, state.spec.awake);
@@ -121,11 +121,11 @@ impl Core {
         match outcome {
             Outcome::Done { took, memory } => {
                 state.learn_wake(now, took);
-                state.resident = Resident::Awake;
+                state.engine.resident = Resident::Awake;
                 state.measured_awake(memory);
                 let waking = &mut state.spec.sizes.waking;
                 raise(waking, memory.peak, state.spec.awake);
-                waking.bytes = waking.bytes.max(state.starting);
+                waking.bytes = waking.bytes.max(state.engine.starting);
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);
@@ -156,10 +156,10 @@ impl Core {
 
     fn serve(&mut self, now: Millis, id: &ModelId, sentence: String, effects: &mut Vec<Effect>) {
         if let Some(state) = self.models.get_mut(id)
-            && state.inside > 0
+            && state.engine.inside > 0
         {
             // Frozen requests go on now; it is no victim before they had a chance to finish.
-            state.spare_until = now + state.spec.min_runtime;
+            state.room.spare_until = now + state.spec.min_runtime;
         }
         let number = self.choices.latest(id);
         self.followed(now, number, id, &sentence);
@@ -232,7 +232,7 @@ impl Core {
                     return;
                 }
                 state.measured_asleep(memory, false);
-                state.resident = Resident::Asleep(state.spec.asleep);
+                state.engine.resident = Resident::Asleep(state.spec.asleep);
                 if state.spec.conditioned {
                     self.enter(now, id, Phase::Asleep);
                     self.record(
@@ -266,7 +266,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         if let Some(state) = self.models.get_mut(id) {
-            state.resident = Resident::Awake;
+            state.engine.resident = Resident::Awake;
         }
         let error = ActionError {
             engine: EngineState::Silent,
@@ -304,7 +304,7 @@ impl Core {
                     if engine == EngineState::Asleep
                         && let Some(state) = self.models.get_mut(id)
                     {
-                        state.copy = Tier::Ram;
+                        state.engine.copy = Tier::Ram;
                     }
                     self.may_sleep(now, id, order, cause, effects);
                 }
@@ -332,7 +332,7 @@ impl Core {
         let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
         let more = left > allowed_after_sleep(awake, asleep);
-        let repeated = std::mem::replace(&mut state.memory_repeat, more);
+        let repeated = std::mem::replace(&mut state.engine.memory_repeat, more);
         // What was only declared may be wrong: what stays twice, and was not freed like the rest, is its residual.
         let kept = more && (!repeated || state.keeps(left));
         state.measured_asleep(memory, kept);
@@ -344,8 +344,8 @@ impl Core {
             self.record(now, id, sentence, effects);
             return;
         }
-        state.memory_repeat = false;
-        state.resident = Resident::Asleep(left);
+        state.engine.memory_repeat = false;
+        state.engine.resident = Resident::Asleep(left);
         if kept && state.spec.caps.restartable {
             let why = format!("it sleeps, but {left} were not freed");
             self.end_engine(now, id, &why, effects);
@@ -373,7 +373,7 @@ impl Core {
             return;
         }
         let sentence = format!("nobody knows whether it sleeps ({why}): asking again");
-        state.last_error = Some(why);
+        state.engine.last_error = Some(why);
         // Rule 7: until it is abandoned the first call may still be accepted, after the answer to the second, and after a wake.
         let pause = REPEAT_AFTER.max(self.fleet.times.command + Millis(1));
         self.sleep_again(now, id, order, pause);
@@ -409,10 +409,10 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let frozen = if state.inside > 0 {
+        let frozen = if state.engine.inside > 0 {
             format!(
                 " with {} frozen, to go on after its wake",
-                counted(state.inside)
+                counted(state.engine.inside)
             )
         } else {
             String::new()
@@ -423,7 +423,7 @@ impl Core {
                 String::new()
             }
         };
-        let deeper = match state.copy {
+        let deeper = match state.engine.copy {
             Tier::Disk => ", its weights on disk",
             Tier::Ram | Tier::Stopped => "",
         };
@@ -442,17 +442,17 @@ impl Core {
     ) -> Option<u64> {
         let inside = self.in_flight(id);
         let state = self.models.get_mut(id)?;
-        (state.futile, state.crowded) = (None, false);
+        (state.room.futile, state.engine.crowded) = (None, false);
         let made_room = match cause {
-            Cause::Preempt(_) => state.making_room.take(),
+            Cause::Preempt(_) => state.room.making_room.take(),
             Cause::Idle | Cause::Overcommit | Cause::Operator | Cause::Disable | Cause::Remove => {
                 None
             }
         };
-        state.displaced = made_room.is_some();
-        state.evicted = made_room.map(|number| (number, now));
+        state.room.displaced = made_room.is_some();
+        state.room.evicted = made_room.map(|number| (number, now));
         let inside = if mode == SleepMode::Keep {
-            inside.max(state.inside)
+            inside.max(state.engine.inside)
         } else {
             0
         };
@@ -476,14 +476,14 @@ impl Core {
         self.enter(now, id, Phase::Serving);
         if let Some(state) = self.models.get_mut(id) {
             // A sleep of unknown end before this one may have left its copy there; the next look tells.
-            state.unsettled = Some(Unsettled {
+            state.engine.unsettled = Some(Unsettled {
                 above: Bytes(0),
                 host: host.unwrap_or_default(),
                 since: now,
             });
-            state.spare_until = now + COOL_DOWN;
-            (state.operator_sleeps, state.crowded) = (false, no_room);
-            state.last_error = Some(cause.clone());
+            state.room.spare_until = now + COOL_DOWN;
+            (state.operator.sleeps, state.engine.crowded) = (false, no_room);
+            state.engine.last_error = Some(cause.clone());
         }
         self.record(now, id, cause, effects);
     }
@@ -492,8 +492,8 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.inside = inside;
-        state.frozen_since = match (inside, state.frozen_since) {
+        state.engine.inside = inside;
+        state.engine.frozen_since = match (inside, state.engine.frozen_since) {
             (0, _) => None,
             (_, Some(since)) => Some(since),
             (_, None) => Some(now),

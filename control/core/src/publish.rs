@@ -23,24 +23,24 @@ impl Core {
             let mut row = state.row();
             if state.needs_epoch(&row) {
                 self.counter += 1;
-                state.epoch = Epoch {
+                state.told.epoch = Epoch {
                     term: self.fleet.term,
                     counter: self.counter,
                 };
-                row.epoch = state.epoch;
+                row.epoch = state.told.epoch;
                 if let Phase::Draining { epoch, .. } = &mut state.phase {
-                    *epoch = state.epoch;
+                    *epoch = state.told.epoch;
                 }
             }
             match row.admission {
-                Admission::Refuse { retry_after, .. } => state.told = retry_after,
+                Admission::Refuse { retry_after, .. } => state.asked.retry_after = retry_after,
                 // Whoever cannot wait for so long is told when to come back, too.
                 Admission::Hold { estimated_wait } => {
-                    state.told = Millis(estimated_wait).retry_after();
+                    state.asked.retry_after = Millis(estimated_wait).retry_after();
                 }
                 Admission::Admit => {}
             }
-            state.published = Some(row.clone());
+            state.told.published = Some(row.clone());
             if self.open {
                 effects.push(Effect::Publish(row));
             }
@@ -55,7 +55,7 @@ impl Core {
             let rows = self
                 .models
                 .values()
-                .filter_map(|state| state.published.clone())
+                .filter_map(|state| state.told.published.clone())
                 .collect();
             let elsewhere = self.elsewhere(&gate, true);
             effects.push(Effect::SendSnapshot {

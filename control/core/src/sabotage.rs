@@ -94,6 +94,8 @@ mod chosen {
         OracleIgnored,
         /// The queue goes by names.
         QueueByName,
+        /// Who waited before control was restarted waits no longer than the others.
+        WaitsBeginAnew,
         /// Busy models go at once.
         MaxWaitIgnored,
         /// Frozen requests never become urgent.
@@ -188,6 +190,7 @@ mod chosen {
             Self::CountedOnce,
             Self::OracleIgnored,
             Self::QueueByName,
+            Self::WaitsBeginAnew,
             Self::MaxWaitIgnored,
             Self::MaxFreezeIgnored,
             Self::PinnedGoes,

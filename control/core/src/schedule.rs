@@ -10,7 +10,7 @@ use crate::{
     ids::{Bytes, GpuId, Millis, ModelId},
     models::Slot,
     phase::{Boot, Cause, Failure, Phase, Tier},
-    policy::{self, Choice, Need},
+    policy::{self, Need, Selection},
     state::{ModelState, Resident},
 };
 
@@ -68,7 +68,7 @@ impl Core {
             )
         };
         let stopped =
-            |gpu: &&GpuId| sabotage!(StoppedGpuMoves, false, self.stopped(**gpu).is_some());
+            |gpu: &&GpuId| sabotage!(StoppedGpuMoves, false, self.why_stopped(**gpu).is_some());
         let closed = |gpu: &&GpuId| moves(gpu) || stopped(gpu);
         let closed: BTreeSet<GpuId> = gpus.iter().filter(closed).copied().collect();
         let mut taken = closed.clone();
@@ -82,7 +82,7 @@ impl Core {
             };
             let gpus = state.spec.gpus.clone();
             self.update_estimate(now, &id);
-            if self.is_stopped(&id) {
+            if self.gpus_are_stopped(&id) {
                 // It waits for an operator or for whoever holds that memory, and nobody else waits for it.
                 continue;
             }
@@ -110,9 +110,11 @@ impl Core {
         };
         let comes_back = |state: &&ModelState| {
             state.spec.popular
-                && state.displaced
+                && state.room.displaced
                 && matches!(state.phase, Phase::Asleep)
-                && !(state.disabled || state.removing || state.ending.is_some())
+                && !(state.operator.disabled
+                    || state.operator.removing
+                    || state.engine.ending.is_some())
                 && state.spec.gpus.iter().all(nobody_waits)
                 && self
                     .needs(now, &state.spec.id)
@@ -126,7 +128,7 @@ impl Core {
             .find(comes_back)
             .map(|state| state.spec.id.clone());
         if let Some(state) = first.and_then(|id| self.models.get_mut(&id)) {
-            state.restoring = sabotage!(PopularStaysAway, false, true);
+            state.room.restoring = sabotage!(PopularStaysAway, false, true);
         }
     }
 
@@ -167,7 +169,7 @@ impl Core {
         };
         // 1. There is room.
         if needs.iter().all(|need| need.needs <= need.free) {
-            if state.crowded && self.others_go_first(now, id, &need, &needs, effects) {
+            if state.engine.crowded && self.others_go_first(now, id, &need, &needs, effects) {
                 return true;
             }
             let Some(state) = self.models.get(id) else {
@@ -179,9 +181,9 @@ impl Core {
             return true;
         }
         // Nobody makes room for one that only comes back because there is some.
-        if state.restoring && !self.asked_for(now, state) {
+        if state.room.restoring && !self.asked_for(now, state) {
             if let Some(state) = self.models.get_mut(id) {
-                state.restoring = false;
+                state.room.restoring = false;
             }
             return false;
         }
@@ -190,7 +192,10 @@ impl Core {
             self.choose_for(now, id, &need, needs, Taken::WaitForRoom);
             return true;
         }
-        let frozen = state.frozen_since.map(|at| at + state.spec.max_freeze);
+        let frozen = state
+            .engine
+            .frozen_since
+            .map(|at| at + state.spec.max_freeze);
         self.wake_at(frozen.filter(|at| *at > now));
         // 3. Nobody may sleep yet: a barrier would refuse requests for nothing.
         if now < self.sleeps_from() {
@@ -200,7 +205,7 @@ impl Core {
             return true;
         }
         // 4. Somebody makes room, or nobody can.
-        let candidates = self.candidates(&need);
+        let candidates = self.candidates(now, &need);
         let need = Need {
             missing: self.attainable(id, need.missing, &candidates),
             ..need
@@ -210,7 +215,7 @@ impl Core {
             return true;
         }
         match policy::choose(self.fleet.policy, &need, &candidates, now) {
-            Choice::Victims(victims) => {
+            Selection::Victims(victims) => {
                 let victims = sabotage!(
                     TooFewVictims,
                     victims.into_iter().step_by(2).collect(),
@@ -219,16 +224,16 @@ impl Core {
                 self.make_room(now, id, &need, needs, victims, effects);
                 true
             }
-            Choice::Wait(None) if self.are_measured_first(id) => {
+            Selection::Wait(None) if self.are_measured_first(id) => {
                 self.choose_for(now, id, &need, needs, Taken::WaitForRoom);
                 false
             }
-            Choice::Wait(None) if !self.room_may_come(now, id) => {
+            Selection::Wait(None) if !self.room_may_come(now, id) => {
                 self.choose_for(now, id, &need, needs, Taken::GiveUp);
                 self.give_up_waiting(now, id, effects);
                 false
             }
-            Choice::Wait(until) => {
+            Selection::Wait(until) => {
                 self.choose_for(now, id, &need, needs, Taken::Wait(until));
                 self.wake_at(until);
                 true
@@ -249,13 +254,13 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return false;
         };
-        let only_comes_back = state.restoring && !self.asked_for(now, state);
+        let only_comes_back = state.room.restoring && !self.asked_for(now, state);
         let all = state.spec.gpus.iter().map(|gpu| (*gpu, Bytes(1)));
         let need = Need {
             missing: all.collect(),
             ..need.clone()
         };
-        let mut candidates = self.candidates(&need);
+        let mut candidates = self.candidates(now, &need);
         candidates.retain(|other| {
             let may = !other.pinned && other.spared_until <= now && other.frees > Bytes(0);
             may && !only_comes_back
@@ -276,7 +281,7 @@ impl Core {
         let leaves = self.neighbours(id).any(|other| other.leaves_soon(now));
         if until.is_none() && !leaves {
             if let Some(state) = self.models.get_mut(id) {
-                state.crowded = false;
+                state.engine.crowded = false;
             }
             return false;
         }
@@ -288,7 +293,7 @@ impl Core {
 
     /// The forecast hears of every choice, whoever makes it: it duels with recency over who goes.
     fn forecast_learns(&mut self, now: Millis, need: &Need) {
-        let candidates = self.candidates(need);
+        let candidates = self.candidates(now, need);
         let idle = candidates.iter().filter(|candidate| {
             !candidate.pinned && !candidate.busy && candidate.free_from() <= now
         });
@@ -313,7 +318,7 @@ impl Core {
         for victim in &victims {
             let sentence = self.why(victim, id, number);
             if let Some(state) = self.models.get_mut(victim) {
-                state.making_room = Some(number);
+                state.room.making_room = Some(number);
             }
             self.begin_drain(now, victim, Cause::Preempt(id.clone()), sentence, effects);
             self.advance(now, victim, effects);
@@ -323,7 +328,7 @@ impl Core {
             self.make_estimate(now, victim);
         }
         if let Some(state) = self.models.get_mut(id) {
-            state.stuck = sabotage!(StuckThoughRoomComes, state.stuck, false);
+            state.told.stuck = sabotage!(StuckThoughRoomComes, state.told.stuck, false);
         }
     }
 
@@ -350,10 +355,22 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        if !std::mem::replace(&mut state.stuck, true) {
-            let sentence = "no room can be made now: what holds its GPU cannot be put to sleep (greenthread why-not says more); requests get 503 `too_long`, others may go first";
-            self.record(now, id, sentence, effects);
+        if std::mem::replace(&mut state.told.stuck, true) {
+            return;
         }
+        let known = self.models.get(id).map(|state| self.in_the_way(state));
+        let known = known.filter(|known| !known.is_empty());
+        let why = known.map_or_else(
+            || {
+                "what holds its GPU cannot be put to sleep (greenthread why-not says more)"
+                    .to_owned()
+            },
+            |known| known.join("; "),
+        );
+        let sentence = format!(
+            "no room can be made now: {why}; requests get 503 `too_long`, others may go first"
+        );
+        self.record(now, id, sentence, effects);
     }
 
     fn start_or_wake(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
@@ -362,7 +379,7 @@ impl Core {
             return;
         };
         let own = sabotage!(StrangerStarted, true, state.spec.caps.restartable);
-        let start = state.resident == Resident::Stopped && own;
+        let start = state.engine.resident == Resident::Stopped && own;
         let phase = match (&state.phase, start) {
             (Phase::Booting(_), true) => Phase::Booting(Boot::Starting(attempt)),
             (Phase::Booting(_), false) => Phase::Booting(Boot::Waking(attempt)),
@@ -389,7 +406,7 @@ impl Core {
         });
         if let Some(state) = self.models.get_mut(id) {
             // Somebody asked: the wish that it sleeps is over. One that comes from here on is obeyed when it is awake.
-            state.operator_sleeps = false;
+            state.operator.sleeps = false;
         }
         self.enter(now, id, phase);
         self.wait_has_room(now, id);
@@ -425,13 +442,13 @@ impl Core {
                 busy_from: now,
                 urgent: false,
             };
-            let candidates = self.candidates(&need);
-            let choice = policy::choose(self.fleet.policy, &need, &candidates, now);
-            if self.sleepers_relieve(now, (gpu, excess), &choice, effects) {
+            let candidates = self.candidates(now, &need);
+            let selection = policy::choose(self.fleet.policy, &need, &candidates, now);
+            if self.sleepers_relieve(now, (gpu, excess), &selection, effects) {
                 continue;
             }
-            match choice {
-                Choice::Victims(victims) => {
+            match selection {
+                Selection::Victims(victims) => {
                     for victim in victims {
                         let taken = Taken::Sleep(Tier::Ram);
                         self.choose_alone(now, &victim, Trigger::Overcommit, taken);
@@ -442,7 +459,7 @@ impl Core {
                         self.begin_drain(now, &victim, Cause::Overcommit, sentence, effects);
                     }
                 }
-                Choice::Wait(until) => self.wake_at(until),
+                Selection::Wait(until) => self.wake_at(until),
             }
         }
     }
@@ -492,7 +509,7 @@ impl ModelState {
             | Phase::Failed { .. }
             | Phase::Removed { .. } => false,
         };
-        drains || self.ending.is_some()
+        drains || self.engine.ending.is_some()
     }
 }
 
@@ -504,11 +521,11 @@ fn missing(needs: &[GpuNeed]) -> Vec<(GpuId, Bytes)> {
 
 fn for_whom(state: &ModelState, held: u64) -> String {
     let waiting = format!("{} held", counted(held));
-    let frozen = format!("{} inside the engine", counted(state.inside));
-    match (held, state.inside) {
-        (0, 0) if state.operator_wants => "its operator".to_owned(),
+    let frozen = format!("{} inside the engine", counted(state.engine.inside));
+    match (held, state.engine.inside) {
+        (0, 0) if state.operator.wants => "its operator".to_owned(),
         (0, 0) if state.spec.pinned => "whoever comes, since it is pinned".to_owned(),
-        (0, 0) if state.restoring => {
+        (0, 0) if state.room.restoring => {
             "whoever comes, since it is popular and there is room".to_owned()
         }
         (0, 0) => "a request that was told to come back".to_owned(),

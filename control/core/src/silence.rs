@@ -92,7 +92,7 @@ impl Core {
     /// Until when gates of which this control never heard may send requests to a model's engine, by a predecessor's table. The beginning
     /// of time for an engine that did not run then.
     pub(crate) fn strangers_until(&self, state: &ModelState) -> Millis {
-        if state.adopted {
+        if state.engine.adopted {
             self.term_since + self.sends_for(state)
         } else {
             Millis(0)
@@ -101,7 +101,7 @@ impl Core {
 
     /// From when on nothing reaches an engine any more, so that its process may end (rule 14).
     pub(crate) fn nothing_follows_from(&self, state: &ModelState) -> Millis {
-        state.follows_until.max(self.strangers_until(state))
+        state.engine.follows_until.max(self.strangers_until(state))
     }
 
     /// Snapshots are not sent before: what was seen within `command` of getting the lock may still be changed by a predecessor's call.

@@ -86,7 +86,7 @@ impl ModelState {
         if let Some(awake) = memory.gpu.filter(|bytes| bytes.0 > 0) {
             self.takes_awake(awake);
         }
-        self.host_kept = memory.host.unwrap_or(self.host_kept);
+        self.engine.host_kept = memory.host.unwrap_or(self.engine.host_kept);
     }
 
     /// An engine that has served for a while was seen to hold this. Returns what it takes from now on, if that is something else.
@@ -141,7 +141,7 @@ impl ModelState {
         }
         let awake = self.spec.awake;
         raise(&mut self.spec.sizes.sleeping, memory.peak, awake);
-        if let (Some(bytes), Tier::Ram) = (memory.host.filter(|b| b.0 > 0), self.copy) {
+        if let (Some(bytes), Tier::Ram) = (memory.host.filter(|b| b.0 > 0), self.engine.copy) {
             self.spec.sizes.host = Size {
                 bytes,
                 source: Source::Measured,

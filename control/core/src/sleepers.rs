@@ -1,14 +1,17 @@
 //! Engines that sleep: when one may end, what is lost with it, and who ends to make room for others, be it for copies in host RAM or
 //! for what sleeping engines keep on their GPUs.
 
+use std::collections::BTreeSet;
+
 use crate::{
     Core, LOOK_AGAIN,
     decision::{Taken, Trigger},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::OBSERVE_TIMEOUT,
+    models::Slot,
     phase::{Boot, Failure, Phase, Tier},
-    policy::{Candidate, Choice},
+    policy::{Candidate, Selection},
     state::{ModelState, Resident},
 };
 
@@ -56,10 +59,11 @@ impl Core {
         let rests = matches!(
             state.phase,
             Phase::Asleep | Phase::Queued | Phase::Booting(Boot::Slept)
-        ) || state.phase == refused && matches!(state.resident, Resident::Asleep(_));
+        ) || state.phase == refused
+            && matches!(state.engine.resident, Resident::Asleep(_));
         let may = state.may_be_stopped();
-        let follows = now < self.nothing_follows_from(state) || state.inside > 0;
-        let busy = state.ending.is_some() || self.is_stopped(&state.spec.id);
+        let follows = now < self.nothing_follows_from(state) || state.engine.inside > 0;
+        let busy = state.engine.ending.is_some() || self.gpus_are_stopped(&state.spec.id);
         let observe = self.fleet.times.observe;
         if !rests || !may || follows || busy {
             Leaves::Not
@@ -93,12 +97,26 @@ impl Core {
         waiter: Option<&ModelId>,
         mut missing: Vec<(Scarce, Bytes)>,
     ) -> Vec<(Scarce, Bytes)> {
-        let others = self.models.values();
-        let others = others.filter(|state| Some(&state.spec.id) != waiter);
-        for state in others.filter(|state| state.ending.is_some()) {
-            self.take_from(state, &mut missing);
+        for state in self.holders(waiter, &missing) {
+            if state.engine.ending.is_some() {
+                self.take_from(state, &mut missing);
+            }
         }
         missing
+    }
+
+    /// All but the waiter that may hold some of what is missing.
+    fn holders(&self, waiter: Option<&ModelId>, missing: &[(Scarce, Bytes)]) -> Vec<&ModelState> {
+        let mut there: BTreeSet<Slot> = BTreeSet::new();
+        for (scarce, _) in missing {
+            match scarce {
+                Scarce::Host(host) => there.extend(self.places.in_host(*host)),
+                Scarce::Gpu(gpu) => there.extend(self.places.on(&[*gpu])),
+            }
+        }
+        let states = there.into_iter().filter_map(|slot| self.models.at(slot));
+        let others = states.filter(|state| Some(&state.spec.id) != waiter);
+        others.collect()
     }
 
     fn take_from(&self, state: &ModelState, missing: &mut Vec<(Scarce, Bytes)>) {
@@ -116,15 +134,14 @@ impl Core {
         waiter: Option<&ModelId>,
         missing: &[(Scarce, Bytes)],
     ) -> Leaving {
-        let until = waiter.and_then(|id| self.models.get(id)?.patient_until);
+        let until = waiter.and_then(|id| self.models.get(id)?.room.patient_until);
         let patient = until.is_none_or(|until| now < until);
         let helps = |state: &ModelState, missing: &[(Scarce, Bytes)]| {
             let mut all = missing.iter();
             all.any(|(scarce, _)| self.end_frees(state, *scarce) > Bytes(0))
         };
-        let others = self.models.values();
-        let others = others.filter(|state| Some(&state.spec.id) != waiter);
-        let mut can_go: Vec<(f64, &ModelState, Leaves)> = others
+        let holders = self.holders(waiter, missing).into_iter();
+        let mut can_go: Vec<(f64, &ModelState, Leaves)> = holders
             .filter(|state| helps(state, missing))
             .map(|state| {
                 let loss = self.loss_of_leaving(now, state);
@@ -173,7 +190,7 @@ impl Core {
             }
         } else if let Some(state) = self.models.get_mut(id) {
             let until = now + self.fleet.times.observe + OBSERVE_TIMEOUT;
-            state.patient_until.get_or_insert(until);
+            state.room.patient_until.get_or_insert(until);
         }
     }
 
@@ -234,19 +251,19 @@ impl Core {
         &mut self,
         now: Millis,
         (gpu, excess): (GpuId, Bytes),
-        choice: &Choice,
+        selection: &Selection,
         effects: &mut Vec<Effect>,
     ) -> bool {
         let missing = self.beyond_what_comes(None, vec![(Scarce::Gpu(gpu), excess)]);
         let leaving = self.who_leaves(now, None, &missing);
-        let better = match choice {
-            Choice::Victims(victims) => {
+        let better = match selection {
+            Selection::Victims(victims) => {
                 let states = victims.iter().filter_map(|id| self.models.get(id));
                 let loss: f64 = states.map(|state| self.loss_of_sleep(now, state)).sum();
                 leaving.enough && leaving.loss < loss
             }
-            Choice::Wait(Some(_)) => missing.is_empty(),
-            Choice::Wait(None) => missing.is_empty() || !leaving.models.is_empty(),
+            Selection::Wait(Some(_)) => missing.is_empty(),
+            Selection::Wait(None) => missing.is_empty() || !leaving.models.is_empty(),
         };
         if better {
             self.relieved(now, leaving, Trigger::Residual, effects);
@@ -287,13 +304,9 @@ impl Core {
     /// Seconds of waiting per second that are expected to be lost when a model's weights are in `tier` instead of RAM.
     pub(crate) fn loss(&self, now: Millis, state: &ModelState, tier: Tier) -> f64 {
         let learned = &state.learned;
-        let wake = match tier {
-            Tier::Ram => &learned.wake,
-            Tier::Disk => &learned.reload,
-            Tier::Stopped => &learned.start,
-        };
-        let longer = wake.median().since(learned.wake.median());
-        seconds(longer) * state.demand.rate(now)
+        let wake = learned.back_from(tier).median();
+        let longer = wake.since(learned.wake.median());
+        seconds(longer) * state.asked.demand.rate(now)
     }
 
     /// … when a sleeping copy leaves RAM. Who is waited for loses most: a wait is lost for certain, and one that waits to be measured would
@@ -313,7 +326,9 @@ impl Core {
     fn loss_of_sleep(&self, now: Millis, state: &ModelState) -> f64 {
         let busy = self.gates.in_flight(state.slot) > 0 || self.gates.held(state.slot) > 0;
         let certain = if busy { WAITED_FOR } else { 0.0 };
-        certain + seconds(state.learned.wake.median()) * state.demand.rate(now)
+        let tier = self.comes_back_from(now, state);
+        let wake = state.learned.back_from(tier).median();
+        certain + seconds(wake) * state.asked.demand.rate(now)
     }
 }
 

@@ -41,83 +41,133 @@ pub(crate) struct ModelState {
     pub(crate) slot: Slot,
     /// What the operator says of it, with what was measured since.
     pub(crate) spec: ModelSpec,
+    /// Awake and asleep bytes per GPU as they were last declared.
+    pub(crate) declared: (Bytes, Bytes),
+    /// Which settings: grows with every change of them.
+    pub(crate) settings: u64,
     pub(crate) phase: Phase,
     /// When it entered its phase.
     pub(crate) since: Millis,
+    /// Start of the last service.
+    pub(crate) served_at: Option<Millis>,
     /// It served when it began to drain.
     pub(crate) served_before: bool,
-    /// What its engine holds.
+    pub(crate) learned: Learned,
+    pub(crate) engine: Engine,
+    pub(crate) operator: Operator,
+    pub(crate) asked: Asked,
+    pub(crate) told: Told,
+    pub(crate) room: Room,
+}
+
+/// What is known of a model's engine, and what it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Engine {
     pub(crate) resident: Resident,
-    /// The row that gates were told last.
-    pub(crate) published: Option<PublishedRow>,
-    /// Of the row as it stands.
-    pub(crate) epoch: Epoch,
+    /// Where its weights are, or are going, while it is not awake and has a process.
+    pub(crate) copy: Tier,
+    /// Bytes per GPU that the first look found it to hold awake, until a look at rest tells what it takes.
+    pub(crate) found: Bytes,
+    /// Requests inside the engine while it is not awake: frozen, or arrived in spite of the gates.
+    pub(crate) inside: u64,
+    /// Since when there are such requests.
+    pub(crate) frozen_since: Option<Millis>,
     /// The look at the engine that is under way, and when it was asked for.
     pub(crate) observing: Option<(Attempt, Millis)>,
     /// When the next look is due.
     pub(crate) observe_at: Millis,
     /// Looks in a row that got no answer.
     pub(crate) silent: u32,
-    /// Its first start, with all that belongs to it, has ended once in this life.
-    pub(crate) boot_ready: bool,
-    /// Start of the last service.
-    pub(crate) served_at: Option<Millis>,
-    /// Refused wishes up to this moment are fulfilled.
-    pub(crate) fulfilled_at: Option<Millis>,
-    /// The latest use that a gate reported, or an operator's wake.
-    pub(crate) last_used: Option<Millis>,
-    /// The latest request that was refused.
-    pub(crate) last_refused: Option<Millis>,
-    /// Requests inside the engine while it is not awake: frozen, or arrived in spite of the gates.
-    pub(crate) inside: u64,
-    /// Since when there are such requests.
-    pub(crate) frozen_since: Option<Millis>,
-    /// An operator wants it awake.
-    pub(crate) operator_wants: bool,
-    /// It is popular, was displaced, and comes back into room that nobody else wants.
-    pub(crate) restoring: bool,
-    /// An operator wants it asleep.
-    pub(crate) operator_sleeps: bool,
-    /// An operator took it out of service.
-    pub(crate) disabled: bool,
-    /// It is no longer in the fleet.
-    pub(crate) removing: bool,
-    /// No room can be made in reasonable time; shown as `too_long`.
-    pub(crate) stuck: bool,
-    /// What it did last failed since a GPU had no room for it: its figures say less than it takes. Where it goes to sleep next it ends,
-    /// and where it wakes next others go before.
-    pub(crate) crowded: bool,
-    /// What failed last, in words for operators; none once it has served again.
-    pub(crate) last_error: Option<String>,
-    /// Wakes and starts that failed in a row.
-    pub(crate) failures: u32,
-    /// When its engine died of late, or had to be ended.
-    pub(crate) restarts: Vec<Millis>,
-    pub(crate) learned: Learned,
-    pub(crate) demand: Demand,
-    /// Seconds of Retry-After that were told last to those who were refused.
-    pub(crate) told: u32,
-    /// Whoever was refused comes back by then, if they do as they were told.
-    pub(crate) back_by: Millis,
-    /// It may not be a victim before (a drain of it was cancelled, or frozen requests must finish).
-    pub(crate) spare_until: Millis,
-    /// For whom its last drain ran out, and how often in a row; each doubles the next (S3).
-    pub(crate) futile: Option<(ModelId, u32)>,
-    /// The wait that was last published.
-    pub(crate) estimate: Millis,
-    /// How long its drain takes, by what was learned when it began: who comes back then is held.
-    pub(crate) drain_takes: Millis,
-    /// Awake and asleep bytes per GPU as they were last declared.
-    pub(crate) declared: (Bytes, Bytes),
     /// Its process is being ended, by this attempt; what is seen of it meanwhile does not count.
     pub(crate) ending: Option<Attempt>,
     /// What an action of which nobody knows how it ended may still hold.
     pub(crate) unsettled: Option<Unsettled>,
     /// A sleep left more memory behind than expected; one repeat was tried.
     pub(crate) memory_repeat: bool,
+    /// What it did last failed since a GPU had no room for it: its figures say less than it takes. Where it goes to sleep next it ends,
+    /// and where it wakes next others go before.
+    pub(crate) crowded: bool,
+    /// Its engine ran when this life first looked: gates of which this control never heard may send requests to it by an older table.
+    pub(crate) adopted: bool,
+    /// A gate that was silent when it went to sleep may send requests to its engine until then: its process does not end before.
+    pub(crate) follows_until: Millis,
+    /// Bytes per GPU above `awake` at the worst moment of any start of this life of control.
+    pub(crate) starting: Bytes,
+    /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
+    pub(crate) host_kept: Bytes,
+    /// What failed last, in words for operators; none once it has served again.
+    pub(crate) last_error: Option<String>,
+    /// Wakes and starts that failed in a row.
+    pub(crate) failures: u32,
+    /// When it died of late, or had to be ended.
+    pub(crate) restarts: Vec<Millis>,
     /// The count of the last look.
     #[cfg(feature = "sabotage")]
     pub(crate) cached_count: Option<u64>,
+}
+
+/// What an operator wants of a model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Operator {
+    /// It shall be awake.
+    pub(crate) wants: bool,
+    /// It shall be asleep.
+    pub(crate) sleeps: bool,
+    /// It was taken out of service.
+    pub(crate) disabled: bool,
+    /// It is no longer in the fleet.
+    pub(crate) removing: bool,
+}
+
+/// Who asked for a model, and when.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) demand: Demand,
+    /// The latest use that a gate reported, or an operator's wake.
+    pub(crate) last_used: Option<Millis>,
+    /// The latest request that was refused.
+    pub(crate) last_refused: Option<Millis>,
+    /// Refused wishes up to this moment are fulfilled.
+    pub(crate) fulfilled_at: Option<Millis>,
+    /// Since when the oldest request waits that a gate held when it began a stream, before this life knew of it; none where nobody is held
+    /// any more, or it has served since.
+    pub(crate) held_since: Option<Millis>,
+    /// Seconds of Retry-After that were told last to those who were refused.
+    pub(crate) retry_after: u32,
+    /// Whoever was refused comes back by then, if they do as they were told.
+    pub(crate) back_by: Millis,
+}
+
+/// What gates are told of a model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    /// The row that they were told last.
+    pub(crate) published: Option<PublishedRow>,
+    /// Of the row as it stands.
+    pub(crate) epoch: Epoch,
+    /// Its first start, with all that belongs to it, has ended once in this life.
+    pub(crate) boot_ready: bool,
+    /// No room can be made in reasonable time; shown as `too_long`.
+    pub(crate) stuck: bool,
+    /// The wait that was last published.
+    pub(crate) estimate: Millis,
+    /// When it was last estimated.
+    pub(crate) estimated_at: Millis,
+    /// How long its drain takes, by what was learned when it began: who comes back then is held.
+    pub(crate) drain_takes: Millis,
+}
+
+/// The room that a model waits for, or makes for others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room {
+    /// Its way since somebody began to wait.
+    pub(crate) wait: Option<Wait>,
+    /// When who could make room for it was last weighed.
+    pub(crate) weighed_at: Millis,
+    /// Until when it waits for looks at copies that may leave host RAM for its own.
+    pub(crate) patient_until: Option<Millis>,
+    /// It is popular, was displaced, and comes back into room that nobody else wants.
+    pub(crate) restoring: bool,
     /// It was put to sleep for another, and nobody has used it since: a popular one comes back.
     pub(crate) displaced: bool,
     /// The choice by which it is making room.
@@ -126,26 +176,39 @@ pub(crate) struct ModelState {
     pub(crate) evicted: Option<(u64, Millis)>,
     /// That it was wanted back too soon after that was noted.
     pub(crate) regretted: bool,
-    /// Where its weights are, or are going, while it is not awake and has a process.
-    pub(crate) copy: Tier,
-    /// A gate that was silent when it went to sleep may send requests to its engine until then: its process does not end before.
-    pub(crate) follows_until: Millis,
-    /// Until when it waits for looks at copies that may leave host RAM for its own.
-    pub(crate) patient_until: Option<Millis>,
-    /// Its engine ran when this life first looked: gates of which this control never heard may send requests to it by an older table.
-    pub(crate) adopted: bool,
-    /// Bytes per GPU above `awake` at the worst moment of any start of this life of control.
-    pub(crate) starting: Bytes,
-    /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
-    pub(crate) host_kept: Bytes,
-    /// When who could make room for it was last weighed.
-    pub(crate) weighed_at: Millis,
-    /// When its wait was last estimated.
-    pub(crate) estimated_at: Millis,
-    /// Its way since somebody began to wait.
-    pub(crate) wait: Option<Wait>,
-    /// Which settings: grows with every change of them.
-    pub(crate) settings: u64,
+    /// It may not be a victim before (a drain of it was cancelled, or frozen requests must finish).
+    pub(crate) spare_until: Millis,
+    /// For whom its last drain ran out, and how often in a row; each doubles the next (S3).
+    pub(crate) futile: Option<(ModelId, u32)>,
+}
+
+impl Engine {
+    /// An engine that nobody has looked at.
+    const fn unseen(now: Millis) -> Self {
+        Self {
+            resident: Resident::Stopped,
+            copy: Tier::Ram,
+            found: Bytes(0),
+            inside: 0,
+            frozen_since: None,
+            observing: None,
+            observe_at: now,
+            silent: 0,
+            ending: None,
+            unsettled: None,
+            memory_repeat: false,
+            crowded: false,
+            adopted: false,
+            follows_until: Millis(0),
+            starting: Bytes(0),
+            host_kept: Bytes(0),
+            last_error: None,
+            failures: 0,
+            restarts: Vec::new(),
+            #[cfg(feature = "sabotage")]
+            cached_count: None,
+        }
+    }
 }
 
 impl ModelState {
@@ -153,69 +216,27 @@ impl ModelState {
     pub(crate) fn new(spec: ModelSpec, now: Millis) -> Self {
         Self {
             slot: Slot::default(),
-            learned: Learned::guessed(&spec.guess),
-            demand: Demand::default(),
             declared: (spec.awake, spec.asleep),
+            settings: 0,
             phase: Phase::Booting(Boot::Observing { asked: None }),
             since: now,
-            served_before: false,
-            resident: Resident::Stopped,
-            published: None,
-            epoch: Epoch::default(),
-            observing: None,
-            observe_at: now,
-            silent: 0,
-            boot_ready: false,
             served_at: None,
-            fulfilled_at: None,
-            last_used: None,
-            last_refused: None,
-            inside: 0,
-            frozen_since: None,
-            operator_wants: false,
-            restoring: false,
-            operator_sleeps: false,
-            disabled: false,
-            removing: false,
-            stuck: false,
-            crowded: false,
-            last_error: None,
-            failures: 0,
-            restarts: Vec::new(),
-            told: 0,
-            back_by: Millis(0),
-            spare_until: Millis(0),
-            futile: None,
-            estimate: Millis(0),
-            drain_takes: Millis(0),
-            ending: None,
-            unsettled: None,
-            memory_repeat: false,
-            #[cfg(feature = "sabotage")]
-            cached_count: None,
-            displaced: false,
-            making_room: None,
-            evicted: None,
-            regretted: false,
-            copy: Tier::Ram,
-            follows_until: Millis(0),
-            patient_until: None,
-            adopted: false,
-            starting: Bytes(0),
-            host_kept: Bytes(0),
-            weighed_at: Millis(0),
-            estimated_at: Millis(0),
-            wait: None,
-            settings: 0,
+            served_before: false,
+            learned: Learned::guessed(&spec.guess),
+            engine: Engine::unseen(now),
+            operator: Operator::default(),
+            asked: Asked::default(),
+            told: Told::default(),
+            room: Room::default(),
             spec,
         }
     }
 
     /// Where its weights are while it is not on the GPU.
     pub(crate) const fn tier(&self) -> Tier {
-        match self.resident {
+        match self.engine.resident {
             Resident::Stopped => Tier::Stopped,
-            Resident::Asleep(_) | Resident::Awake => self.copy,
+            Resident::Asleep(_) | Resident::Awake => self.engine.copy,
         }
     }
 
@@ -226,32 +247,28 @@ impl ModelState {
 
     /// What was learned of the kind of wake that comes next.
     pub(crate) const fn next_wake(&self) -> &Samples {
-        match self.tier() {
-            Tier::Ram => &self.learned.wake,
-            Tier::Disk => &self.learned.reload,
-            Tier::Stopped => &self.learned.start,
-        }
+        self.learned.back_from(self.tier())
     }
 
     /// No request is in its sleeping engine, as far as anybody can tell. Gates that fell silent while it was frozen did not say what they
     /// had in it: an engine with a count says so at the first look after it fell asleep. One that never served has none, and of one
     /// that does not answer and that nobody may end nothing more will be known.
     pub(crate) fn is_surely_empty(&self, observe: Millis) -> bool {
-        let answers = self.silent == 0 || self.silent >= SILENT_LOOKS;
-        let looked_at = self.observe_at > self.since + observe && answers;
+        let answers = self.engine.silent == 0 || self.engine.silent >= SILENT_LOOKS;
+        let looked_at = self.engine.observe_at > self.since + observe && answers;
         let says_so = self.spec.caps.counts && self.spec.caps.lossless;
         let new = matches!(self.phase, Phase::Booting(Boot::Slept));
-        self.inside == 0 && (looked_at || !says_so || new)
+        self.engine.inside == 0 && (looked_at || !says_so || new)
     }
 
     /// The row as it stands. The epoch is the model's; the caller decides whether it grows.
     pub(crate) fn row(&self) -> PublishedRow {
         PublishedRow {
             model: self.spec.id.clone(),
-            epoch: self.epoch,
+            epoch: self.told.epoch,
             admission: self.admission(),
             state: self.phase.public(),
-            boot_ready: self.boot_ready,
+            boot_ready: self.told.boot_ready,
             barriered: matches!(self.phase, Phase::Draining { .. }),
             error_class: self.phase.error_class(),
             removed: matches!(self.phase, Phase::Removed { .. }),
@@ -271,26 +288,26 @@ impl ModelState {
                 error_class,
                 removed,
             } = published;
-            *epoch == self.epoch
+            *epoch == self.told.epoch
                 && *admission == self.admission()
                 && *state == self.phase.public()
-                && *boot_ready == self.boot_ready
+                && *boot_ready == self.told.boot_ready
                 && *barriered == matches!(self.phase, Phase::Draining { .. })
                 && *error_class == self.phase.error_class()
                 && *removed == matches!(self.phase, Phase::Removed { .. })
         };
-        self.published.as_ref().is_some_and(row)
+        self.told.published.as_ref().is_some_and(row)
     }
 
     fn admission(&self) -> Admission {
-        let (estimate, drain) = (self.estimate, self.drain_takes);
+        let (estimate, drain) = (self.told.estimate, self.told.drain_takes);
         self.phase
-            .admission(estimate, drain, self.disabled, self.stuck)
+            .admission(estimate, drain, self.operator.disabled, self.told.stuck)
     }
 
     /// Whether publishing `row` over what was published needs a new epoch: the kind of admission changed.
     pub(crate) fn needs_epoch(&self, row: &PublishedRow) -> bool {
-        let Some(old) = &self.published else {
+        let Some(old) = &self.told.published else {
             return true;
         };
         if sabotage!(OldEpochResumes, row.admission == Admission::Admit, false) {

@@ -11,7 +11,7 @@ use crate::{
     failures::COOL_DOWN,
     ids::{Bytes, Millis, ModelId},
     phase::{Boot, Cause, Phase, Tier},
-    sleepers::{Leaves, Scarce},
+    sleepers::{Leaves, Leaving, Scarce},
     state::{ModelState, Resident},
 };
 
@@ -24,6 +24,16 @@ pub(crate) enum Berth {
     Wait,
     /// Nowhere, and why.
     Nowhere(String),
+}
+
+/// What has to happen for a berth.
+enum Way {
+    /// Nothing.
+    Open(Tier),
+    /// These leave host RAM for it, or have begun to.
+    After(Leaving),
+    /// There is none, and why.
+    None(String),
 }
 
 impl Core {
@@ -39,19 +49,41 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return Berth::Wait;
         };
+        match self.way(now, state, empty) {
+            Way::Open(tier) => Berth::In(tier),
+            Way::After(leaving) => {
+                self.they_leave(now, id, leaving, Trigger::HostRam, effects);
+                Berth::Wait
+            }
+            Way::None(why) => Berth::Nowhere(why),
+        }
+    }
+
+    /// From where it would come back if it went to sleep now with nothing in its engine. Each model is asked as if it went alone: which
+    /// others go with it is not known before all have their price, so that of two that go together into the last host RAM both are
+    /// priced as if they had it.
+    pub(crate) fn comes_back_from(&self, now: Millis, state: &ModelState) -> Tier {
+        match self.way(now, state, true) {
+            Way::Open(tier) => tier,
+            // One that finds no berth goes on serving.
+            Way::After(_) | Way::None(_) => Tier::Ram,
+        }
+    }
+
+    fn way(&self, now: Millis, state: &ModelState, empty: bool) -> Way {
         let caps = state.spec.caps;
         let stop = empty && caps.restartable;
-        if state.crowded && stop {
-            return Berth::In(Tier::Stopped);
+        if state.engine.crowded && stop {
+            return Way::Open(Tier::Stopped);
         }
         match state.spec.tier {
-            Some(Tier::Disk) if caps.disk => return Berth::In(Tier::Disk),
-            Some(Tier::Stopped) if stop => return Berth::In(Tier::Stopped),
+            Some(Tier::Disk) if caps.disk => return Way::Open(Tier::Disk),
+            Some(Tier::Stopped) if stop => return Way::Open(Tier::Stopped),
             Some(Tier::Ram | Tier::Disk | Tier::Stopped) | None => {}
         }
         let short = self.host_short(state);
         if short.is_empty() {
-            return Berth::In(Tier::Ram);
+            return Way::Open(Tier::Ram);
         }
         let deeper = match state.spec.tier {
             Some(Tier::Ram) => None,
@@ -60,15 +92,15 @@ impl Core {
             Some(Tier::Disk | Tier::Stopped) | None => None,
         };
         let own = deeper.map(|tier| self.loss(now, state, tier));
-        let short = self.beyond_what_comes(Some(id), short);
-        match (deeper, self.who_leaves(now, Some(id), &short)) {
+        let id = Some(&state.spec.id);
+        let short = self.beyond_what_comes(id, short);
+        match (deeper, self.who_leaves(now, id, &short)) {
             // Enough leaves already, or what leaves is worth less than this one.
             (_, leaving) if leaving.enough && own.is_none_or(|own| leaving.loss <= own) => {
-                self.they_leave(now, id, leaving, Trigger::HostRam, effects);
-                Berth::Wait
+                Way::After(leaving)
             }
-            (Some(tier), _) => Berth::In(tier),
-            (None, _) => Berth::Nowhere(format!(
+            (Some(tier), _) => Way::Open(tier),
+            (None, _) => Way::None(format!(
                 "its copy would take {} of host RAM per GPU, which is full of copies that cannot leave",
                 state.spec.sizes.host.bytes
             )),
@@ -89,7 +121,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return false;
         };
-        state.follows_until = if waiting.all_acknowledged {
+        state.engine.follows_until = if waiting.all_acknowledged {
             Millis(0)
         } else {
             now + sends_for
@@ -112,7 +144,7 @@ impl Core {
             state.learned.start.promised()
         );
         let asleep = matches!(state.phase, Phase::Asleep);
-        state.crowded = false;
+        state.engine.crowded = false;
         self.kill(id, "it sleeps without a process".into(), effects);
         if !asleep {
             self.enter(now, id, Phase::Asleep);
@@ -126,7 +158,8 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let lies = matches!(state.phase, Phase::Asleep) && state.resident != Resident::Stopped;
+        let lies =
+            matches!(state.phase, Phase::Asleep) && state.engine.resident != Resident::Stopped;
         if !lies || state.spec.tier != Some(Tier::Stopped) {
             return;
         }
@@ -148,8 +181,8 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         if let Some(state) = self.models.get_mut(id) {
-            state.spare_until = now + COOL_DOWN;
-            state.operator_sleeps = false;
+            state.room.spare_until = now + COOL_DOWN;
+            state.operator.sleeps = false;
         }
         self.enter(now, id, Phase::Serving);
         let what = format!("cannot be put to sleep, serving on: {why}");
@@ -158,7 +191,7 @@ impl Core {
         if let Cause::Preempt(waiter) = cause {
             let sentence = format!("{id} cannot make room: {why}");
             if let Some(waiting) = self.models.get_mut(&waiter) {
-                waiting.stuck = true;
+                waiting.told.stuck = true;
             }
             self.record(now, &waiter, sentence, effects);
         }
@@ -196,26 +229,26 @@ impl ModelState {
     /// A look at the engine shows what its processes hold of host RAM.
     pub(crate) fn seen_in_host(&mut self, seen: &Observation) {
         if matches!(seen.state, EngineState::Awake | EngineState::Asleep) {
-            self.host_kept = seen.memory.host.unwrap_or(self.host_kept);
+            self.engine.host_kept = seen.memory.host.unwrap_or(self.engine.host_kept);
         }
     }
 
     /// Bytes of host RAM, for each of its GPUs, that its copy takes now. One that was in RAM once may keep its room there while it is
     /// awake (vLLM keeps the pinned blocks for its next sleep).
     pub(crate) fn host_reserved(&self) -> Bytes {
-        if self.resident == Resident::Stopped {
+        if self.engine.resident == Resident::Stopped {
             return Bytes(0);
         }
         let going = matches!(
             self.phase,
             Phase::Sleeping { .. } | Phase::Booting(Boot::Sleeping(_))
         );
-        let there = going || matches!(self.resident, Resident::Asleep(_));
-        if there && self.copy == Tier::Ram {
-            self.spec.sizes.host.bytes.max(self.host_kept)
+        let there = going || matches!(self.engine.resident, Resident::Asleep(_));
+        if there && self.engine.copy == Tier::Ram {
+            self.spec.sizes.host.bytes.max(self.engine.host_kept)
         } else {
-            let open = self.unsettled.map(|unsettled| unsettled.host);
-            self.host_kept.max(open.unwrap_or_default())
+            let open = self.engine.unsettled.map(|unsettled| unsettled.host);
+            self.engine.host_kept.max(open.unwrap_or_default())
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct ModelView {
     pub takes: Takes,
     /// Last error, in full, for operators.
     pub last_error: Option<String>,
+    /// Where no room can be made for it: who keeps it though it can neither serve nor leave, and what to do about each.
+    pub in_the_way: Vec<String>,
 }
 
 /// What the actions of one model take, as learned; `None`: it cannot do that.
@@ -119,7 +121,7 @@ impl Core {
                 used: audit.used,
                 foreign: audit.foreign,
                 accepting: audit.accepting,
-                stopped: self.stopped(GpuId(gpu)),
+                stopped: self.why_stopped(GpuId(gpu)),
             }
         };
         (0..self.fleet.gpus.len()).map(view).collect()
@@ -149,17 +151,22 @@ impl Core {
                 tier: state.tier(),
                 admission: row.admission,
                 barriered: row.barriered,
-                boot_ready: state.boot_ready,
+                boot_ready: state.told.boot_ready,
                 in_flight: self.gates.in_flight(state.slot),
                 held: self.gates.held(state.slot),
-                frozen: state.inside,
-                disabled: state.disabled,
-                last_used: state.last_used,
+                frozen: state.engine.inside,
+                disabled: state.operator.disabled,
+                last_used: state.asked.last_used,
                 since: state.since,
                 reserved: state.reserved(),
-                estimated_wait: (row.admission != Admission::Admit).then_some(state.estimate),
+                estimated_wait: (row.admission != Admission::Admit).then_some(state.told.estimate),
                 takes: state.takes(),
-                last_error: state.last_error.clone(),
+                last_error: state.engine.last_error.clone(),
+                in_the_way: if state.told.stuck {
+                    self.in_the_way(state)
+                } else {
+                    Vec::new()
+                },
             }
         };
         self.models.values().map(view).collect()
@@ -168,13 +175,6 @@ impl Core {
     /// Gates that drains wait for, with the table version that each reported last.
     pub fn gates(&self) -> Vec<(GateId, u64)> {
         self.gates.live_versions()
-    }
-
-    /// Bytes reserved and capacity, per GPU.
-    pub fn ledger(&self) -> Vec<(Bytes, Bytes)> {
-        (0..self.fleet.gpus.len())
-            .map(|gpu| (self.reserved_on(GpuId(gpu)), self.capacity(GpuId(gpu))))
-            .collect()
     }
 
     /// Every engine was looked at or timed out: gates may attach and get a table.

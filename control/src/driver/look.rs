@@ -113,6 +113,7 @@ impl Driver {
             idle_ms: view.last_used.map(|last| now.since(last).0),
             estimated_wait_ms: view.estimated_wait.map(|wait| wait.0),
             last_error: view.last_error,
+            in_the_way: view.in_the_way,
             outcomes: totals.requests.outcomes,
             wait_buckets: totals.requests.waits,
             transitions: overview::Transitions {

@@ -85,9 +85,11 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         // Settings, which never change; figures for people; what is counted only to be distinct; what is summed up from the rest.
         (b"Core", b"fleet" | b"counter" | b"attempts" | b"now" | b"turn_at" | b"places")
         | (b"Core", b"audits" | b"choices" | b"tally" | b"forecast")
-        | (b"ModelState", b"spec" | b"declared" | b"settings" | b"last_error")
-        | (b"ModelState", b"learned" | b"demand" | b"wait" | b"making_room")
-        | (b"ModelState", b"evicted" | b"regretted" | b"failures" | b"drain_takes")
+        | (b"ModelState", b"spec" | b"declared" | b"settings" | b"learned")
+        | (b"Engine", b"last_error" | b"failures")
+        | (b"Asked", b"demand" | b"held_since")
+        | (b"Told", b"drain_takes")
+        | (b"Room", b"wait" | b"making_room" | b"evicted" | b"regretted")
         | (b"Gates", b"live" | b"fenced" | b"sums")
         | (
             b"Gate",
@@ -123,7 +125,8 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
 const fn is_use(structure: &[u8], field: &[u8]) -> bool {
     matches!(
         (structure, field),
-        (b"ModelState", b"served_at" | b"last_used")
+        (b"ModelState", b"served_at")
+            | (b"Asked", b"last_used")
             | (b"Seen", b"last_used")
             | (b"Figures", b"last_used")
             | (b"RowFigures", b"last_used_age_ms")

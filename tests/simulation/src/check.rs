@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use greenthread_core::{
-    ModelView,
+    GpuView, ModelView,
     effect::{Admission, Effect, PublishedRow},
     event::{ActionError, EngineState, Event, Outcome},
-    ids::{Attempt, Bytes, Epoch, GpuId, ModelId, StreamId},
+    ids::{Attempt, Epoch, GpuId, ModelId, StreamId},
     model::{OnDrainTimeout, SleepMode},
     phase::Tier,
 };
@@ -544,31 +544,25 @@ impl World {
             }
         }
         // What was found, or is not known, may be more than fits; what is begun may not.
-        let ledger = self.controls[life].core.ledger();
+        let gpus = self.controls[life].core.gpus();
         let begun = std::mem::take(&mut self.controls[life].begun);
         let fits = begun.iter().all(|gpu| {
-            ledger
-                .get(gpu.0)
-                .is_none_or(|(reserved, capacity)| reserved <= capacity)
+            gpus.get(gpu.0)
+                .is_none_or(|gpu| gpu.reserved <= gpu.capacity)
         });
         self.check(fits, |_| {
-            format!("S4: the ledger is beyond capacity: {ledger:?}")
+            format!("S4: the ledger is beyond capacity: {gpus:?}")
         });
         self.check_account(life);
         self.check_uses(life);
         self.check_fairness(life, &view);
-        self.controls[life].roomy = self.roomy(life, &view, &ledger);
+        self.controls[life].roomy = self.roomy(life, &view, &gpus);
         self.check_hosts(life);
         self.check_sources(life);
     }
 
     /// GPUs that have room for whoever goes to sleep next: from then on that must stay so.
-    fn roomy(
-        &self,
-        life: usize,
-        views: &[ModelView],
-        ledger: &[(Bytes, Bytes)],
-    ) -> BTreeSet<GpuId> {
+    fn roomy(&self, life: usize, views: &[ModelView], gpus: &[GpuView]) -> BTreeSet<GpuId> {
         let core = &self.controls[life].core;
         let peak = |gpu: &GpuId| {
             let there = views
@@ -579,11 +573,11 @@ impl World {
         };
         let is_roomy = |gpu: &GpuId| {
             let surprised = |engine: &Engine| engine.surprise && engine.spec.gpus.contains(gpu);
-            let known = ledger.get(gpu.0);
-            known.is_some_and(|(reserved, capacity)| {
-                *reserved + peak(gpu).unwrap_or_default() <= *capacity
+            let known = gpus.get(gpu.0);
+            known.is_some_and(|known| {
+                known.reserved + peak(gpu).unwrap_or_default() <= known.capacity
             }) && !self.engines.iter().any(surprised)
         };
-        (0..ledger.len()).map(GpuId).filter(is_roomy).collect()
+        (0..gpus.len()).map(GpuId).filter(is_roomy).collect()
     }
 }

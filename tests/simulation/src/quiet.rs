@@ -92,7 +92,7 @@ impl World {
             .controls
             .iter()
             .rfind(|control| control.alive && !control.deposed)?;
-        let ledger = control.core.ledger();
+        let gpus = control.core.gpus();
         let fits = |view: &&ModelView| {
             let Some(spec) = control.core.spec(&view.id) else {
                 return false;
@@ -116,9 +116,9 @@ impl World {
                     .all(|other| matches!(other.phase, "Asleep" | "Serving"));
                 let needs = spec.awake + peak;
                 still
-                    && ledger.get(gpu.0).is_some_and(|(reserved, capacity)| {
-                        reserved.less(view.reserved) + needs <= *capacity
-                    })
+                    && gpus
+                        .get(gpu.0)
+                        .is_some_and(|gpu| gpu.reserved.less(view.reserved) + needs <= gpu.capacity)
             });
             spec.popular
                 && displaced
@@ -136,9 +136,9 @@ impl World {
             .controls
             .iter()
             .rfind(|control| control.alive && !control.deposed)?;
-        let ledger = control.core.ledger();
+        let gpus = control.core.gpus();
         let over = |gpu: &usize| {
-            let (reserved, capacity) = ledger[*gpu];
+            let (reserved, capacity) = (gpus[*gpu].reserved, gpus[*gpu].capacity);
             let could = views.iter().any(|view| {
                 let spec = &self.engines[self.rows[&view.id]].spec;
                 let there = spec.gpus.iter().any(|on| on.0 == *gpu);
@@ -147,7 +147,7 @@ impl World {
             });
             reserved > capacity && could && self.plan.hosts.is_empty()
         };
-        (0..ledger.len()).find(over)
+        (0..gpus.len()).find(over)
     }
 
     /// What operators ask for happens.

@@ -120,7 +120,8 @@ pub struct Candidate {
     pub expected_until: Millis,
     /// How long its sleep takes, as learned.
     pub sleep: Millis,
-    /// How long its next wake would take, as learned.
+    /// How long its next wake would take, as learned, from where its weights would go if it went now, and went alone: host RAM, disk, or
+    /// nowhere.
     pub wake: Millis,
     /// How often it is asked for.
     pub demand: Demand,
@@ -149,7 +150,7 @@ pub struct Need {
 
 /// What a policy says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum Selection {
     /// These make room, who costs least first.
     Victims(Vec<ModelId>),
     /// Nobody can go now; ask again then (`None`: only an event can change it).
@@ -173,7 +174,7 @@ pub(crate) fn order<'a>(
 }
 
 /// Chooses victims for `need` among `candidates` at `now`.
-pub fn choose(policy: &Policy, need: &Need, candidates: &[Candidate], now: Millis) -> Choice {
+pub fn choose(policy: &Policy, need: &Need, candidates: &[Candidate], now: Millis) -> Selection {
     let mut movable = order(policy, candidates, now);
     movable.retain(|(_, candidate)| !candidate.pinned && helps(need, candidate));
     let allowed = |candidate: &Candidate| need.urgent || candidate.free_from() <= now;
@@ -184,21 +185,21 @@ pub fn choose(policy: &Policy, need: &Need, candidates: &[Candidate], now: Milli
     // 1. Idle models that may go.
     let idle = part(&|candidate| allowed(candidate) && !candidate.busy);
     if let Some(victims) = sets::best(policy.wants, need, &idle) {
-        return Choice::Victims(victims);
+        return Selection::Victims(victims);
     }
     // 2. An idle model inside its min_runtime goes sooner than a busy one drains.
     let resting = part(&|candidate| !candidate.busy);
     if sets::covers(need, resting.iter().map(|(_, candidate)| *candidate)) {
-        return Choice::Wait(next_change(&movable, need, now));
+        return Selection::Wait(next_change(&movable, need, now));
     }
     // 3. Busy ones, once the waiter has waited for long enough.
     if need.urgent || now >= need.busy_from {
         let all = part(&allowed);
         if let Some(victims) = sets::best(policy.wants, need, &all) {
-            return Choice::Victims(victims);
+            return Selection::Victims(victims);
         }
     }
-    Choice::Wait(next_change(&movable, need, now))
+    Selection::Wait(next_change(&movable, need, now))
 }
 
 /// The next moment at which time alone lets another model be chosen.

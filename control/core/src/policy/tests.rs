@@ -26,7 +26,7 @@ fn check(missing: u64, candidates: &[Candidate], now: u64, expected: &[&str]) {
         busy_from: Millis(5_000),
         urgent: false,
     };
-    let expected = Choice::Victims(
+    let expected = Selection::Victims(
         expected
             .iter()
             .map(|name| ModelId((*name).into()))
@@ -81,7 +81,7 @@ fn busy_only_after_max_wait_and_only_without_idle() {
     };
     assert_eq!(
         choose(&lru::POLICY, &need, &candidates, Millis(100)),
-        Choice::Wait(Some(Millis(5_000)))
+        Selection::Wait(Some(Millis(5_000)))
     );
 }
 
@@ -100,12 +100,12 @@ fn pinned_and_min_runtime() {
     };
     assert_eq!(
         choose(&lru::POLICY, &need, &candidates, Millis(100)),
-        Choice::Wait(Some(Millis(700)))
+        Selection::Wait(Some(Millis(700)))
     );
     need.urgent = true;
     assert_eq!(
         choose(&lru::POLICY, &need, &candidates, Millis(100)),
-        Choice::Victims(vec![ModelId("young".into())])
+        Selection::Victims(vec![ModelId("young".into())])
     );
 }
 
@@ -145,7 +145,7 @@ fn cheapest(missing: u64, candidates: &[(&str, u64, u64)], expected: &[&str]) {
     let expected = expected.iter().map(|name| ModelId((*name).into()));
     assert_eq!(
         choose(&cost::POLICY, &need, &candidates, Millis(0)),
-        Choice::Victims(expected.collect())
+        Selection::Victims(expected.collect())
     );
 }
 
@@ -190,7 +190,7 @@ fn many_small_ones_are_found_without_looking_at_every_set() {
         urgent: false,
     };
     for policy in Policy::ALL {
-        let Choice::Victims(victims) = choose(policy, &need, &candidates, Millis(100)) else {
+        let Selection::Victims(victims) = choose(policy, &need, &candidates, Millis(100)) else {
             panic!("{} finds nobody", policy.name)
         };
         assert_eq!(victims.len(), 8, "{}", policy.name);
@@ -215,7 +215,7 @@ fn neither_the_order_of_devices_nor_that_of_residents_decides() {
         for policy in Policy::ALL {
             let chosen = choose(policy, &need, &forwards, Millis(9));
             let expected = ["a", "b"].map(|name| ModelId(name.into())).to_vec();
-            assert_eq!(chosen, Choice::Victims(expected), "{}", policy.name);
+            assert_eq!(chosen, Selection::Victims(expected), "{}", policy.name);
             assert_eq!(choose(policy, &need, &backwards, Millis(9)), chosen);
         }
         backwards.rotate_left(1);
@@ -238,9 +238,9 @@ fn the_first_moment_at_which_somebody_may_go_is_waited_for() {
     };
     for policy in Policy::ALL {
         let wait = choose(policy, &need, &candidates, Millis(100));
-        assert_eq!(wait, Choice::Wait(Some(Millis(700))));
+        assert_eq!(wait, Selection::Wait(Some(Millis(700))));
         let goes = choose(policy, &need, &candidates, Millis(700));
-        assert_eq!(goes, Choice::Victims(vec![ModelId("other".into())]));
+        assert_eq!(goes, Selection::Victims(vec![ModelId("other".into())]));
     }
 }
 
@@ -257,7 +257,7 @@ fn a_set_costs_what_all_its_members_cost_and_busy_ones_above_all() {
     };
     let chosen = |candidates: &[Candidate]| choose(&cost::POLICY, &need, candidates, Millis(0));
     let names = |names: &[&str]| {
-        Choice::Victims(names.iter().map(|name| ModelId((*name).into())).collect())
+        Selection::Victims(names.iter().map(|name| ModelId((*name).into())).collect())
     };
     // One that is asked for less than three together, and more than some of them.
     let parts = ["p", "q", "r"].map(|name| demand(name, 34, false, 20));
@@ -295,7 +295,7 @@ fn who_helps_nobody_is_not_waited_for() {
         &[elsewhere, frees_nothing],
         Millis(100),
     );
-    assert_eq!(choice, Choice::Wait(None));
+    assert_eq!(choice, Selection::Wait(None));
 }
 
 #[test]
@@ -313,6 +313,6 @@ fn who_is_urgent_waits_neither_for_max_wait_nor_for_min_runtime() {
         let candidates = [resting.clone()];
         choose(&lru::POLICY, &need(urgent), &candidates, Millis(100))
     };
-    assert_eq!(choose(false), Choice::Wait(Some(Millis(5_000))));
-    assert_eq!(choose(true), Choice::Victims(vec![ModelId("a".into())]));
+    assert_eq!(choose(false), Selection::Wait(Some(Millis(5_000))));
+    assert_eq!(choose(true), Selection::Victims(vec![ModelId("a".into())]));
 }

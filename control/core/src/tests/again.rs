@@ -161,7 +161,7 @@ fn who_was_frozen_waits_from_then_on_though_its_wake_failed() {
     assert_eq!((bench.phase("c"), bench.phase("d")), ("Serving", "Queued"));
     let state = |bench: &Bench, model: &str| {
         let known = bench.core.models.get(&id(model)).expect("known");
-        (known.waiting_since(), known.frozen_since)
+        (known.waiting_since(), known.engine.frozen_since)
     };
     let (waits, frozen) = state(&bench, "a");
     assert_eq!(Some(waits), frozen);

@@ -488,8 +488,8 @@ fn a_model_that_moves_to_another_gpu_is_there() {
         gpus: vec![GpuId(1)],
         ..spec("c")
     })));
-    assert_eq!(bench.core.ledger()[0].0, Bytes(2 * GIB));
-    assert_eq!(bench.core.ledger()[1].0, Bytes(GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(2 * GIB));
+    assert_eq!(bench.core.gpus()[1].reserved, Bytes(GIB));
     for model in ["a", "b", "c"] {
         bench.figures("g1", model, 0, 1);
         assert_eq!(bench.phase(model), "Serving");

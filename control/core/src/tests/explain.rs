@@ -268,7 +268,7 @@ fn it_is_told_why_each_stays() {
     bench.figures("g1", "c", 0, 0);
     bench.run(1_100);
     let spared = Millis(bench.now + 50_000);
-    state(&mut bench, "b", &|state| state.spare_until = spared);
+    state(&mut bench, "b", &|state| state.room.spare_until = spared);
     bench.figures("g1", "c", 0, 1);
     assert_eq!(verdicts(&bench)[1], Verdict::Spared(spared));
 }

@@ -10,7 +10,7 @@ fn attached(name: &str) -> ModelSpec {
 }
 
 fn reserved(bench: &Bench) -> Bytes {
-    bench.core.ledger()[0].0
+    bench.core.gpus()[0].reserved
 }
 
 /// An attached engine, of which nobody knows what became of its wake.

@@ -2,6 +2,7 @@
 //! nothing sleeps while a gate that may admit has not acknowledged. A seed that failed is named in the message.
 
 use super::*;
+use crate::GpuView;
 
 fn one_event(bench: &mut Bench, random: &mut Random) -> Vec<Effect> {
     let models = ["a", "b", "c", "d"];
@@ -79,7 +80,9 @@ fn random_histories_keep_the_invariants() {
                     *last = row.epoch;
                 }
             }
-            let (reserved, capacity) = bench.core.ledger()[0];
+            let GpuView {
+                reserved, capacity, ..
+            } = bench.core.gpus()[0];
             assert!(
                 reserved <= capacity,
                 "seed {seed}, step {step}: {reserved} of {capacity} reserved\n{}",

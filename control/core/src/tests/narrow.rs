@@ -120,7 +120,7 @@ fn nobody_goes_for_one_that_only_comes_back() {
     bench.run(10_000);
     for model in ["a", "b"] {
         let known = bench.core.models.get_mut(&id(model)).expect("known");
-        known.displaced = true;
+        known.room.displaced = true;
     }
     bench.event(Event::Tick);
     bench.run(5_000);
@@ -200,7 +200,7 @@ fn a_closed_port_does_not_end_a_process_that_is_being_ended() {
     let closed = looks(&bench.log).pop().expect("looked at").1;
     assert_ne!(broken, closed);
     bench.event(seen(model, closed, EngineState::Gone, 0));
-    assert_eq!(bench.core.ledger()[0].0, Bytes(17 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(17 * GIB));
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn a_wake_that_failed_may_still_hold_what_it_held_until_it_can_no_longer_be_acce
         no_room: false,
     }));
     engine(&mut bench, "a").memory = Bytes(0);
-    let reserved = |bench: &Bench| bench.core.ledger()[0].0;
+    let reserved = |bench: &Bench| bench.core.gpus()[0].reserved;
     assert_eq!(reserved(&bench), Bytes(GIB));
     bench.figures("g1", "a", 0, 1);
     assert_eq!(bench.phase("a"), "Failed");

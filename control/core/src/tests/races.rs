@@ -223,14 +223,14 @@ fn a_removed_engine_holds_its_memory_until_it_is_gone() {
     bench.figures("g1", "a", 0, 0);
     bench.event(Event::ModelRemoved(id("a")));
     assert_eq!(bench.phase("a"), "Removed");
-    assert_eq!(bench.core.ledger()[0].0, Bytes(17 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(17 * GIB));
     let attempt = bench.removed_by();
     bench.event(Event::EngineGone {
         model: id("a"),
         attempt,
         cause: "removed".into(),
     });
-    assert_eq!(bench.core.ledger()[0].0, Bytes(0));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(0));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn memory_of_an_engine_on_two_gpus_is_half_on_each() {
         memory: Memory::on_gpus(Bytes(36 * GIB)),
     });
     bench.figures("g1", "a", 0, 1);
-    assert_eq!(bench.core.ledger()[1].0, Bytes(18 * GIB));
+    assert_eq!(bench.core.gpus()[1].reserved, Bytes(18 * GIB));
 }
 
 #[test]
@@ -254,5 +254,5 @@ fn a_new_declaration_of_memory_replaces_what_was_measured() {
     let mut larger = spec("a");
     larger.awake = Bytes(20 * GIB);
     bench.event(Event::ModelSet(Box::new(larger.clone())));
-    assert_eq!(bench.core.ledger()[0].0, Bytes(20 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(20 * GIB));
 }

@@ -43,7 +43,7 @@ fn a_residual_that_grew_with_a_sleep_is_learned_and_reserved() {
     // It is asked once more, in case it only was slow, and then believed.
     assert_eq!(acts, ["sleep a Keep", "sleep a Keep"]);
     assert_eq!(kept_asleep(&bench, "a"), (Bytes(7 * GIB), Source::Measured));
-    assert_eq!(bench.core.ledger()[0].0, Bytes(7 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(7 * GIB));
     let kept = |effect: &Effect| matches!(effect, Effect::Footprint { .. });
     assert!(bench.log.iter().any(kept), "for the next life");
 }
@@ -59,7 +59,7 @@ fn a_residual_that_grows_while_its_engine_sleeps_stops_the_gpu_until_it_is_seen(
     bench.run(1_100);
     assert_eq!(read(&mut bench, 8), None, "{}", bench.sentences());
     assert_eq!(kept_asleep(&bench, "a"), (Bytes(7 * GIB), Source::Measured));
-    assert_eq!(bench.core.ledger()[0].0, Bytes(8 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(8 * GIB));
     assert!(
         bench
             .sentences()
@@ -79,7 +79,7 @@ fn a_sleeping_engine_that_is_waking_by_a_strangers_hand_says_nothing_of_its_resi
     bench.run(2_000);
     assert_eq!(kept_asleep(&bench, "a"), (Bytes(GIB), Source::Measured));
     assert_eq!(
-        bench.core.ledger()[0].0,
+        bench.core.gpus()[0].reserved,
         Bytes(17 * GIB),
         "but it holds that"
     );
@@ -93,11 +93,11 @@ fn a_wake_does_not_give_back_what_its_engine_was_seen_to_keep() {
     // More than all that was declared for it when it is awake.
     engine(&mut bench, "a").memory = Bytes(25 * GIB);
     bench.run(2_000);
-    assert_eq!(bench.core.ledger()[0].0, Bytes(25 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(25 * GIB));
     bench.answering = false;
     bench.figures("g1", "a", 0, 1);
     assert_eq!(bench.phase("a"), "Waking", "{}", bench.sentences());
-    assert_eq!(bench.core.ledger()[0].0, Bytes(25 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(25 * GIB));
 }
 
 /// `b` serves requests on a GPU of 40 GiB; `a` and `c` sleep beside it. What they keep grows to so much each.
@@ -128,7 +128,7 @@ fn what_sleeping_engines_keep_beyond_a_gpus_capacity_is_given_back_by_the_one_th
     let mut bench = grown(30, 7);
     let acts = acts(&bench.run(3_000));
     assert_eq!(acts, ["kill c"], "{}", bench.sentences());
-    assert_eq!(bench.core.ledger()[0].0, Bytes(37 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(37 * GIB));
     assert_eq!(bench.phase("b"), "Serving");
     assert!(
         bench
@@ -255,7 +255,7 @@ fn what_is_accepted_is_what_was_read_last_and_models_do_without_it() {
     bench.event(Event::GpuRead { gpu, used });
     bench.event(Event::GpuAccepted(gpu));
     assert_eq!(bench.core.gpus()[0].foreign, Bytes(8 * GIB));
-    assert_eq!(bench.core.ledger()[0].1, Bytes(32 * GIB));
+    assert_eq!(bench.core.gpus()[0].capacity, Bytes(32 * GIB));
     assert_eq!(read(&mut bench, 18 + 8), None);
     // Both would fit beside each other without it.
     let acts = acts(&bench.figures("g1", "b", 0, 1));
@@ -288,4 +288,92 @@ fn first_starts_do_not_end_each_other_before_they_are_measured() {
     let starts = |effect: &&Effect| matches!(effect, Effect::Start { .. });
     let started = bench.log.iter().filter(starts).count();
     assert!(started <= 3 + 3, "{started} starts");
+}
+
+/// `a` never fits and has two requests frozen in it; `c` needs what it keeps.
+fn in_the_way() -> Bench {
+    let keeps = ModelSpec {
+        asleep: Bytes(5 * GIB),
+        ..spec("a")
+    };
+    let large = ModelSpec {
+        awake: Bytes(36 * GIB),
+        ..spec("c")
+    };
+    let mut bench = settled(&[keeps.clone(), large]);
+    bench.event(Event::ModelSet(Box::new(ModelSpec {
+        awake: Bytes(50 * GIB),
+        ..keeps
+    })));
+    engine(&mut bench, "a").count = 2;
+    bench.run(2_000);
+    assert_eq!(bench.phase("a"), "Failed", "{}", bench.sentences());
+    let effects = bench.figures("g1", "c", 0, 1);
+    assert_eq!(names(&effects), ["c refuse TooLong"]);
+    bench
+}
+
+#[test]
+fn who_keeps_what_others_wait_for_and_cannot_leave_is_named_with_what_helps() {
+    let told = "a keeps 5.0 GiB there: it never fits itself, and 2 requests frozen in its engine cannot end; let it fit";
+    let bench = in_the_way();
+    let sentence = format!("c: no room can be made now: {told}");
+    assert!(
+        bench.sentences().contains(&sentence),
+        "{}",
+        bench.sentences()
+    );
+    let why_not = bench.core.why_not(Millis(bench.now), &id("c"));
+    let reasons = why_not.expect("known").reasons;
+    let names_it = |reasons: &[String]| reasons.iter().any(|reason| reason.starts_with(told));
+    assert!(names_it(&reasons), "{reasons:?}");
+    let mut views = bench.core.view().into_iter();
+    let mut of = |id: ModelId| views.find(|view| view.id == id).expect("known").in_the_way;
+    assert_eq!(of(id("a")), Vec::<String>::new());
+    assert!(names_it(&of(id("c"))));
+}
+
+#[test]
+fn what_is_told_to_help_against_one_in_the_way_does() {
+    let mut bench = in_the_way();
+    engine(&mut bench, "a").state = EngineState::Gone;
+    let effects = bench.run(3_000);
+    assert_eq!(
+        acts(&effects),
+        ["wake c", "c admit"],
+        "{}",
+        bench.sentences()
+    );
+    let mut bench = in_the_way();
+    let fits = ModelSpec {
+        asleep: Bytes(5 * GIB),
+        ..spec("a")
+    };
+    let effects = bench.event(Event::ModelSet(Box::new(fits)));
+    assert_eq!(
+        acts(&effects),
+        ["wake a", "a admit"],
+        "{}",
+        bench.sentences()
+    );
+}
+
+#[test]
+fn an_engine_out_of_service_that_may_hold_its_room_is_named_with_what_helps() {
+    let mut attached = spec("a");
+    attached.caps.restartable = false;
+    let large = ModelSpec {
+        awake: Bytes(36 * GIB),
+        ..spec("c")
+    };
+    let mut bench = Bench::new(&[attached], EngineState::Broken);
+    bench.add(&large, EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.run(10_000);
+    bench.figures("g1", "c", 0, 1);
+    let told = "c: no room can be made now: a may hold 17.0 GiB there: its engine is out of service; restart it, or end its process; requests get 503";
+    assert!(bench.sentences().contains(told), "{}", bench.sentences());
+    engine(&mut bench, "a").state = EngineState::Gone;
+    assert_eq!(acts(&bench.run(3_000)), ["wake c", "c admit"]);
 }

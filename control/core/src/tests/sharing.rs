@@ -60,7 +60,7 @@ fn room_that_somebody_waits_for_is_not_a_popular_models() {
 #[test]
 fn a_request_is_demand_when_it_arrives_and_not_again_when_it_goes_on_or_ends() {
     let mut bench = Bench::ready(&["a", "b"]);
-    let arrived = |bench: &Bench| bench.core.models.get(&id("a")).expect("known").demand;
+    let arrived = |bench: &Bench| bench.core.models.get(&id("a")).expect("known").asked.demand;
     let mut tell = |asked, in_flight, held| {
         let figures = Figures {
             asked,

@@ -236,10 +236,10 @@ fn a_broken_attached_engine_is_not_put_to_sleep() {
     assert!(!names(&effects).contains(&"sleep a Keep".to_owned()));
     assert_eq!(bench.phase("a"), "Failed");
     // It ends by hand: what it held is free.
-    assert_eq!(bench.core.ledger()[0].0, Bytes(17 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(17 * GIB));
     engine(&mut bench, "a").state = EngineState::Gone;
     bench.run(1_100);
-    assert_eq!(bench.core.ledger()[0].0, Bytes(0));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(0));
 }
 
 #[test]
@@ -392,7 +392,7 @@ fn a_start_whose_process_is_gone_ends_nothing() {
         outcome: failed(EngineState::Gone),
     });
     assert_eq!(names(&effects), ["a refuse WakeFailed"]);
-    assert_eq!(bench.core.ledger()[0].0, Bytes(0));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(0));
 }
 
 #[test]
@@ -501,7 +501,7 @@ fn a_freeze_that_is_over_does_not_count_for_the_next() {
     bench.run(15_000);
     let frozen = |bench: &Bench| {
         let state = bench.core.models.get(&id("a")).expect("known");
-        (state.inside, state.frozen_since)
+        (state.engine.inside, state.engine.frozen_since)
     };
     assert_eq!((bench.phase("a"), frozen(&bench)), ("Serving", (0, None)));
 }

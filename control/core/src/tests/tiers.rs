@@ -1,7 +1,7 @@
 //! Where weights go, when an engine may end, and what a host that holds too much does about it.
 
 use super::*;
-use crate::phase::Tier;
+use crate::{phase::Tier, policy::Policy};
 
 /// From when on no gate of a predecessor flows any more.
 const STRANGERS: u64 = 609_000;
@@ -57,7 +57,7 @@ pub(super) fn engine<'a>(bench: &'a mut Bench, name: &str) -> &'a mut Engine {
 pub(super) fn popular(bench: &mut Bench, name: &str, requests: u64) {
     let now = Millis(bench.now);
     let state = bench.core.models.get_mut(&id(name)).expect("known");
-    state.demand.arrived(now, requests);
+    state.asked.demand.arrived(now, requests);
 }
 
 #[test]
@@ -156,7 +156,11 @@ fn a_copy_that_turns_out_to_have_requests_frozen_in_it_stays() {
     assert_eq!(sleeps(&mut bench, "b", 900), Vec::<String>::new());
     assert_eq!(acts(&bench.run(1_000)), ["sleep b Keep"]);
     assert_eq!(bench.phase("a"), "Queued");
-    let tier = bench.core.models.get(&id("b")).map(|state| state.copy);
+    let tier = bench
+        .core
+        .models
+        .get(&id("b"))
+        .map(|state| state.engine.copy);
     assert_eq!(tier, Some(Tier::Disk));
     let mut bench = with_a_frozen_request(ModelSpec {
         tier: Some(Tier::Ram),
@@ -181,14 +185,18 @@ fn nobody_waits_for_ever_for_looks_at_copies_that_come_one_after_the_other() {
     for round in 0..200 {
         let now = Millis(bench.now);
         let state = bench.core.models.get_mut(&id("a")).expect("known");
-        (state.since, state.observe_at) = (now, now + Millis(1_000));
+        (state.since, state.engine.observe_at) = (now, now + Millis(1_000));
         if round == 0 {
             effects.extend(operator(&mut bench, "b", Operator::Sleep));
         }
         effects.extend(bench.run(100));
     }
     assert_eq!(acts(&effects), ["sleep b Keep"], "{}", bench.sentences());
-    let tier = bench.core.models.get(&id("b")).map(|state| state.copy);
+    let tier = bench
+        .core
+        .models
+        .get(&id("b"))
+        .map(|state| state.engine.copy);
     assert_eq!(tier, Some(Tier::Disk));
 }
 
@@ -328,11 +336,11 @@ fn too_much_that_was_found_awake_is_relieved_as_soon_as_sleep_is_allowed() {
     bench.run(3_000);
     bench.hello("g1", 1);
     bench.figures("g1", "a", 0, 0);
-    assert_eq!(bench.core.ledger()[0].0, Bytes(50 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(50 * GIB));
     assert_eq!(acts(&bench.run(5_900)), Vec::<String>::new());
     let effects = acts(&bench.run(2_000));
     assert_eq!(effects, ["sleep a Keep"]);
-    assert_eq!(bench.core.ledger()[0].0, Bytes(26 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(26 * GIB));
     assert_eq!(acts(&bench.run(20_000)), Vec::<String>::new());
 }
 
@@ -414,5 +422,101 @@ fn the_answer_to_a_look_at_a_process_that_has_ended_since_says_nothing() {
         attempt,
         observation,
     });
-    assert_eq!(bench.core.ledger()[0].0, Bytes(0), "{}", bench.sentences());
+    assert_eq!(
+        bench.core.gpus()[0].reserved,
+        Bytes(0),
+        "{}",
+        bench.sentences()
+    );
+}
+
+#[test]
+fn the_price_of_a_return_is_that_of_the_tier_where_a_model_then_really_goes() {
+    let cases = [
+        // Nothing else is in host RAM; GiB of its copy; it can sleep without one; where its operator wants it; where it goes.
+        (true, 20, false, None, Tier::Ram),
+        (true, 20, false, Some(Tier::Stopped), Tier::Stopped),
+        (true, 20, true, Some(Tier::Disk), Tier::Disk),
+        (true, 20, false, Some(Tier::Disk), Tier::Ram),
+        (false, 40, false, None, Tier::Stopped),
+        (false, 40, true, None, Tier::Disk),
+        (false, 40, true, Some(Tier::Stopped), Tier::Stopped),
+        (false, 20, false, None, Tier::Ram),
+    ];
+    for (room, copy, disk, tier, goes) in cases {
+        let mut victim = ModelSpec {
+            tier,
+            ..holding("a")
+        };
+        (victim.sizes.host.bytes, victim.caps.disk) = (Bytes(copy * GIB), disk);
+        let mut models = vec![(victim, EngineState::Awake)];
+        if !room {
+            let stays = ModelSpec {
+                tier: Some(Tier::Ram),
+                ..holding("r")
+            };
+            models.push((stays, EngineState::Asleep));
+        }
+        let mut bench = found(with_host_ram(), &models);
+        let state = bench.core.models.get(&id("a")).expect("known");
+        let told = bench.core.candidate(Millis(bench.now), state).wake;
+        let takes = match goes {
+            Tier::Ram => Millis(600),
+            Tier::Disk => Millis(2_000),
+            Tier::Stopped => Millis(5_000),
+        };
+        assert_eq!(told, takes, "{room} {copy} {disk} {tier:?}");
+        sleeps(&mut bench, "a", 1_000);
+        let state = bench.core.models.get(&id("a")).expect("known");
+        assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
+        assert_eq!(state.tier(), goes, "{room} {copy} {disk} {tier:?}");
+    }
+}
+
+#[test]
+fn who_would_have_to_be_started_again_costs_more_than_who_only_wakes() {
+    let mut bench = with_host_ram();
+    let fleet = FleetSpec {
+        policy: Policy::named("cost").expect("known"),
+        ..bench.core.fleet.clone()
+    };
+    bench.core = Core::new(fleet, Millis(0));
+    let mut wakes = holding("b");
+    wakes.sizes.host.bytes = Bytes(20 * GIB);
+    let mut waiter = holding("c");
+    waiter.sizes.host.bytes = Bytes(GIB);
+    let models = [
+        (
+            ModelSpec {
+                tier: Some(Tier::Ram),
+                ..holding("r")
+            },
+            EngineState::Asleep,
+        ),
+        (holding("a"), EngineState::Awake),
+        (wakes, EngineState::Awake),
+        (waiter, EngineState::Asleep),
+    ];
+    let mut bench = found(bench, &models);
+    for name in ["a", "b"] {
+        popular(&mut bench, name, 5);
+    }
+    let effects = bench.figures("g1", "c", 0, 1);
+    assert_eq!(
+        acts(&effects)[..1],
+        ["sleep b Keep"],
+        "{}",
+        bench.sentences()
+    );
+    let choices = bench.core.explain(&id("c"), 1);
+    let choice = choices.first().expect("a choice");
+    let price = |name: &str| {
+        let mut weighed = choice.weighed.iter();
+        weighed
+            .find(|one| one.model == id(name))
+            .map(|one| one.price)
+    };
+    // 5.09 s there and back against 0.69 s.
+    let ratio = price("a").expect("weighed") / price("b").expect("weighed");
+    assert!((7.3..7.5).contains(&ratio), "{ratio}");
 }

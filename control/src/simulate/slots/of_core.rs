@@ -5,7 +5,7 @@ use greenthread_core::{
     demand::Demand,
     forecast::Forecast,
     ids::{Bytes, GpuId, Millis, ModelId},
-    policy::{self, Candidate, Choice, Need, Policy},
+    policy::{self, Candidate, Need, Policy, Selection},
 };
 
 use super::{Arrival, Eviction};
@@ -21,8 +21,7 @@ const MOVE: Millis = Millis::seconds(1);
 pub(crate) struct OfCore {
     policy: &'static Policy,
     models: Vec<Model>,
-    /// Only for a policy that asks for it: it is by far the dearest thing to know.
-    forecast: Option<Forecast>,
+    forecast: Forecast,
 }
 
 /// What is known of a model.
@@ -44,7 +43,7 @@ impl OfCore {
         Self {
             policy,
             models: trace.models.iter().map(model).collect(),
-            forecast: looks_ahead(policy).then(Forecast::default),
+            forecast: Forecast::default(),
         }
     }
 
@@ -54,45 +53,21 @@ impl OfCore {
             last_used,
             demand,
         } = &self.models[model];
-        let next_use = |forecast: &Forecast| forecast.next_use(id);
         Candidate {
-            next_use: self.forecast.as_ref().map_or(1.0, next_use),
-            ..resident(id.clone(), *last_used, *demand)
+            model: id.clone(),
+            gpus: vec![GpuId(0)],
+            frees: PLACE,
+            pinned: false,
+            busy: false,
+            last_used: *last_used,
+            not_before: Millis(0),
+            spared_until: Millis(0),
+            expected_until: Millis(0),
+            sleep: MOVE,
+            wake: MOVE,
+            demand: *demand,
+            next_use: self.forecast.next_use(id),
         }
-    }
-}
-
-/// Whether a policy cares when a model will be used next: whether its price changes with nothing but that.
-fn looks_ahead(policy: &Policy) -> bool {
-    let now = Millis::seconds(7);
-    let resident = |next_use| Candidate {
-        next_use,
-        ..resident(
-            ModelId(String::new()),
-            Millis::seconds(3),
-            Demand::default(),
-        )
-    };
-    let price = |next_use| (policy.price)(&resident(next_use), now);
-    price(1.0).total_cmp(&price(1e9)).is_ne()
-}
-
-/// A model that is awake, of which no more is known.
-fn resident(model: ModelId, last_used: Millis, demand: Demand) -> Candidate {
-    Candidate {
-        model,
-        gpus: vec![GpuId(0)],
-        frees: PLACE,
-        pinned: false,
-        busy: false,
-        last_used,
-        not_before: Millis(0),
-        spared_until: Millis(0),
-        expected_until: Millis(0),
-        sleep: MOVE,
-        wake: MOVE,
-        demand,
-        next_use: 1.0,
     }
 }
 
@@ -101,16 +76,12 @@ impl Eviction for OfCore {
         let model = &mut self.models[arrival.model];
         model.last_used = arrival.at;
         model.demand.arrived(arrival.at, 1);
-        if let Some(forecast) = &mut self.forecast {
-            forecast.arrived(&model.id, arrival.at, 1);
-        }
+        self.forecast.arrived(&model.id, arrival.at, 1);
     }
 
     fn victim(&mut self, arrival: Arrival, residents: &[usize]) -> usize {
         let among = residents.iter().map(|model| &self.models[*model].id);
-        if let Some(forecast) = &mut self.forecast {
-            forecast.chosen_among(among);
-        }
+        self.forecast.chosen_among(among);
         let need = Need {
             missing: vec![(GpuId(0), PLACE)],
             busy_from: arrival.at,
@@ -121,10 +92,10 @@ impl Eviction for OfCore {
             .map(|model| self.resident(*model))
             .collect();
         let chosen = match policy::choose(self.policy, &need, &candidates, arrival.at) {
-            Choice::Victims(victims) => candidates
+            Selection::Victims(victims) => candidates
                 .iter()
                 .position(|candidate| victims.first() == Some(&candidate.model)),
-            Choice::Wait(_) => None,
+            Selection::Wait(_) => None,
         };
         assert!(
             chosen.is_some(),
