@@ -146,7 +146,7 @@ mod chosen {
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 66] = [
+        pub const ALL: [Self; 67] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
