@@ -238,11 +238,10 @@ async fn why_not(model: &str, control: Control) -> Done {
 }
 
 async fn accept_gpu(gpu: usize, control: Control) -> Done {
-    let after = Client::new(&control.control, control.token)
-        .accept_gpu(gpu)
-        .await?;
+    let client = Client::new(&control.control, control.token);
+    let after = client.accept_gpu(gpu).await?;
     match control.output {
-        Output::Text => print!("{}", text::gpu(&after)),
+        Output::Text => print!("{}", text::gpu(&after, &client.status().await?.models)),
         Output::Json => print!("{}", json(&after)?),
     }
     match after.stopped {

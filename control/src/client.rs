@@ -8,11 +8,14 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     choice::{Choice, WhyNot},
+    explain::brief,
     overview::{Gpu, Model, Overview, Problem},
 };
 
 /// Pause between two looks while waiting.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Who waits so long is told why.
+const EXPLAINED_AFTER: Duration = Duration::from_secs(1);
 /// Longest wait for one answer of control.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -177,7 +180,7 @@ impl Client {
         let mut shown = self.model(name).await?.decisions;
         self.operate(name, verb).await?;
         let started = Instant::now();
-        let mut moved = false;
+        let (mut moved, mut explained) = (false, false);
         loop {
             let model = self.model(name).await?;
             for entry in model
@@ -199,6 +202,13 @@ impl Client {
                 }
                 Progress::OnTheWay => moved = true,
                 Progress::NotBegun => {}
+            }
+            // Once, and only where it does not go by itself.
+            if !explained && verb == Operator::Wake && started.elapsed() >= EXPLAINED_AFTER {
+                explained = true;
+                for reason in self.why_not(name).await?.reasons {
+                    show(&format!("{name} waits: {}", brief(&reason)));
+                }
             }
             if started.elapsed() >= patience {
                 return Err(ClientError::Late {
@@ -280,7 +290,11 @@ fn progress(model: &Model, verb: Operator, moved: bool) -> Progress {
     match verb {
         Operator::Wake => match (state, model.refused_because.as_deref()) {
             ("serving", _) => Progress::There,
-            (_, Some("wake_failed" | "engine_failed" | "never_fits" | "disabled")) => failed(),
+            (_, Some("disabled")) => Progress::Failed(format!(
+                "an operator took it out of service; `greenthread enable {}` puts it back",
+                model.name
+            )),
+            (_, Some("wake_failed" | "engine_failed" | "never_fits")) => failed(),
             ("sleeping", _) if moved => Progress::Failed(last()),
             ("sleeping", _) => Progress::NotBegun,
             (_, _) => Progress::OnTheWay,
@@ -371,6 +385,14 @@ mod tests {
             Some("wake_failed"),
             false,
             Progress::Failed("why".into()),
+        );
+        let enable = "an operator took it out of service; `greenthread enable m` puts it back";
+        check(
+            Operator::Wake,
+            "sleeping",
+            Some("disabled"),
+            false,
+            Progress::Failed(enable.into()),
         );
         check(Operator::Sleep, "serving", None, false, Progress::NotBegun);
         check(

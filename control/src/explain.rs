@@ -105,10 +105,7 @@ pub fn why_not(why: &WhyNot) -> String {
         text.push_str(&format!("  {}. {}\n", at + 1, brief(reason)));
     }
     if !ahead.is_empty() {
-        text.push_str(&format!(
-            "before it in the queue, first first: {}\n",
-            ahead.join(", ")
-        ));
+        text.push_str(&format!("before it in the queue: {}\n", ahead.join(", ")));
     }
     match (serving, estimated_wait_ms) {
         (true, _) => {}

@@ -47,6 +47,8 @@ pub struct Readiness {
     pub gates: usize,
     /// Gates that should.
     pub expected: usize,
+    /// Every engine was looked at, and gates are given tables.
+    pub open: bool,
     /// What is missing, in words.
     pub reason: Option<String>,
 }
@@ -255,6 +257,8 @@ pub struct Model {
     pub idle_ms: Option<u64>,
     /// Estimated wait of a request that arrives now, in ms.
     pub estimated_wait_ms: Option<u64>,
+    /// What is known of its engine where that does not answer.
+    pub unanswered: Option<String>,
     /// The last error, in full: for operators only.
     pub last_error: Option<String>,
     /// Where no room can be made for it: who keeps it though it can neither serve nor leave, and what to do about each.
@@ -325,7 +329,7 @@ impl Readiness {
         let reason = match (gates >= expected, open, waiting) {
             (true, _, _) => None,
             (false, false, _) => {
-                Some("engines are being looked at; gates get the table after that".to_owned())
+                Some("control has just started and looks at its engines first; gateways go by what they were told last".to_owned())
             }
             (false, true, 0) => Some(format!(
                 "{gates} of {expected} gates have the table; no other is attached"
@@ -338,6 +342,7 @@ impl Readiness {
             ready: reason.is_none(),
             gates,
             expected,
+            open,
             reason,
         }
     }

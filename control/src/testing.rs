@@ -99,6 +99,7 @@ pub(crate) fn model_overview(name: &str) -> overview::Model {
         reserved_bytes: 16 << 30,
         since_ms: 41_000,
         idle_ms: None,
+        unanswered: None,
         estimated_wait_ms: None,
         last_error: None,
         in_the_way: Vec::new(),

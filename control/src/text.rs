@@ -45,7 +45,8 @@ pub fn fleet(overview: &Overview) -> String {
     lines.extend(overview.models.iter().map(cells));
     let mut text = table(&lines);
     text.push('\n');
-    text.extend(overview.gpus.iter().map(gpu));
+    let gpus = overview.gpus.iter();
+    text.extend(gpus.map(|one| gpu(one, &overview.models)));
     text.push_str(&memory::hosts(overview));
     let readiness = &overview.readiness;
     text.push_str(&format!(
@@ -53,11 +54,9 @@ pub fn fleet(overview: &Overview) -> String {
         readiness.gates, readiness.expected, overview.term
     ));
     text.push_str(&tally(&overview.tally));
-    for (model, advice) in overview
-        .models
-        .iter()
-        .filter_map(|model| Some((model, advice(model)?)))
-    {
+    // Before that nothing is known of any.
+    let known = overview.models.iter().filter(|_| readiness.open);
+    for (model, advice) in known.filter_map(|model| Some((model, advice(model)?))) {
         text.push_str(&format!("\n{}: {advice}\n", model.name));
     }
     if let Some(reason) = &readiness.reason {
@@ -197,6 +196,9 @@ fn weights(model: &Model) -> &'static str {
 pub fn advice(model: &Model) -> Option<String> {
     if !model.current {
         return None;
+    }
+    if model.unanswered.is_some() {
+        return model.unanswered.clone();
     }
     let name = &model.name;
     let error = model

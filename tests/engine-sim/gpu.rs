@@ -173,12 +173,15 @@ impl Gpus {
     }
 }
 
-/// When a process started, in clock ticks since boot; `None` if there is no such process.
+/// When a process started, in clock ticks since boot; `None` if there is no such process, or only its exit status waits to be read: a
+/// driver takes memory back before that.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in brackets and may hold spaces and brackets itself: count from the last bracket.
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = fields.split_ascii_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
+    (!ended).then(|| fields.nth(18)?.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -238,6 +241,13 @@ mod tests {
         });
         assert!(gpu.hold(31, 0).is_err());
         gpu.hold(30, 0).unwrap();
+        let mut zombie = std::process::Command::new("true").spawn().unwrap();
+        let stat = format!("/proc/{}/stat", zombie.id());
+        while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        assert_eq!(start_time(zombie.id()), None);
+        zombie.wait().unwrap();
         // The same id with another start time is another process; another GPU is another GPU.
         put(&Holding {
             pid: parent,

@@ -71,7 +71,7 @@ impl Core {
             (Some(_), None) => self.announce(
                 now,
                 gpu,
-                "oracle and ledger agree again: transitions go on",
+                "what is in use is what models should take again: wakes and sleeps go on",
                 effects,
             ),
             (None, None) | (Some(_), Some(_)) => {}
@@ -91,7 +91,8 @@ impl Core {
             }
             (Some(_) | None, _) => {
                 audit.accepting = true;
-                let sentence = "an operator accepted what the oracle will see there once nothing moves any more";
+                let sentence =
+                    "an operator accepts what will be in use once nothing moves any more";
                 self.announce(now, gpu, sentence, effects);
             }
         }
@@ -111,12 +112,12 @@ impl Core {
         (audit.foreign, audit.absent) = (used.less(known), known.less(used));
         (audit.differing, audit.accepting) = (0, false);
         let what = match (audit.foreign, audit.absent) {
-            (Bytes(0), Bytes(0)) => "nothing but what the ledger knows of".to_owned(),
-            (Bytes(0), absent) => format!("models hold {absent} less than the ledger knows of"),
-            (foreign, _) => format!("{foreign} are not ours"),
+            (Bytes(0), Bytes(0)) => "nothing but what models take".to_owned(),
+            (Bytes(0), absent) => format!("models take {absent} less than was thought"),
+            (foreign, _) => format!("{foreign} are somebody else's"),
         };
         let sentence =
-            format!("an operator accepted what the oracle sees: {what}; transitions go on");
+            format!("an operator accepted what is in use: {what}; wakes and sleeps go on");
         self.announce(now, gpu, &sentence, effects);
     }
 
@@ -126,12 +127,17 @@ impl Core {
         let used = audit.used?;
         (audit.differing >= READINGS).then(|| {
             let known = self.known_on(gpu).unwrap_or_default();
-            let accepted = match audit.foreign {
+            let others = match audit.foreign {
                 Bytes(0) => String::new(),
-                foreign => format!(" and of {foreign} that are not ours"),
+                foreign => format!(" and others {foreign}"),
+            };
+            let remedy = if used > known + audit.foreign {
+                "End what takes more, or let models do without it"
+            } else {
+                "Where that is right, say so"
             };
             format!(
-                "the oracle sees {used} in use, the ledger knows of {known}{accepted}: no sleep and no wake begins there until they agree within {}. See who uses it, or accept what the oracle sees (greenthread accept-gpu {})",
+                "{used} are in use, models should take {known}{others}: nothing wakes or goes to sleep there until both agree within {}. {remedy} (greenthread accept-gpu {})",
                 self.fleet.tolerance, gpu.0
             )
         })

@@ -366,7 +366,7 @@ impl Core {
         let kept_it = |shadow: &Shadow| shadow.differs && !shadow.victims.contains(id);
         self.tally.shadow_saves += u64::from(choice.shadow.as_ref().is_some_and(kept_it));
         let sentence = format!(
-            "wanted again {after} after it made room for {}: it had better stayed",
+            "wanted again {after} after it made room for {}: it should have stayed",
             choice.target
         );
         self.record(now, id, sentence, effects);

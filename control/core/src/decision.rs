@@ -142,7 +142,7 @@ pub struct Followed {
     pub what: String,
 }
 
-/// A victim was wanted back within the time that its wake takes: it had better stayed.
+/// A victim was wanted back within the time that its wake takes: it should have stayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regret {
     /// Who.
@@ -204,7 +204,7 @@ pub struct WhyNot {
     pub ahead: Vec<ModelId>,
     /// Why gates would refuse a request that arrived now, if they would, and after how many seconds it is told to come back.
     pub refused: Option<(RefuseReason, u32)>,
-    /// Estimated wait of a request that arrived now, were it held.
+    /// Estimated wait of a request that arrived now, were it held; 0: nobody can tell.
     pub estimated_wait: Millis,
     /// The latest choice about it in which something was weighed.
     pub choice: Option<u64>,

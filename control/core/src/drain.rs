@@ -414,29 +414,22 @@ impl Core {
             return;
         }
         let in_flight = self.in_flight(id);
+        let cut = |how: &str| match in_flight {
+            0 => format!(
+                "its engine has not said by the end of its drain that nothing runs in it: what may is {how}"
+            ),
+            running => format!(
+                "still busy at the end of its drain: {} {how}",
+                counted(running)
+            ),
+        };
         match state.spec.on_drain_timeout {
             OnDrainTimeout::Freeze if state.spec.caps.lossless => {
-                self.record(
-                    now,
-                    id,
-                    format!(
-                        "still busy at the end of its drain: {} frozen in the engine",
-                        counted(in_flight)
-                    ),
-                    effects,
-                );
+                self.record(now, id, cut("frozen in the engine"), effects);
                 self.go_to_sleep(now, id, cause, SleepMode::Keep, false, effects);
             }
             OnDrainTimeout::Abort => {
-                self.record(
-                    now,
-                    id,
-                    format!(
-                        "still busy at the end of its drain: {} cut off, as configured",
-                        counted(in_flight)
-                    ),
-                    effects,
-                );
+                self.record(now, id, cut("cut off, as configured"), effects);
                 self.go_to_sleep(now, id, cause, SleepMode::Abort, true, effects);
             }
             OnDrainTimeout::Freeze | OnDrainTimeout::Cancel => {

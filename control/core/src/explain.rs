@@ -5,6 +5,7 @@ use crate::{
     decision::{Choice, Taken, Verdict, WhyNot},
     effect::Admission,
     ids::{Bytes, Millis, ModelId},
+    looks::SILENT_LOOKS,
     phase::{Boot, Cause, Failure, Phase},
     schedule::counted,
     state::ModelState,
@@ -16,7 +17,9 @@ impl Core {
         let state = self.models.get(id)?;
         let serving = matches!(state.phase, Phase::Serving);
         let mut reasons = Vec::new();
-        if !serving {
+        if serving {
+            reasons.extend(unanswered(state));
+        } else {
             self.reasons(now, state, &mut reasons);
         }
         let refused = match state.row().admission {
@@ -26,6 +29,9 @@ impl Core {
             } => Some((reason, retry_after)),
             Admission::Admit | Admission::Hold { .. } => None,
         };
+        // What the rows of this control say reaches nobody before it is open: gates go by those of the control before it.
+        let refused = refused.filter(|_| self.open);
+        let known = self.open && !serving && !self.gpus_are_stopped(id);
         let latest = self.choices.latest(id);
         let weighed = |number: &u64| {
             let choice = self.choices.get(*number);
@@ -37,10 +43,10 @@ impl Core {
             refused,
             reasons,
             ahead: self.ahead_of(now, state),
-            estimated_wait: if serving {
-                Millis(0)
-            } else {
+            estimated_wait: if known {
                 self.estimate(now, id)
+            } else {
+                Millis(0)
             },
             choice: latest.filter(weighed),
         })
@@ -68,17 +74,18 @@ impl Core {
                 .push("an operator took it out of service; `greenthread enable` ends that".into());
         }
         if !self.open {
-            reasons.push("control has only just started and looks at every engine first".into());
+            reasons.push("control has only just started and looks at every engine first; gateways go by what the control before it told them".into());
         }
         for gpu in &state.spec.gpus {
             if let Some(why) = self.why_stopped(*gpu) {
-                reasons.push(format!("transitions on GPU {} are stopped: {why}", gpu.0));
+                reasons.push(format!("nothing moves on GPU {}: {why}", gpu.0));
             }
         }
         if state.engine.ending.is_some() {
             reasons.push("its engine's process is being ended; that comes first".into());
         }
         reasons.push(self.reason_of_phase(now, state));
+        reasons.extend(unanswered(state));
         if matches!(state.phase, Phase::Queued | Phase::Booting(Boot::Waiting)) {
             self.reasons_of_queue(now, state, reasons);
         }
@@ -100,18 +107,20 @@ impl Core {
                 "nobody asks for it; a request (or `greenthread wake`) wakes it".into()
             }
             Phase::Queued => format!(
-                "it is wanted ({} held) and has waited for room for {waits_for}",
-                counted(self.gates.held(state.slot))
+                "it is wanted ({}) and has waited for room for {waits_for}",
+                self.wish(state)
             ),
             Phase::Waking { .. } => format!(
                 "it is on its way: waking for {for_}, which takes about {}",
                 state.wake_takes()
             ),
             Phase::Serving => "it serves".into(),
-            Phase::Draining { cause, .. } => format!(
-                "it is going to sleep ({}): {} still in flight",
+            Phase::Draining {
+                cause, deadline, ..
+            } => format!(
+                "it is going to sleep ({}): {}",
                 words(cause),
-                counted(self.gates.in_flight(state.slot))
+                self.drains(now, state, *deadline)
             ),
             Phase::Sleeping { cause, .. } => {
                 format!(
@@ -141,11 +150,19 @@ impl Core {
             .neighbours(id)
             .filter(|other| other.phase.in_transition())
         {
-            reasons.push(format!(
-                "{} is {} on the same GPU; one at a time",
-                other.spec.id,
-                other.phase.name().to_lowercase()
-            ));
+            let moves = match other.phase {
+                Phase::Waking { .. } => "waking",
+                Phase::Sleeping { .. } => "going to sleep",
+                Phase::Booting(_)
+                | Phase::Asleep
+                | Phase::Queued
+                | Phase::Serving
+                | Phase::Draining { .. }
+                | Phase::Failed { .. }
+                | Phase::Removed { .. } => "started, or measured,",
+            };
+            let id = &other.spec.id;
+            reasons.push(format!("{id} is {moves} on the same GPU; one at a time"));
         }
         if now < self.sleeps_from() {
             reasons.push(format!(
@@ -155,14 +172,7 @@ impl Core {
         }
         let latest = self.choices.latest(id).and_then(|n| self.choices.get(n));
         if let Some(choice) = latest.filter(|choice| choice.target == *id) {
-            reasons.extend(stays(choice, now));
-            if choice.taken == Taken::GiveUp {
-                reasons.extend(self.in_the_way(state));
-                reasons.push(
-                    "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
-                        .into(),
-                );
-            }
+            reasons.extend(self.stays(now, choice));
         }
     }
 
@@ -170,6 +180,64 @@ impl Core {
     pub(crate) fn in_the_way(&self, state: &ModelState) -> Vec<String> {
         let others = self.neighbours(&state.spec.id);
         others.filter_map(ModelState::keeps_its_room).collect()
+    }
+
+    /// Who wants a model that waits.
+    fn wish(&self, state: &ModelState) -> String {
+        match (self.gates.held(state.slot), state.engine.inside) {
+            (0, 0) if state.operator.wants => "an operator asked".to_owned(),
+            (0, 0) if state.spec.pinned => "it is pinned".to_owned(),
+            (0, 0) if state.room.restoring => "it is popular".to_owned(),
+            (0, 0) => "a refused request may come back".to_owned(),
+            (0, inside) => format!("{} inside its engine", counted(inside)),
+            (held, _) => format!("{} held", counted(held)),
+        }
+    }
+
+    /// What a drain waits for, and until when at most.
+    fn drains(&self, now: Millis, state: &ModelState, deadline: Millis) -> String {
+        let running = match self.gates.in_flight(state.slot) {
+            0 => {
+                "gateways have no request in flight, and its engine has to say the same".to_owned()
+            }
+            running => format!("{} still in flight", counted(running)),
+        };
+        if now < deadline {
+            format!("{running}, for another {} at most", deadline.since(now))
+        } else {
+            format!("{running}; its drain is over")
+        }
+    }
+
+    /// Why each that could make room has not gone.
+    fn stays(&self, now: Millis, choice: &Choice) -> Vec<String> {
+        let mut sentences: Vec<String> = choice
+            .weighed
+            .iter()
+            .filter_map(|weighed| {
+                let why = match self
+                    .models
+                    .get(&weighed.model)
+                    .map(|state| (state, &state.phase))
+                {
+                    Some((state, Phase::Draining { deadline, .. })) => Some(format!(
+                        "is making room: {}",
+                        self.drains(now, state, *deadline)
+                    )),
+                    _ => stay(now, weighed.verdict),
+                };
+                why.map(|why| format!("{} {why}", weighed.model))
+            })
+            .collect();
+        if choice.taken == Taken::GiveUp {
+            let target = self.models.get(&choice.target);
+            sentences.extend(target.into_iter().flat_map(|state| self.in_the_way(state)));
+            sentences.push(
+                "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
+                    .into(),
+            );
+        }
+        sentences
     }
 }
 
@@ -193,9 +261,22 @@ impl ModelState {
     }
 }
 
-/// Why each that could make room has not gone.
-fn stays(choice: &Choice, now: Millis) -> Vec<String> {
-    let why = |verdict: Verdict| match verdict {
+/// What is known of an engine that does not answer; one look may be lost in between.
+pub(crate) fn unanswered(state: &ModelState) -> Option<String> {
+    let looks = state.engine.silent;
+    let end = if state.spec.caps.restartable {
+        format!("after {SILENT_LOOKS} it is ended, and started again for whoever asks")
+    } else {
+        "nobody but its operator can restart it".to_owned()
+    };
+    (looks > 1).then(|| {
+        format!("its engine has not answered the last {looks} looks: it hangs, or has too much to do, and so do requests in it; {end}")
+    })
+}
+
+/// Why one that could make room has not gone.
+fn stay(now: Millis, verdict: Verdict) -> Option<String> {
+    match verdict {
         Verdict::Chosen => Some("is making room".to_owned()),
         Verdict::Leaving => Some("is on its way out".to_owned()),
         Verdict::Pinned => Some("stays: it is pinned".to_owned()),
@@ -214,12 +295,7 @@ fn stays(choice: &Choice, now: Millis) -> Vec<String> {
         Verdict::Busy(at) => Some(format!("is busy; it can go in {}", at.since(now))),
         Verdict::Moving => Some("is moving itself".to_owned()),
         Verdict::Kept | Verdict::NoHelp => None,
-    };
-    choice
-        .weighed
-        .iter()
-        .filter_map(|weighed| why(weighed.verdict).map(|why| format!("{} {why}", weighed.model)))
-        .collect()
+    }
 }
 
 fn words(cause: &Cause) -> String {

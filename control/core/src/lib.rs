@@ -70,7 +70,7 @@ use gates::Gates;
 use ids::{Attempt, Bytes, Millis, ModelId};
 use model::{FleetSpec, ModelSpec};
 use models::Models;
-use phase::{Cause, Phase};
+use phase::{Cause, Failure, Phase};
 use places::Places;
 use state::ModelState;
 
@@ -245,6 +245,11 @@ impl Core {
             (state.told.stuck, state.room.wait, state.room.restoring) = (false, None, false);
             state.told.boot_ready = true;
             state.operator.sleeps &= state.spec.pinned;
+        }
+        if let Phase::Failed { failure, .. } = state.phase
+            && failure == Failure::NeverFits
+        {
+            state.engine.last_error = None;
         }
         if matches!(phase, Phase::Draining { .. }) {
             state.served_before = matches!(state.phase, Phase::Serving);

@@ -186,7 +186,7 @@ impl Core {
     ) {
         if leaving.at_once {
             for other in leaving.models {
-                self.demote(now, &other, &id.0, trigger, effects);
+                self.demote(now, &other, id.name(), trigger, effects);
             }
         } else if let Some(state) = self.models.get_mut(id) {
             let until = now + self.fleet.times.observe + OBSERVE_TIMEOUT;

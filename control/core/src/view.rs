@@ -4,6 +4,7 @@ use crate::{
     Core,
     decision::{Choice, Tally},
     effect::{Admission, PublicState},
+    explain::unanswered,
     ids::{Bytes, GateId, GpuId, Millis, ModelId},
     learned::Expected,
     phase::Tier,
@@ -47,6 +48,8 @@ pub struct ModelView {
     pub estimated_wait: Option<Millis>,
     /// What its actions take.
     pub takes: Takes,
+    /// What is known of its engine where that does not answer.
+    pub unanswered: Option<String>,
     /// Last error, in full, for operators.
     pub last_error: Option<String>,
     /// Where no room can be made for it: who keeps it though it can neither serve nor leave, and what to do about each.
@@ -161,6 +164,7 @@ impl Core {
                 reserved: state.reserved(),
                 estimated_wait: (row.admission != Admission::Admit).then_some(state.told.estimate),
                 takes: state.takes(),
+                unanswered: unanswered(state),
                 last_error: state.engine.last_error.clone(),
                 in_the_way: if state.told.stuck {
                     self.in_the_way(state)

@@ -367,7 +367,7 @@ fn why_not_lists_reasons_the_queue_and_the_wait() {
 qwen does not serve now:
   1. it waits for room on GPU 0
   2. llama may go from 12:03:13 on
-before it in the queue, first first: phi, mistral
+before it in the queue: phi, mistral
 a request that came now would wait for about 4.2 s
 what was weighed last: `greenthread explain --choice 17`
 ";

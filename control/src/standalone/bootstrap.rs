@@ -171,7 +171,7 @@ fn routes() -> Value {
             "match": { "prefix": "/" },
             "response_headers_to_add": [set("content-type", "application/json"), set("x-greenthread-reason", "unknown_path")],
             "direct_response": { "status": 404, "body": { "inline_string": openai_error(
-                "No model is served under this path. GET /v1/models lists them.", "invalid_request_error", "unknown_path",
+                "No model is served under this path: each has its own, /<name>/v1/… GET /v1/models lists the ids of all.", "invalid_request_error", "unknown_path",
             ) } },
         },
     ])

@@ -5,8 +5,9 @@ use greenthread_core::ids::Bytes;
 use super::length;
 use crate::overview::{Expected, Gpu, Host, Model, Overview, Size, Sizes, Takes};
 
-/// One GPU: what models have, what is seen, and, where nothing moves, why; the core's words say what to do as well.
-pub fn gpu(gpu: &Gpu) -> String {
+/// One GPU: what models have, what is seen, who of `models` is too large for it, and, where nothing moves, why; the core's words say
+/// what to do as well.
+pub fn gpu(gpu: &Gpu, models: &[Model]) -> String {
     let Gpu {
         gpu: number,
         reserved_bytes,
@@ -33,6 +34,18 @@ pub fn gpu(gpu: &Gpu) -> String {
         text.push_str(
             "  accepted: what is in use there once nothing moves any more; whatever models do not hold then is somebody else's\n",
         );
+    }
+    let large: Vec<&str> = models
+        .iter()
+        .filter(|model| model.current && model.gpus.contains(number))
+        .filter(|model| model.sizes.awake.bytes > *capacity_bytes)
+        .map(|model| model.name.as_str())
+        .collect();
+    if !large.is_empty() {
+        text.push_str(&format!(
+            "  too large for {capacity}, their requests get 503 `never_fits`: {}\n",
+            large.join(", ")
+        ));
     }
     if let Some(reason) = stopped {
         text.push_str(&format!("  STOPPED: {}.\n", reason.trim_end_matches('.')));
@@ -141,10 +154,10 @@ mod tests {
             ..zero()
         };
         assert_eq!(
-            gpu(&declared),
+            gpu(&declared, &[]),
             "GPU 0: 17.0 GiB of 40.0 GiB reserved, as declared: nobody measures\n"
         );
-        assert_eq!(gpu(&zero()), "GPU 0: 17.0 GiB of 40.0 GiB reserved\n");
+        assert_eq!(gpu(&zero(), &[]), "GPU 0: 17.0 GiB of 40.0 GiB reserved\n");
         let shared = Gpu {
             gpu: 3,
             used_bytes: Some(20 * GIB),
@@ -152,9 +165,22 @@ mod tests {
             ..zero()
         };
         assert_eq!(
-            gpu(&shared),
+            gpu(&shared, &[]),
             "GPU 3: 17.0 GiB of 40.0 GiB reserved, 20.0 GiB in use (simulated), 3.0 GiB somebody else's\n"
         );
+    }
+
+    #[test]
+    fn a_gpu_names_who_is_too_large_for_it() {
+        let sized = |name: &str, gib: u64, gpu: usize| {
+            let mut model = testing::model_overview(name);
+            (model.gpus, model.sizes.awake.bytes) = (vec![gpu], gib * GIB);
+            model
+        };
+        let models = [sized("a", 41, 0), sized("b", 40, 0), sized("c", 41, 1)];
+        let expected = "GPU 0: 17.0 GiB of 40.0 GiB reserved\n  \
+            too large for 40.0 GiB, their requests get 503 `never_fits`: a\n";
+        assert_eq!(gpu(&zero(), &models), expected);
     }
 
     #[test]
@@ -163,13 +189,13 @@ mod tests {
             gpu: 1,
             used_bytes: Some(30 * GIB),
             stopped: Some(
-                "30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1)"
+                "30.0 GiB are in use, models should take 17.0 GiB (greenthread accept-gpu 1)"
                     .into(),
             ),
             ..zero()
         };
-        let text = gpu(&stopped);
-        let expected = "  STOPPED: 30.0 GiB are in use, the ledger knows of 17.0 GiB (greenthread accept-gpu 1).\n";
+        let text = gpu(&stopped, &[]);
+        let expected = "  STOPPED: 30.0 GiB are in use, models should take 17.0 GiB (greenthread accept-gpu 1).\n";
         assert!(text.ends_with(expected), "{text}");
     }
 
@@ -179,7 +205,7 @@ mod tests {
             accepting: true,
             ..zero()
         };
-        let text = gpu(&pending);
+        let text = gpu(&pending, &[]);
         assert!(
             text.contains("\n  accepted: what is in use there once nothing moves"),
             "{text}"

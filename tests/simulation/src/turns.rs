@@ -160,7 +160,7 @@ impl World {
                 let takes = most(need.gpu).less(view.reserved + need.free + need.coming);
                 need.missing > takes
             });
-        let wrong = wrong.map(|need| (need.clone(), most(need.gpu)));
+        let wrong = wrong.map(|need| (*need, most(need.gpu)));
         self.check(wrong.is_none(), |_| {
             format!("{} wants more room than it needs: {wrong:?}", view.id.0)
         });

@@ -151,9 +151,9 @@ fn what_was_accepted_is_said_as_it_is() {
     let gpu = GpuId(0);
     // Asleep it holds 1 GiB.
     for (used, expected) in [
-        (9 * GIB, "8.0 GiB are not ours"),
-        (GIB / 2, "models hold 0.5 GiB less than the ledger knows of"),
-        (GIB, "nothing but what the ledger knows of"),
+        (9 * GIB, "8.0 GiB are somebody else's"),
+        (GIB / 2, "models take 0.5 GiB less than was thought"),
+        (GIB, "nothing but what models take"),
     ] {
         let used = Bytes(used);
         bench.event(Event::GpuRead { gpu, used });
@@ -184,10 +184,149 @@ fn why_not_promises_no_wait_where_a_request_would_be_refused() {
         reasons.contains("greenthread enable") && reasons.contains("no request wakes it"),
         "{reasons}"
     );
-    let booting = Bench::new(&[spec("a")], EngineState::Gone);
+    let mut booting = Bench::new(&[spec("a")], EngineState::Gone);
+    assert_eq!(
+        why_not(&booting).refused,
+        None,
+        "gates go by the control before it"
+    );
+    assert_eq!(why_not(&booting).estimated_wait, Millis(0));
+    booting.run(3_000);
     let refused = why_not(&booting).refused.map(|(reason, _)| reason);
     assert_eq!(refused, Some(RefuseReason::Booting));
     assert_eq!(why_not(&booting).choice, None);
+}
+
+#[test]
+fn an_engine_that_does_not_answer_is_told_of_though_it_serves() {
+    let mut bench = Bench::ready(&["a"]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 1, 0);
+    let told = |bench: &Bench| {
+        let why = bench.core.why_not(Millis(bench.now), &id("a"));
+        let why = why.expect("known");
+        assert!(why.serving);
+        assert_eq!(
+            bench.core.view()[0].unanswered,
+            why.reasons.first().cloned()
+        );
+        why.reasons.join("; ")
+    };
+    assert_eq!(told(&bench), "");
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Silent;
+    bench.run(5_000);
+    let silent = told(&bench);
+    assert!(silent.contains("has not answered the last"), "{silent}");
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Awake;
+    bench.run(2_000);
+    assert_eq!(told(&bench), "");
+}
+
+#[test]
+fn a_drain_that_ends_without_a_word_of_its_engine_says_so() {
+    let mut bench = settled(&[ModelSpec {
+        drain_timeout: Millis(8_000),
+        ..spec("a")
+    }]);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Silent;
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    bench.run(1_000);
+    let why = bench.core.why_not(Millis(bench.now), &id("a"));
+    let reason = why.expect("known").reasons.remove(0);
+    assert!(
+        reason.contains("its engine has to say the same, for another 7"),
+        "{reason}"
+    );
+    bench.run(8_000);
+    let told = bench.sentences();
+    assert!(
+        told.contains("its engine has not said by the end of its drain that nothing runs in it"),
+        "{told}"
+    );
+}
+
+#[test]
+fn where_a_gpu_stands_still_nobody_is_promised_a_wait_and_the_remedy_fits() {
+    let mut bench = Bench::ready(&["a"]);
+    let read = |bench: &mut Bench, gib: u64| {
+        for _ in 0..3 {
+            bench.event(Event::GpuRead {
+                gpu: GpuId(0),
+                used: Bytes(gib * GIB),
+            });
+        }
+        let why = bench.core.why_not(Millis(bench.now), &id("a"));
+        let why = why.expect("known");
+        (why.estimated_wait, why.reasons.join("; "))
+    };
+    assert!(read(&mut bench, 1).0 > Millis(0));
+    let (wait, more) = read(&mut bench, 1 + 30);
+    assert_eq!(wait, Millis(0));
+    assert!(more.contains("End what takes more"), "{more}");
+    bench.event(Event::GpuAccepted(GpuId(0)));
+    let (_, less) = read(&mut bench, 1);
+    let right = "models should take 1.0 GiB and others 30.0 GiB";
+    assert!(
+        less.contains(right) && less.contains("Where that is right"),
+        "{less}"
+    );
+}
+
+#[test]
+fn the_error_of_what_never_fitted_goes_with_its_cause() {
+    let mut bench = Bench::ready(&["a"]);
+    let accepted = |bench: &mut Bench, gib: u64| {
+        bench.event(Event::GpuRead {
+            gpu: GpuId(0),
+            used: Bytes(gib * GIB),
+        });
+        bench.event(Event::GpuAccepted(GpuId(0)));
+    };
+    accepted(&mut bench, 1 + 30);
+    bench.figures("g1", "a", 0, 1);
+    let error = |bench: &Bench| bench.core.view()[0].last_error.clone();
+    assert!(error(&bench).is_some_and(|error| error.contains("can ever be free")));
+    bench.figures("g1", "a", 0, 0);
+    accepted(&mut bench, 1);
+    bench.run(1_000);
+    assert_eq!(error(&bench), None, "{}", bench.sentences());
+}
+
+#[test]
+fn why_not_says_how_long_a_drain_may_last() {
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    for model in ["a", "b"] {
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 1, 0);
+        bench.engines.get_mut(&id(model)).expect("known").count = 1;
+    }
+    bench.run(11_000);
+    bench.event(Event::Operator {
+        model: id("c"),
+        verb: Operator::Wake,
+    });
+    let first = |bench: &Bench, model: &str| {
+        let why = bench.core.why_not(Millis(bench.now), &id(model));
+        why.expect("known").reasons.remove(0)
+    };
+    assert!(first(&bench, "c").contains("(an operator asked)"));
+    bench.figures("g1", "c", 0, 1);
+    assert!(first(&bench, "c").contains("(1 request held)"));
+    bench.run(6_000);
+    assert_eq!(bench.phase("a"), "Draining", "{}", bench.sentences());
+    for model in ["a", "c"] {
+        let why = bench.core.why_not(Millis(bench.now), &id(model));
+        let reasons = why.expect("known").reasons.join("; ");
+        assert!(
+            reasons.contains("1 request still in flight, for another 2"),
+            "{reasons}"
+        );
+    }
 }
 
 /// a, b and c take turns on a GPU that has room for two of them.

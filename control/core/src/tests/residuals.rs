@@ -242,6 +242,10 @@ fn what_a_victim_keeps_itself_is_given_back_where_nothing_else_makes_room() {
         "{}",
         bench.sentences()
     );
+    assert!(
+        bench.sentences().contains("is needed for b;"),
+        "by its name"
+    );
 }
 
 #[test]
