@@ -149,10 +149,12 @@ impl Core {
             .neighbours(id)
             .filter(|other| other.phase.in_transition())
         {
-            let moves = match other.phase {
-                Phase::Waking { .. } => "waking",
-                Phase::Sleeping { .. } => "going to sleep",
-                _ => "started, or measured,",
+            let moves = if matches!(other.phase, Phase::Waking { .. }) {
+                "waking"
+            } else if matches!(other.phase, Phase::Sleeping { .. }) {
+                "going to sleep"
+            } else {
+                "starting, or being measured,"
             };
             let id = &other.spec.id;
             reasons.push(format!("{id} is {moves} on the same GPU; one at a time"));
