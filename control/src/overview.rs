@@ -261,6 +261,8 @@ pub struct Model {
     pub unanswered: Option<String>,
     /// The last error, in full: for operators only.
     pub last_error: Option<String>,
+    /// Where no room can be made for it: who keeps it though it can neither serve nor leave, and what to do about each.
+    pub in_the_way: Vec<String>,
     /// Requests by outcome since control started, over all gates.
     pub outcomes: BTreeMap<String, u64>,
     /// Released requests by bucket of their wait.

@@ -102,6 +102,7 @@ pub(crate) fn model_overview(name: &str) -> overview::Model {
         unanswered: None,
         estimated_wait_ms: None,
         last_error: None,
+        in_the_way: Vec::new(),
         outcomes: BTreeMap::new(),
         wait_buckets: Vec::new(),
         transitions: overview::Transitions::default(),

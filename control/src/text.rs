@@ -218,6 +218,10 @@ pub fn advice(model: &Model) -> Option<String> {
         }
         Some("disabled") => Some(format!("an operator took it out of service: `greenthread enable {name}` puts it back.")),
         Some("booting") => Some("its first start is not over; requests get 503 until then.".to_owned()),
+        Some("too_long") if !model.in_the_way.is_empty() => Some(format!(
+            "no room can be made for it: {}. Requests get 503 meanwhile.",
+            model.in_the_way.join("; ")
+        )),
         Some("too_long") => Some("room for it cannot be made in time: the models on its GPUs are busy or pinned; requests get 503 meanwhile.".to_owned()),
         Some(_) | None => match &model.last_error {
             Some(error) => Some(format!("the last error was: {}", brief(error))),
@@ -400,6 +404,24 @@ qwen: its wake failed: out of memory. It is tried again by itself after a pause;
             "1 request waits until there is room for it: `greenthread why-not qwen` says for what.";
         assert_eq!(advice(&queued(1)).as_deref(), Some(expected));
         assert_eq!(advice(&queued(0)), None);
+    }
+
+    #[test]
+    fn who_gets_no_room_is_told_who_keeps_it() {
+        let stuck = |in_the_way: &[&str]| {
+            let words = in_the_way.iter().map(|word| (*word).to_owned());
+            let model = Model {
+                refused_because: Some("too_long".into()),
+                in_the_way: words.collect(),
+                ..testing::model_overview("qwen")
+            };
+            advice(&model).unwrap_or_default()
+        };
+        assert_eq!(
+            stuck(&["a keeps 5 GiB", "b may hold 9 GiB"]),
+            "no room can be made for it: a keeps 5 GiB; b may hold 9 GiB. Requests get 503 meanwhile."
+        );
+        assert!(stuck(&[]).contains("busy or pinned"));
     }
 
     #[test]

@@ -17,7 +17,14 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        match state.phase.clone() {
+        let (slot, phase) = (state.slot, state.phase.clone());
+        if state.asked.held_since.is_some()
+            && self.gates.held(slot) == 0
+            && let Some(state) = self.models.at_mut(slot)
+        {
+            state.asked.held_since = None;
+        }
+        match phase {
             Phase::Booting(boot) => self.advance_boot(now, id, boot, effects),
             Phase::Asleep => self.advance_asleep(now, id, effects),
             Phase::Queued => self.advance_queued(now, id, effects),

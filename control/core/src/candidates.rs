@@ -10,19 +10,20 @@ use crate::{
 
 impl Core {
     /// Every model that serves on a GPU where something is missing.
-    pub(crate) fn candidates(&self, need: &Need) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self, now: Millis, need: &Need) -> Vec<Candidate> {
         let gpus: Vec<GpuId> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
         let there = self.places.on(&gpus).into_iter();
         there
             .filter_map(|slot| self.models.at(slot))
             .filter(|state| matches!(state.phase, Phase::Serving))
-            .map(|state| self.candidate(state))
+            .map(|state| self.candidate(now, state))
             .collect()
     }
 
     /// A model as policies see it.
-    pub(crate) fn candidate(&self, state: &ModelState) -> Candidate {
+    pub(crate) fn candidate(&self, now: Millis, state: &ModelState) -> Candidate {
         let id = &state.spec.id;
+        let tier = self.comes_back_from(now, state);
         let served: Millis = state.served_at.unwrap_or(state.since);
         Candidate {
             model: id.clone(),
@@ -46,7 +47,7 @@ impl Core {
             spared_until: sabotage!(MinRuntimeIgnored, Millis(0), state.room.spare_until),
             expected_until: state.expected_until(served),
             sleep: state.learned.sleep.median(),
-            wake: state.learned.wake.median(),
+            wake: state.learned.back_from(tier).median(),
             demand: state.asked.demand,
             next_use: self.forecast.next_use(id),
         }

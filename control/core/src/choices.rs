@@ -245,7 +245,7 @@ impl Core {
             .filter_map(|slot| self.models.at(slot))
             .filter(weighs)
             .map(|state| {
-                let candidate = self.candidate(state);
+                let candidate = self.candidate(now, state);
                 (self.verdict(now, state, &candidate, need, taken), candidate)
             })
             .collect();
@@ -299,7 +299,7 @@ impl Core {
 
     fn shadow(&self, now: Millis, need: &Need, victims: &[ModelId]) -> Option<Shadow> {
         let shadow: &'static Policy = self.fleet.shadow?;
-        let others = match policy::choose(shadow, need, &self.candidates(need), now) {
+        let others = match policy::choose(shadow, need, &self.candidates(now, need), now) {
             Selection::Victims(others) => others,
             Selection::Wait(_) => Vec::new(),
         };

@@ -365,11 +365,11 @@ impl ModelState {
         }
     }
 
-    /// Since when a model waits: frozen requests wait from their freeze on.
+    /// Since when a model waits: frozen requests wait from their freeze on, and held ones since before this life where they do.
     pub(crate) fn waiting_since(&self) -> Millis {
-        self.engine
-            .frozen_since
-            .map_or(self.since, |frozen| frozen.min(self.since))
+        let held = sabotage!(WaitsBeginAnew, None, self.asked.held_since);
+        let earlier = self.engine.frozen_since.into_iter().chain(held);
+        earlier.fold(self.since, Millis::min)
     }
 
     /// Its requests have been frozen for longer than its operator allows.

@@ -4,7 +4,7 @@ use crate::{
     Core,
     decision::{Choice, Taken, Verdict, WhyNot},
     effect::Admission,
-    ids::{Millis, ModelId},
+    ids::{Bytes, Millis, ModelId},
     looks::SILENT_LOOKS,
     phase::{Boot, Cause, Failure, Phase},
     schedule::counted,
@@ -96,6 +96,7 @@ impl Core {
 
     fn reason_of_phase(&self, now: Millis, state: &ModelState) -> String {
         let for_ = now.since(state.since);
+        let waits_for = now.since(state.waiting_since());
         match &state.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) => {
                 "its engine has not answered a first look yet".into()
@@ -106,7 +107,7 @@ impl Core {
                 "nobody asks for it; a request (or `greenthread wake`) wakes it".into()
             }
             Phase::Queued => format!(
-                "it is wanted ({}) and has waited for room for {for_}",
+                "it is wanted ({}) and has waited for room for {waits_for}",
                 self.wish(state)
             ),
             Phase::Waking { .. } => format!(
@@ -171,6 +172,12 @@ impl Core {
         }
     }
 
+    /// Who keeps memory on a model's GPUs though it neither serves nor can leave, and what an operator can do about each.
+    pub(crate) fn in_the_way(&self, state: &ModelState) -> Vec<String> {
+        let others = self.neighbours(&state.spec.id);
+        others.filter_map(ModelState::keeps_its_room).collect()
+    }
+
     /// Who wants a model that waits.
     fn wish(&self, state: &ModelState) -> String {
         match (self.gates.held(state.slot), state.engine.inside) {
@@ -219,12 +226,34 @@ impl Core {
             })
             .collect();
         if choice.taken == Taken::GiveUp {
+            let target = self.models.get(&choice.target);
+            sentences.extend(target.into_iter().flat_map(|state| self.in_the_way(state)));
             sentences.push(
                 "nothing that holds its GPU can be put to sleep; an operator has to unpin or stop something"
                     .into(),
             );
         }
         sentences
+    }
+}
+
+impl ModelState {
+    fn keeps_its_room(&self) -> Option<String> {
+        let Phase::Failed { failure, .. } = &self.phase else {
+            return None;
+        };
+        let (id, holds) = (&self.spec.id, self.reserved());
+        let stays = self.engine.ending.is_none() && holds > Bytes(0);
+        match (failure, self.engine.inside) {
+            (Failure::NeverFits, inside @ 1..) if stays => Some(format!(
+                "{id} keeps {holds} there: it never fits itself, and {} frozen in its engine cannot end; let it fit (less `memory`, other GPUs, fewer pinned models), or end its engine's process, which loses them",
+                counted(inside)
+            )),
+            (Failure::Engine, _) if stays => Some(format!(
+                "{id} may hold {holds} there: its engine is out of service; restart it, or end its process"
+            )),
+            (Failure::NeverFits | Failure::Engine | Failure::Wake | Failure::Start, _) => None,
+        }
     }
 }
 

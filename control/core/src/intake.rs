@@ -181,6 +181,7 @@ impl Core {
             return;
         }
         self.take_moments(now, gate, &figures);
+        self.take_waits(now, &figures);
         if largest_term > self.fleet.term {
             // Rule 12: raise our own by a write under the lock, or exit; until then nothing is said to this gate.
             effects.push(Effect::RaiseTerm {
@@ -375,6 +376,21 @@ impl Core {
                 }
                 state.asked.last_used = state.asked.last_used.max(used);
                 state.asked.last_refused = state.asked.last_refused.max(refused);
+            }
+        }
+    }
+
+    /// A gate that begins a stream tells how long it has held requests: after a restart of control who waited before it is first. Not once a
+    /// model has served in this life, which lets everybody go who waited until then.
+    fn take_waits(&mut self, now: Millis, figures: &[(Slot, &Figures)]) {
+        for (slot, figures) in figures.iter().filter(|(_, figures)| figures.held > 0) {
+            let known = self.models.at(*slot);
+            if known.is_some_and(|state| state.served_at.is_none())
+                && let Some(state) = self.models.at_mut(*slot)
+            {
+                let since = now.since(Millis(figures.oldest_age));
+                let before = state.asked.held_since.unwrap_or(since);
+                state.asked.held_since = Some(before.min(since));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! How long an engine's actions take, as distributions: what is promised is a quantile, since a mean is exceeded half of the time.
 
-use crate::{ids::Millis, model::Durations};
+use crate::{ids::Millis, model::Durations, phase::Tier};
 
 /// Measurements kept of each action; older ones are forgotten.
 const KEPT: usize = 32;
@@ -119,6 +119,15 @@ impl Learned {
             reload: Samples::guessed(guess.reload),
             sleep: Samples::guessed(guess.sleep),
             drain: Samples::guessed(Millis::seconds(5)),
+        }
+    }
+
+    /// A wake from there, which is a start where nothing is left.
+    pub(crate) const fn back_from(&self, tier: Tier) -> &Samples {
+        match tier {
+            Tier::Ram => &self.wake,
+            Tier::Disk => &self.reload,
+            Tier::Stopped => &self.start,
         }
     }
 }

@@ -178,9 +178,12 @@ impl ModelState {
                 (self.spec.awake + peak).max(self.kept())
             }
             Phase::Booting(Boot::Sleeping(_)) | Phase::Sleeping { .. } => {
-                self.spec.awake + sabotage!(PeakForgotten, Bytes(0), sizes.sleeping.bytes)
+                let peak = sabotage!(PeakForgotten, Bytes(0), sizes.sleeping.bytes);
+                (self.spec.awake + peak).max(self.engine.found)
             }
-            Phase::Booting(Boot::Started) | Phase::Serving => self.spec.awake,
+            Phase::Booting(Boot::Started) | Phase::Serving => {
+                self.spec.awake.max(self.engine.found)
+            }
             Phase::Booting(
                 Boot::Observing { .. } | Boot::Unanswered | Boot::Waiting | Boot::Slept,
             )
@@ -191,7 +194,7 @@ impl ModelState {
             | Phase::Removed { .. } => match self.engine.resident {
                 Resident::Awake => {
                     let above = self.engine.unsettled.map(|unsettled| unsettled.above);
-                    self.spec.awake + above.unwrap_or_default()
+                    (self.spec.awake + above.unwrap_or_default()).max(self.engine.found)
                 }
                 Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
                 Resident::Stopped => Bytes(0),

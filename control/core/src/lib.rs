@@ -67,7 +67,7 @@ use effect::Effect;
 use event::Event;
 use forecast::Forecast;
 use gates::Gates;
-use ids::{Attempt, Millis, ModelId};
+use ids::{Attempt, Bytes, Millis, ModelId};
 use model::{FleetSpec, ModelSpec};
 use models::Models;
 use phase::{Cause, Failure, Phase};
@@ -236,6 +236,7 @@ impl Core {
             state.engine.failures = 0;
             state.engine.last_error = None;
             (state.engine.inside, state.engine.frozen_since) = (0, None);
+            state.asked.held_since = None;
             (state.told.stuck, state.engine.crowded) = (false, false);
             state.settle();
         }
@@ -252,6 +253,9 @@ impl Core {
         }
         if matches!(phase, Phase::Draining { .. }) {
             state.served_before = matches!(state.phase, Phase::Serving);
+        }
+        if !matches!(phase, Phase::Draining { .. } | Phase::Sleeping { .. }) {
+            state.engine.found = Bytes(0);
         }
         state.phase = phase;
         state.since = now;

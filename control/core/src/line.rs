@@ -67,18 +67,18 @@ impl Core {
     fn resident(&self, now: Millis, state: &ModelState) -> Option<Candidate> {
         let served = now + state.remaining(now);
         match state.phase {
-            Phase::Serving => Some(self.candidate(state)),
+            Phase::Serving => Some(self.candidate(now, state)),
             Phase::Waking { .. } => Some(Candidate {
                 last_used: served,
                 not_before: served + state.spec.min_runtime,
                 expected_until: state.expected_until(served),
-                ..self.candidate(state)
+                ..self.candidate(now, state)
             }),
             // It was only started to be ready, and goes by itself.
             Phase::Booting(Boot::Started | Boot::Starting(_) | Boot::Waking(_)) => {
                 Some(Candidate {
                     not_before: served,
-                    ..self.candidate(state)
+                    ..self.candidate(now, state)
                 })
             }
             Phase::Booting(_)
@@ -142,7 +142,7 @@ impl<'a> Line<'a> {
             not_before: at + state.spec.min_runtime,
             spared_until: Millis(0),
             expected_until: state.expected_until(at),
-            ..self.core.candidate(state)
+            ..self.core.candidate(self.now, state)
         };
         self.residents().push(resident);
     }

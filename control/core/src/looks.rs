@@ -5,7 +5,7 @@ use crate::{
     Core,
     effect::Effect,
     event::{EngineState, Memory, Observation},
-    ids::{Attempt, Millis, ModelId},
+    ids::{Attempt, Bytes, Millis, ModelId},
     ledger::SHOWS_WITHIN,
     phase::{Boot, Count, Failure, Phase, Tier},
     state::Resident,
@@ -193,6 +193,7 @@ impl Core {
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
         let new = match (&state.phase, seen.state) {
             (Phase::Serving, EngineState::Awake) => {
+                state.engine.found = Bytes(0);
                 let new = state.seen_awake(seen.memory, tolerance);
                 new.map(|new| (new, "while awake", awake))
             }
@@ -237,14 +238,7 @@ impl Core {
                 }
             }
             EngineState::Awake => {
-                state.engine.resident = Resident::Awake;
-                self.enter(now, id, Phase::Serving);
-                if let Some(state) = self.models.get_mut(id) {
-                    // It has been awake since before this life: its min_runtime is not begun again.
-                    let over = Millis(now.since(state.spec.min_runtime).0);
-                    state.served_at = Some(over);
-                }
-                self.record(now, id, "found awake, serving", effects);
+                self.found_awake(now, id, seen, effects);
             }
             EngineState::Asleep => {
                 let left = seen.memory.gpu.unwrap_or(state.spec.asleep);
@@ -279,6 +273,35 @@ impl Core {
                 self.fail(now, id, Failure::Engine, None, cause, effects);
             }
         }
+    }
+
+    /// It serves, and what it holds is not free (S4): that is reserved at once where it is more than is known, though it may be the rest of a
+    /// peak and counts as what it takes only when it was seen at rest.
+    fn found_awake(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let tolerance = self.fleet.tolerance;
+        if let Some(state) = self.models.get_mut(id) {
+            state.engine.resident = Resident::Awake;
+        }
+        self.enter(now, id, Phase::Serving);
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
+        // It has been awake since before this life: its min_runtime is not begun again.
+        state.served_at = Some(Millis(now.since(state.spec.min_runtime).0));
+        let (found, known) = (seen.memory.gpu.unwrap_or_default(), state.spec.awake);
+        state.engine.found = found;
+        let more = if found.less(known) > tolerance {
+            format!("; it holds {found}, not {known}: that much is reserved")
+        } else {
+            String::new()
+        };
+        self.record(now, id, format!("found awake, serving{more}"), effects);
     }
 
     /// The first look got no answer.

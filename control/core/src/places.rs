@@ -28,6 +28,15 @@ pub(crate) struct Place {
     pub(crate) moving: BTreeSet<Slot>,
 }
 
+/// One NUMA node.
+#[derive(Clone, Debug, Default)]
+struct Host {
+    /// Models that take host RAM there.
+    holders: BTreeSet<Slot>,
+    /// Bytes that they take.
+    reserved: Bytes,
+}
+
 /// Everything of a model that decisions about others depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Face {
@@ -97,7 +106,7 @@ impl Step {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Places {
     gpus: Vec<Place>,
-    hosts: Vec<Bytes>,
+    hosts: Vec<Host>,
     /// By slot.
     entries: Vec<Option<Entry>>,
     draining: BTreeSet<Slot>,
@@ -116,7 +125,7 @@ impl Places {
     pub(crate) fn new(gpus: usize, hosts: usize) -> Self {
         Self {
             gpus: (0..gpus).map(|_| Place::default()).collect(),
-            hosts: vec![Bytes(0); hosts],
+            hosts: vec![Host::default(); hosts],
             ..Self::default()
         }
     }
@@ -127,7 +136,13 @@ impl Places {
 
     /// Bytes of sleeping copies on a NUMA node.
     pub(crate) fn host_reserved(&self, host: usize) -> Bytes {
-        self.hosts.get(host).copied().unwrap_or_default()
+        self.hosts.get(host).map_or(Bytes(0), |host| host.reserved)
+    }
+
+    /// Every model that takes host RAM of a NUMA node.
+    pub(crate) fn in_host(&self, host: usize) -> impl Iterator<Item = Slot> {
+        let holders = self.hosts.get(host).map(|host| &host.holders);
+        holders.into_iter().flatten().copied()
     }
 
     /// Every model on any of these GPUs, each once.
@@ -204,8 +219,11 @@ impl Places {
                 place.moving.insert(slot);
             }
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
-            if let Some(sum) = self.hosts.get_mut(host) {
-                *sum = *sum + face.host;
+            if let Some(host) = self.hosts.get_mut(host)
+                && face.host > Bytes(0)
+            {
+                host.holders.insert(slot);
+                host.reserved = host.reserved + face.host;
             }
             self.dirty.insert(*gpu);
         }
@@ -236,8 +254,9 @@ impl Places {
             place.moving.remove(&slot);
             place.reserved = place.reserved.less(face.reserved);
             let host = host_of.get(gpu.0).copied().unwrap_or(0);
-            if let Some(sum) = self.hosts.get_mut(host) {
-                *sum = sum.less(face.host);
+            if let Some(host) = self.hosts.get_mut(host) {
+                host.holders.remove(&slot);
+                host.reserved = host.reserved.less(face.host);
             }
             self.dirty.insert(*gpu);
         }

@@ -94,6 +94,8 @@ mod chosen {
         OracleIgnored,
         /// The queue goes by names.
         QueueByName,
+        /// Who waited before control was restarted waits no longer than the others.
+        WaitsBeginAnew,
         /// Busy models go at once.
         MaxWaitIgnored,
         /// Frozen requests never become urgent.
@@ -142,7 +144,7 @@ mod chosen {
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 65] = [
+        pub const ALL: [Self; 66] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
@@ -186,6 +188,7 @@ mod chosen {
             Self::CountedOnce,
             Self::OracleIgnored,
             Self::QueueByName,
+            Self::WaitsBeginAnew,
             Self::MaxWaitIgnored,
             Self::MaxFreezeIgnored,
             Self::PinnedGoes,

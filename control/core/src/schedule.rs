@@ -205,7 +205,7 @@ impl Core {
             return true;
         }
         // 4. Somebody makes room, or nobody can.
-        let candidates = self.candidates(&need);
+        let candidates = self.candidates(now, &need);
         let need = Need {
             missing: self.attainable(id, need.missing, &candidates),
             ..need
@@ -255,7 +255,7 @@ impl Core {
             missing: all.collect(),
             ..need.clone()
         };
-        let mut candidates = self.candidates(&need);
+        let mut candidates = self.candidates(now, &need);
         candidates.retain(|other| {
             let may = !other.pinned && other.spared_until <= now && other.frees > Bytes(0);
             may && !only_comes_back
@@ -288,7 +288,7 @@ impl Core {
 
     /// The forecast hears of every choice, whoever makes it: it duels with recency over who goes.
     fn forecast_learns(&mut self, now: Millis, need: &Need) {
-        let candidates = self.candidates(need);
+        let candidates = self.candidates(now, need);
         let idle = candidates.iter().filter(|candidate| {
             !candidate.pinned && !candidate.busy && candidate.free_from() <= now
         });
@@ -350,10 +350,22 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        if !std::mem::replace(&mut state.told.stuck, true) {
-            let sentence = "no room can be made now: what holds its GPU cannot be put to sleep (greenthread why-not says more); requests get 503 `too_long`, others may go first";
-            self.record(now, id, sentence, effects);
+        if std::mem::replace(&mut state.told.stuck, true) {
+            return;
         }
+        let known = self.models.get(id).map(|state| self.in_the_way(state));
+        let known = known.filter(|known| !known.is_empty());
+        let why = known.map_or_else(
+            || {
+                "what holds its GPU cannot be put to sleep (greenthread why-not says more)"
+                    .to_owned()
+            },
+            |known| known.join("; "),
+        );
+        let sentence = format!(
+            "no room can be made now: {why}; requests get 503 `too_long`, others may go first"
+        );
+        self.record(now, id, sentence, effects);
     }
 
     fn start_or_wake(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
@@ -425,7 +437,7 @@ impl Core {
                 busy_from: now,
                 urgent: false,
             };
-            let candidates = self.candidates(&need);
+            let candidates = self.candidates(now, &need);
             let selection = policy::choose(self.fleet.policy, &need, &candidates, now);
             if self.sleepers_relieve(now, (gpu, excess), &selection, effects) {
                 continue;

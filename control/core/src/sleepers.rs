@@ -1,12 +1,15 @@
 //! Engines that sleep: when one may end, what is lost with it, and who ends to make room for others, be it for copies in host RAM or
 //! for what sleeping engines keep on their GPUs.
 
+use std::collections::BTreeSet;
+
 use crate::{
     Core, LOOK_AGAIN,
     decision::{Taken, Trigger},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
     looks::OBSERVE_TIMEOUT,
+    models::Slot,
     phase::{Boot, Failure, Phase, Tier},
     policy::{Candidate, Selection},
     state::{ModelState, Resident},
@@ -94,12 +97,26 @@ impl Core {
         waiter: Option<&ModelId>,
         mut missing: Vec<(Scarce, Bytes)>,
     ) -> Vec<(Scarce, Bytes)> {
-        let others = self.models.values();
-        let others = others.filter(|state| Some(&state.spec.id) != waiter);
-        for state in others.filter(|state| state.engine.ending.is_some()) {
-            self.take_from(state, &mut missing);
+        for state in self.holders(waiter, &missing) {
+            if state.engine.ending.is_some() {
+                self.take_from(state, &mut missing);
+            }
         }
         missing
+    }
+
+    /// All but the waiter that may hold some of what is missing.
+    fn holders(&self, waiter: Option<&ModelId>, missing: &[(Scarce, Bytes)]) -> Vec<&ModelState> {
+        let mut there: BTreeSet<Slot> = BTreeSet::new();
+        for (scarce, _) in missing {
+            match scarce {
+                Scarce::Host(host) => there.extend(self.places.in_host(*host)),
+                Scarce::Gpu(gpu) => there.extend(self.places.on(&[*gpu])),
+            }
+        }
+        let states = there.into_iter().filter_map(|slot| self.models.at(slot));
+        let others = states.filter(|state| Some(&state.spec.id) != waiter);
+        others.collect()
     }
 
     fn take_from(&self, state: &ModelState, missing: &mut Vec<(Scarce, Bytes)>) {
@@ -123,9 +140,8 @@ impl Core {
             let mut all = missing.iter();
             all.any(|(scarce, _)| self.end_frees(state, *scarce) > Bytes(0))
         };
-        let others = self.models.values();
-        let others = others.filter(|state| Some(&state.spec.id) != waiter);
-        let mut can_go: Vec<(f64, &ModelState, Leaves)> = others
+        let holders = self.holders(waiter, missing).into_iter();
+        let mut can_go: Vec<(f64, &ModelState, Leaves)> = holders
             .filter(|state| helps(state, missing))
             .map(|state| {
                 let loss = self.loss_of_leaving(now, state);
@@ -288,12 +304,8 @@ impl Core {
     /// Seconds of waiting per second that are expected to be lost when a model's weights are in `tier` instead of RAM.
     pub(crate) fn loss(&self, now: Millis, state: &ModelState, tier: Tier) -> f64 {
         let learned = &state.learned;
-        let wake = match tier {
-            Tier::Ram => &learned.wake,
-            Tier::Disk => &learned.reload,
-            Tier::Stopped => &learned.start,
-        };
-        let longer = wake.median().since(learned.wake.median());
+        let wake = learned.back_from(tier).median();
+        let longer = wake.since(learned.wake.median());
         seconds(longer) * state.asked.demand.rate(now)
     }
 
@@ -314,7 +326,9 @@ impl Core {
     fn loss_of_sleep(&self, now: Millis, state: &ModelState) -> f64 {
         let busy = self.gates.in_flight(state.slot) > 0 || self.gates.held(state.slot) > 0;
         let certain = if busy { WAITED_FOR } else { 0.0 };
-        certain + seconds(state.learned.wake.median()) * state.asked.demand.rate(now)
+        let tier = self.comes_back_from(now, state);
+        let wake = state.learned.back_from(tier).median();
+        certain + seconds(wake) * state.asked.demand.rate(now)
     }
 }
 

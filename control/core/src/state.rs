@@ -66,6 +66,8 @@ pub(crate) struct Engine {
     pub(crate) resident: Resident,
     /// Where its weights are, or are going, while it is not awake and has a process.
     pub(crate) copy: Tier,
+    /// Bytes per GPU that the first look found it to hold awake, until a look at rest tells what it takes.
+    pub(crate) found: Bytes,
     /// Requests inside the engine while it is not awake: frozen, or arrived in spite of the gates.
     pub(crate) inside: u64,
     /// Since when there are such requests.
@@ -127,6 +129,9 @@ pub(crate) struct Asked {
     pub(crate) last_refused: Option<Millis>,
     /// Refused wishes up to this moment are fulfilled.
     pub(crate) fulfilled_at: Option<Millis>,
+    /// Since when the oldest request waits that a gate held when it began a stream, before this life knew of it; none where nobody is held
+    /// any more, or it has served since.
+    pub(crate) held_since: Option<Millis>,
     /// Seconds of Retry-After that were told last to those who were refused.
     pub(crate) retry_after: u32,
     /// Whoever was refused comes back by then, if they do as they were told.
@@ -183,6 +188,7 @@ impl Engine {
         Self {
             resident: Resident::Stopped,
             copy: Tier::Ram,
+            found: Bytes(0),
             inside: 0,
             frozen_since: None,
             observing: None,
@@ -241,11 +247,7 @@ impl ModelState {
 
     /// What was learned of the kind of wake that comes next.
     pub(crate) const fn next_wake(&self) -> &Samples {
-        match self.tier() {
-            Tier::Ram => &self.learned.wake,
-            Tier::Disk => &self.learned.reload,
-            Tier::Stopped => &self.learned.start,
-        }
+        self.learned.back_from(self.tier())
     }
 
     /// No request is in its sleeping engine, as far as anybody can tell. Gates that fell silent while it was frozen did not say what they

@@ -11,7 +11,7 @@ use crate::{
     failures::COOL_DOWN,
     ids::{Bytes, Millis, ModelId},
     phase::{Boot, Cause, Phase, Tier},
-    sleepers::{Leaves, Scarce},
+    sleepers::{Leaves, Leaving, Scarce},
     state::{ModelState, Resident},
 };
 
@@ -24,6 +24,16 @@ pub(crate) enum Berth {
     Wait,
     /// Nowhere, and why.
     Nowhere(String),
+}
+
+/// What has to happen for a berth.
+enum Way {
+    /// Nothing.
+    Open(Tier),
+    /// These leave host RAM for it, or have begun to.
+    After(Leaving),
+    /// There is none, and why.
+    None(String),
 }
 
 impl Core {
@@ -39,19 +49,41 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return Berth::Wait;
         };
+        match self.way(now, state, empty) {
+            Way::Open(tier) => Berth::In(tier),
+            Way::After(leaving) => {
+                self.they_leave(now, id, leaving, Trigger::HostRam, effects);
+                Berth::Wait
+            }
+            Way::None(why) => Berth::Nowhere(why),
+        }
+    }
+
+    /// From where it would come back if it went to sleep now with nothing in its engine. Each model is asked as if it went alone: which
+    /// others go with it is not known before all have their price, so that of two that go together into the last host RAM both are
+    /// priced as if they had it.
+    pub(crate) fn comes_back_from(&self, now: Millis, state: &ModelState) -> Tier {
+        match self.way(now, state, true) {
+            Way::Open(tier) => tier,
+            // One that finds no berth goes on serving.
+            Way::After(_) | Way::None(_) => Tier::Ram,
+        }
+    }
+
+    fn way(&self, now: Millis, state: &ModelState, empty: bool) -> Way {
         let caps = state.spec.caps;
         let stop = empty && caps.restartable;
         if state.engine.crowded && stop {
-            return Berth::In(Tier::Stopped);
+            return Way::Open(Tier::Stopped);
         }
         match state.spec.tier {
-            Some(Tier::Disk) if caps.disk => return Berth::In(Tier::Disk),
-            Some(Tier::Stopped) if stop => return Berth::In(Tier::Stopped),
+            Some(Tier::Disk) if caps.disk => return Way::Open(Tier::Disk),
+            Some(Tier::Stopped) if stop => return Way::Open(Tier::Stopped),
             Some(Tier::Ram | Tier::Disk | Tier::Stopped) | None => {}
         }
         let short = self.host_short(state);
         if short.is_empty() {
-            return Berth::In(Tier::Ram);
+            return Way::Open(Tier::Ram);
         }
         let deeper = match state.spec.tier {
             Some(Tier::Ram) => None,
@@ -60,15 +92,15 @@ impl Core {
             Some(Tier::Disk | Tier::Stopped) | None => None,
         };
         let own = deeper.map(|tier| self.loss(now, state, tier));
-        let short = self.beyond_what_comes(Some(id), short);
-        match (deeper, self.who_leaves(now, Some(id), &short)) {
+        let id = Some(&state.spec.id);
+        let short = self.beyond_what_comes(id, short);
+        match (deeper, self.who_leaves(now, id, &short)) {
             // Enough leaves already, or what leaves is worth less than this one.
             (_, leaving) if leaving.enough && own.is_none_or(|own| leaving.loss <= own) => {
-                self.they_leave(now, id, leaving, Trigger::HostRam, effects);
-                Berth::Wait
+                Way::After(leaving)
             }
-            (Some(tier), _) => Berth::In(tier),
-            (None, _) => Berth::Nowhere(format!(
+            (Some(tier), _) => Way::Open(tier),
+            (None, _) => Way::None(format!(
                 "its copy would take {} of host RAM per GPU, which is full of copies that cannot leave",
                 state.spec.sizes.host.bytes
             )),

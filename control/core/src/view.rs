@@ -52,6 +52,8 @@ pub struct ModelView {
     pub unanswered: Option<String>,
     /// Last error, in full, for operators.
     pub last_error: Option<String>,
+    /// Where no room can be made for it: who keeps it though it can neither serve nor leave, and what to do about each.
+    pub in_the_way: Vec<String>,
 }
 
 /// What the actions of one model take, as learned; `None`: it cannot do that.
@@ -164,6 +166,11 @@ impl Core {
                 takes: state.takes(),
                 unanswered: unanswered(state),
                 last_error: state.engine.last_error.clone(),
+                in_the_way: if state.told.stuck {
+                    self.in_the_way(state)
+                } else {
+                    Vec::new()
+                },
             }
         };
         self.models.values().map(view).collect()

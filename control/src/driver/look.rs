@@ -114,6 +114,7 @@ impl Driver {
             unanswered: view.unanswered,
             estimated_wait_ms: view.estimated_wait.map(|wait| wait.0),
             last_error: view.last_error,
+            in_the_way: view.in_the_way,
             outcomes: totals.requests.outcomes,
             wait_buckets: totals.requests.waits,
             transitions: overview::Transitions {

@@ -87,7 +87,7 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         | (b"Core", b"audits" | b"choices" | b"tally" | b"forecast")
         | (b"ModelState", b"spec" | b"declared" | b"settings" | b"learned")
         | (b"Engine", b"last_error" | b"failures")
-        | (b"Asked", b"demand")
+        | (b"Asked", b"demand" | b"held_since")
         | (b"Told", b"drain_takes")
         | (b"Room", b"wait" | b"making_room" | b"evicted" | b"regretted")
         | (b"Gates", b"live" | b"fenced" | b"sums")

@@ -49,6 +49,8 @@ pub struct Course {
     pub displaced: bool,
     /// Its process is being ended, or nobody knows how its last action ended.
     shaky: bool,
+    /// It has served in this life.
+    served: bool,
 }
 
 impl Course {
@@ -138,6 +140,7 @@ impl Fairness {
     fn follow(&mut self, now: Millis, view: &ModelView) {
         let ended = self.ended.clone().filter(|(model, _)| *model == view.id);
         let course = self.course(&view.id);
+        course.served |= matches!(view.phase, "Serving" | "Draining" | "Sleeping");
         let before = std::mem::replace(&mut course.phase, view.phase);
         course.at = view.since;
         course.frozen = (view.frozen > 0).then(|| course.frozen.unwrap_or(now));
@@ -242,7 +245,10 @@ impl World {
                 .is_some_and(|(since, most)| now.since(since) >= most);
             (!urgent, course.since())
         };
-        let mine = key(model, course);
+        // Who waited before this life goes by that, where it has not served since.
+        let waited = |id: &ModelId| control.account.held_since(id);
+        let (late, since) = key(model, course);
+        let mine = (late, since.into_iter().chain(waited(model)).min());
         let stopped = control.core.gpus();
         let earlier = views.iter().find(|view| {
             let Some(known) = before.get(&view.id).filter(|known| known.phase == "Queued") else {
@@ -262,6 +268,8 @@ impl World {
             let nobody = view.held == 0 && view.frozen == 0;
             let shares = there.iter().any(|gpu| own.contains(gpu));
             let (urgent, since) = key(&view.id, known);
+            let before = waited(&view.id).filter(|_| !known.served);
+            let since = since.into_iter().chain(before).min();
             // What is frozen may be known a look later.
             let slack = if known.frozen.is_some() || course.frozen.is_some() {
                 SEEN_WITHIN
@@ -395,7 +403,8 @@ impl World {
             return;
         };
         let urgent = (waiter.frozen).is_some_and(|at| now.since(at) >= target.max_freeze);
-        let waits = waiter.since().unwrap_or(now);
+        let held = control.account.held_since(&choice.target);
+        let waits = waiter.since().into_iter().chain(held).min().unwrap_or(now);
         let patient = now.since(waits) >= target.max_wait;
         self.check(!pinned, |_| {
             format!("{} is pinned and makes room", view.id.0)

@@ -71,6 +71,8 @@ pub struct Account {
     uses: BTreeMap<ModelId, Millis>,
     /// Looks in a row that an engine did not answer.
     silent: BTreeMap<ModelId, u32>,
+    /// Since when the oldest request waits that a gate held when it began a stream, of models for which any is held.
+    held: BTreeMap<ModelId, Millis>,
 }
 
 impl Account {
@@ -153,6 +155,9 @@ impl Account {
             }
             _ => {}
         }
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|model, _| self.figures(model).1 > 0);
+        self.held = held;
     }
 
     fn said(&mut self, gate: &GateId, model: &ModelId) -> &mut Said {
@@ -196,6 +201,11 @@ impl Account {
             (said.in_flight, said.held) = (0, 0);
         }
         self.take(now, id, figures);
+        for (model, figures) in figures.iter().filter(|(_, figures)| figures.held > 0) {
+            let since = now.since(Millis(figures.oldest_age));
+            let known = self.held.entry(model.clone()).or_insert(since);
+            *known = since.min(*known);
+        }
     }
 
     /// Rule 5: what an older stream says after a new Hello is ignored.
@@ -272,6 +282,11 @@ impl Account {
         said.fold((0, 0), |sum, said| {
             (sum.0 + said.in_flight, sum.1 + said.held)
         })
+    }
+
+    /// Since when a request waits that a gate held when it began a stream.
+    pub fn held_since(&self, model: &ModelId) -> Option<Millis> {
+        self.held.get(model).copied()
     }
 
     /// When any gate last saw a use of a model.

@@ -120,7 +120,8 @@ pub struct Candidate {
     pub expected_until: Millis,
     /// How long its sleep takes, as learned.
     pub sleep: Millis,
-    /// How long its next wake would take, as learned.
+    /// How long its next wake would take, as learned, from where its weights would go if it went now, and went alone: host RAM, disk, or
+    /// nowhere.
     pub wake: Millis,
     /// How often it is asked for.
     pub demand: Demand,

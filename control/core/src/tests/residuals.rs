@@ -293,3 +293,91 @@ fn first_starts_do_not_end_each_other_before_they_are_measured() {
     let started = bench.log.iter().filter(starts).count();
     assert!(started <= 3 + 3, "{started} starts");
 }
+
+/// `a` never fits and has two requests frozen in it; `c` needs what it keeps.
+fn in_the_way() -> Bench {
+    let keeps = ModelSpec {
+        asleep: Bytes(5 * GIB),
+        ..spec("a")
+    };
+    let large = ModelSpec {
+        awake: Bytes(36 * GIB),
+        ..spec("c")
+    };
+    let mut bench = settled(&[keeps.clone(), large]);
+    bench.event(Event::ModelSet(Box::new(ModelSpec {
+        awake: Bytes(50 * GIB),
+        ..keeps
+    })));
+    engine(&mut bench, "a").count = 2;
+    bench.run(2_000);
+    assert_eq!(bench.phase("a"), "Failed", "{}", bench.sentences());
+    let effects = bench.figures("g1", "c", 0, 1);
+    assert_eq!(names(&effects), ["c refuse TooLong"]);
+    bench
+}
+
+#[test]
+fn who_keeps_what_others_wait_for_and_cannot_leave_is_named_with_what_helps() {
+    let told = "a keeps 5.0 GiB there: it never fits itself, and 2 requests frozen in its engine cannot end; let it fit";
+    let bench = in_the_way();
+    let sentence = format!("c: no room can be made now: {told}");
+    assert!(
+        bench.sentences().contains(&sentence),
+        "{}",
+        bench.sentences()
+    );
+    let why_not = bench.core.why_not(Millis(bench.now), &id("c"));
+    let reasons = why_not.expect("known").reasons;
+    let names_it = |reasons: &[String]| reasons.iter().any(|reason| reason.starts_with(told));
+    assert!(names_it(&reasons), "{reasons:?}");
+    let mut views = bench.core.view().into_iter();
+    let mut of = |id: ModelId| views.find(|view| view.id == id).expect("known").in_the_way;
+    assert_eq!(of(id("a")), Vec::<String>::new());
+    assert!(names_it(&of(id("c"))));
+}
+
+#[test]
+fn what_is_told_to_help_against_one_in_the_way_does() {
+    let mut bench = in_the_way();
+    engine(&mut bench, "a").state = EngineState::Gone;
+    let effects = bench.run(3_000);
+    assert_eq!(
+        acts(&effects),
+        ["wake c", "c admit"],
+        "{}",
+        bench.sentences()
+    );
+    let mut bench = in_the_way();
+    let fits = ModelSpec {
+        asleep: Bytes(5 * GIB),
+        ..spec("a")
+    };
+    let effects = bench.event(Event::ModelSet(Box::new(fits)));
+    assert_eq!(
+        acts(&effects),
+        ["wake a", "a admit"],
+        "{}",
+        bench.sentences()
+    );
+}
+
+#[test]
+fn an_engine_out_of_service_that_may_hold_its_room_is_named_with_what_helps() {
+    let mut attached = spec("a");
+    attached.caps.restartable = false;
+    let large = ModelSpec {
+        awake: Bytes(36 * GIB),
+        ..spec("c")
+    };
+    let mut bench = Bench::new(&[attached], EngineState::Broken);
+    bench.add(&large, EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.run(10_000);
+    bench.figures("g1", "c", 0, 1);
+    let told = "c: no room can be made now: a may hold 17.0 GiB there: its engine is out of service; restart it, or end its process; requests get 503";
+    assert!(bench.sentences().contains(told), "{}", bench.sentences());
+    engine(&mut bench, "a").state = EngineState::Gone;
+    assert_eq!(acts(&bench.run(3_000)), ["wake c", "c admit"]);
+}

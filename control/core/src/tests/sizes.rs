@@ -280,3 +280,33 @@ fn a_refused_sleep_may_follow_one_that_left_a_copy() {
     bench.run(1_500);
     assert_eq!(held(&bench), Bytes(0), "a look tells");
 }
+
+#[test]
+fn an_engine_that_is_found_with_more_than_was_declared_keeps_it_from_the_first_look_on() {
+    let mut bench = Bench::new(&[spec("b")], EngineState::Asleep);
+    bench.add(&spec("a"), EngineState::Awake);
+    engine(&mut bench, "a").memory = Bytes(25 * GIB);
+    bench.run(1_000);
+    bench.hello("g1", 1);
+    bench.figures("g1", "b", 0, 1);
+    let effects = bench.run(2_000);
+    assert!(bench.core.open, "{}", bench.sentences());
+    // As declared there would be room for both.
+    assert_eq!(acts(&effects), ["a admit"], "{}", bench.sentences());
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(26 * GIB));
+    assert_eq!(
+        spec_of(&bench, "a").awake,
+        Bytes(17 * GIB),
+        "a peak, perhaps"
+    );
+    assert!(
+        bench
+            .sentences()
+            .contains("it holds 25.0 GiB, not 17.0 GiB")
+    );
+    // It was one.
+    engine(&mut bench, "a").memory = Bytes(18 * GIB);
+    assert_eq!(acts(&bench.run(3_000)), ["wake b", "b admit"]);
+    assert_eq!(spec_of(&bench, "a").awake, Bytes(18 * GIB));
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(35 * GIB));
+}

@@ -1,7 +1,7 @@
 //! Where weights go, when an engine may end, and what a host that holds too much does about it.
 
 use super::*;
-use crate::phase::Tier;
+use crate::{phase::Tier, policy::Policy};
 
 /// From when on no gate of a predecessor flows any more.
 const STRANGERS: u64 = 609_000;
@@ -428,4 +428,95 @@ fn the_answer_to_a_look_at_a_process_that_has_ended_since_says_nothing() {
         "{}",
         bench.sentences()
     );
+}
+
+#[test]
+fn the_price_of_a_return_is_that_of_the_tier_where_a_model_then_really_goes() {
+    let cases = [
+        // Nothing else is in host RAM; GiB of its copy; it can sleep without one; where its operator wants it; where it goes.
+        (true, 20, false, None, Tier::Ram),
+        (true, 20, false, Some(Tier::Stopped), Tier::Stopped),
+        (true, 20, true, Some(Tier::Disk), Tier::Disk),
+        (true, 20, false, Some(Tier::Disk), Tier::Ram),
+        (false, 40, false, None, Tier::Stopped),
+        (false, 40, true, None, Tier::Disk),
+        (false, 40, true, Some(Tier::Stopped), Tier::Stopped),
+        (false, 20, false, None, Tier::Ram),
+    ];
+    for (room, copy, disk, tier, goes) in cases {
+        let mut victim = ModelSpec {
+            tier,
+            ..holding("a")
+        };
+        (victim.sizes.host.bytes, victim.caps.disk) = (Bytes(copy * GIB), disk);
+        let mut models = vec![(victim, EngineState::Awake)];
+        if !room {
+            let stays = ModelSpec {
+                tier: Some(Tier::Ram),
+                ..holding("r")
+            };
+            models.push((stays, EngineState::Asleep));
+        }
+        let mut bench = found(with_host_ram(), &models);
+        let state = bench.core.models.get(&id("a")).expect("known");
+        let told = bench.core.candidate(Millis(bench.now), state).wake;
+        let takes = match goes {
+            Tier::Ram => Millis(600),
+            Tier::Disk => Millis(2_000),
+            Tier::Stopped => Millis(5_000),
+        };
+        assert_eq!(told, takes, "{room} {copy} {disk} {tier:?}");
+        sleeps(&mut bench, "a", 1_000);
+        let state = bench.core.models.get(&id("a")).expect("known");
+        assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
+        assert_eq!(state.tier(), goes, "{room} {copy} {disk} {tier:?}");
+    }
+}
+
+#[test]
+fn who_would_have_to_be_started_again_costs_more_than_who_only_wakes() {
+    let mut bench = with_host_ram();
+    let fleet = FleetSpec {
+        policy: Policy::named("cost").expect("known"),
+        ..bench.core.fleet.clone()
+    };
+    bench.core = Core::new(fleet, Millis(0));
+    let mut wakes = holding("b");
+    wakes.sizes.host.bytes = Bytes(20 * GIB);
+    let mut waiter = holding("c");
+    waiter.sizes.host.bytes = Bytes(GIB);
+    let models = [
+        (
+            ModelSpec {
+                tier: Some(Tier::Ram),
+                ..holding("r")
+            },
+            EngineState::Asleep,
+        ),
+        (holding("a"), EngineState::Awake),
+        (wakes, EngineState::Awake),
+        (waiter, EngineState::Asleep),
+    ];
+    let mut bench = found(bench, &models);
+    for name in ["a", "b"] {
+        popular(&mut bench, name, 5);
+    }
+    let effects = bench.figures("g1", "c", 0, 1);
+    assert_eq!(
+        acts(&effects)[..1],
+        ["sleep b Keep"],
+        "{}",
+        bench.sentences()
+    );
+    let choices = bench.core.explain(&id("c"), 1);
+    let choice = choices.first().expect("a choice");
+    let price = |name: &str| {
+        let mut weighed = choice.weighed.iter();
+        weighed
+            .find(|one| one.model == id(name))
+            .map(|one| one.price)
+    };
+    // 5.09 s there and back against 0.69 s.
+    let ratio = price("a").expect("weighed") / price("b").expect("weighed");
+    assert!((7.3..7.5).contains(&ratio), "{ratio}");
 }

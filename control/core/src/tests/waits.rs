@@ -333,3 +333,97 @@ fn a_long_queue_is_not_told_that_everything_takes_longest() {
         "four drains: {last}"
     );
 }
+
+/// A control that has only just started, with an engine for each of these models on a GPU with room for one.
+fn restarted(models: &[(&str, EngineState)]) -> Bench {
+    let mut bench = Bench::new(&[], EngineState::Asleep);
+    for (name, state) in models {
+        let large = ModelSpec {
+            awake: Bytes(25 * GIB),
+            max_wait: Millis(60_000),
+            ..spec(name)
+        };
+        bench.add(&large, *state);
+    }
+    bench
+}
+
+/// A gate begins a stream, and holds a request of that age for each of these.
+fn greets(bench: &mut Bench, gate: &str, held: &[(&str, u64)]) -> Vec<Effect> {
+    let figures = |(name, oldest_age): &(&str, u64)| {
+        let figures = Figures {
+            held: 1,
+            oldest_age: *oldest_age,
+            ..Figures::default()
+        };
+        (id(name), figures)
+    };
+    let figures = held.iter().map(figures).collect();
+    let new = (StreamId(0), 0, figures);
+    bench.gates.insert(GateId(gate.into()), new);
+    bench.hello(gate, 1)
+}
+
+#[test]
+fn who_waited_before_control_was_restarted_goes_first() {
+    let asleep = [("a", EngineState::Asleep), ("b", EngineState::Asleep)];
+    // Before engines were looked at, and after.
+    for heard_at in [1_000, 2_500] {
+        let mut bench = restarted(&asleep);
+        bench.run(heard_at);
+        let mut effects = greets(&mut bench, "g1", &[("a", 1), ("b", 500)]);
+        effects.extend(bench.run(3_000 - heard_at));
+        let woken = acts(&effects);
+        assert_eq!(
+            woken.first().map(String::as_str),
+            Some("wake b"),
+            "{heard_at}"
+        );
+    }
+}
+
+#[test]
+fn who_waited_before_control_was_restarted_is_patient_for_so_much_less() {
+    let models = [("a", EngineState::Asleep), ("x", EngineState::Awake)];
+    let mut bench = restarted(&models);
+    bench.run(40_000);
+    bench.hello("g1", 1);
+    bench.engines.get_mut(&id("x")).expect("known").count = 1;
+    bench.figures("g1", "x", 1, 0);
+    greets(&mut bench, "g2", &[("a", 35_000)]);
+    bench.run(24_900);
+    assert_eq!(bench.phase("x"), "Serving");
+    bench.run(200);
+    assert_eq!(bench.phase("x"), "Draining");
+    let why_not = bench.core.why_not(Millis(bench.now), &id("a"));
+    let reasons = why_not.expect("known").reasons.join("\n");
+    assert!(reasons.contains("waited for room for 60.1 s"), "{reasons}");
+}
+
+#[test]
+fn who_waited_and_left_before_a_restart_keeps_no_place_for_others() {
+    let asleep = [("a", EngineState::Asleep), ("b", EngineState::Asleep)];
+    let mut bench = restarted(&asleep);
+    bench.run(1_000);
+    greets(&mut bench, "g1", &[("b", 900)]);
+    bench.figures("g1", "b", 0, 0);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "b", 0, 1);
+    let woken = acts(&bench.run(2_000));
+    assert_eq!(woken.first().map(String::as_str), Some("wake a"));
+}
+
+#[test]
+fn who_waits_for_a_model_that_has_served_since_began_when_this_control_heard_of_it() {
+    let mut bench = restarted(&[("a", EngineState::Asleep), ("b", EngineState::Asleep)]);
+    bench.run(3_000);
+    greets(&mut bench, "g1", &[("a", 2_000)]);
+    bench.figures("g1", "a", 0, 0);
+    assert_eq!(bench.phase("a"), "Serving");
+    bench.figures("g1", "b", 0, 1);
+    bench.run(20_000);
+    assert_eq!(bench.phase("b"), "Serving", "{}", bench.sentences());
+    greets(&mut bench, "g2", &[("a", 25_000)]);
+    let since = bench.core.models.get(&id("a")).map(|a| a.waiting_since());
+    assert_eq!(since, Some(Millis(bench.now)));
+}
