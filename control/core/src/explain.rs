@@ -150,12 +150,16 @@ impl Core {
             .neighbours(id)
             .filter(|other| other.phase.in_transition())
         {
-            let moves = if matches!(other.phase, Phase::Waking { .. }) {
-                "waking"
-            } else if matches!(other.phase, Phase::Sleeping { .. }) {
-                "going to sleep"
-            } else {
-                "starting, or being measured,"
+            let moves = match other.phase {
+                Phase::Waking { .. } => "waking",
+                Phase::Sleeping { .. } => "going to sleep",
+                Phase::Booting(_)
+                | Phase::Asleep
+                | Phase::Queued
+                | Phase::Serving
+                | Phase::Draining { .. }
+                | Phase::Failed { .. }
+                | Phase::Removed { .. } => "starting, or being measured,",
             };
             let id = &other.spec.id;
             reasons.push(format!("{id} is {moves} on the same GPU; one at a time"));

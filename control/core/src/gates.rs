@@ -430,7 +430,7 @@ impl Gates {
             let acknowledged = gate.acknowledged.get(&model).filter(|acknowledged| {
                 sabotage!(AnyEpochAcknowledges, true, acknowledged.epoch == epoch)
             });
-            let blocks = !gate.fenced || now.since(gate.last_heard) < silence;
+            let blocks = now.since(gate.last_heard) < silence;
             match (acknowledged, blocks) {
                 (Some(acknowledged), true) => waiting.all_zero &= acknowledged.zero,
                 (Some(acknowledged), false) => waiting.fenced_in_flight |= !acknowledged.zero,

@@ -63,9 +63,7 @@ impl Core {
             // Who leaves needs no room to go to sleep any more by then.
             let then = self.needs_on(state, *gpu, |other| !other.leaves_soon(now));
             let free = capacity.less(reserved);
-            let leaving = self
-                .models_on(*gpu)
-                .filter(|other| other.leaves_soon(now) && other.slot != state.slot);
+            let leaving = self.models_on(*gpu).filter(|other| other.leaves_soon(now));
             let coming: Bytes = leaving.map(ModelState::will_free).sum();
             GpuNeed {
                 gpu: *gpu,

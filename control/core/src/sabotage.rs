@@ -140,11 +140,13 @@ mod chosen {
         RelievesTooEarly,
         /// An engine that did not answer one look is ended.
         SilentOnceIsDead,
+        /// Only every other of the victims that it takes makes room.
+        TooFewVictims,
     }
 
     impl Sabotage {
         /// All of them.
-        pub const ALL: [Self; 66] = [
+        pub const ALL: [Self; 67] = [
             Self::OneGateForgotten,
             Self::NoAcknowledgement,
             Self::SuccessorWaitsNothing,
@@ -211,6 +213,7 @@ mod chosen {
             Self::StrangerStarted,
             Self::RelievesTooEarly,
             Self::SilentOnceIsDead,
+            Self::TooFewVictims,
         ];
     }
 

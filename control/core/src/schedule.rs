@@ -216,7 +216,12 @@ impl Core {
         }
         match policy::choose(self.fleet.policy, &need, &candidates, now) {
             Selection::Victims(victims) => {
-                self.make_room(now, id, &need, needs, victims, effects);
+                let all = sabotage!(
+                    TooFewVictims,
+                    victims.into_iter().step_by(2).collect(),
+                    victims
+                );
+                self.make_room(now, id, &need, needs, all, effects);
                 true
             }
             Selection::Wait(None) if self.are_measured_first(id) => {

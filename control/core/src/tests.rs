@@ -20,6 +20,7 @@ mod explain;
 mod found;
 mod fuzz;
 mod liveness;
+mod narrow;
 mod races;
 mod residuals;
 mod rows;

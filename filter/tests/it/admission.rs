@@ -144,6 +144,7 @@ fn the_wait_a_client_or_a_row_allows() {
     for (wait, prefer, expected) in [
         (0, "wait=0", answered(503, "hold_expired")),
         (30_000, "wait=29", answered(503, "too_long")),
+        (30_000, "wait=30", Seen::Held),
         (30_000, "wait=31", Seen::Held),
         (0, "wait=1", Seen::Held),
         (120_001, "wait=999", answered(503, "too_long")),
@@ -172,6 +173,17 @@ fn without_a_lease_only_flow_rows_go_on() {
         world.now = at;
         assert_eq!(world.post("/llama/x").1, llama, "{at}");
         assert_eq!(world.post("/flow/x").1, flow, "{at}");
+        // A document of the engine goes the same way, and is not held.
+        for (model, work) in [("llama", llama), ("flow", flow)] {
+            let document = world.request("GET", &format!("/{model}/metrics")).1;
+            let goes_on = work != Seen::Held;
+            let expected = if goes_on {
+                forwarded("/metrics")
+            } else {
+                answered(503, "asleep")
+            };
+            assert_eq!(document, expected, "{at}");
+        }
     }
 }
 

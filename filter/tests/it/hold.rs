@@ -282,3 +282,33 @@ fn a_gate_that_holds_all_the_time_learns_of_another_one() {
     }
     assert_eq!(busy.post("/llama/x").1, answered(429, "hold_full"));
 }
+
+#[test]
+fn a_gate_that_wrote_nothing_for_a_minute_is_taken_off_the_list() {
+    let shared = Rc::default();
+    let config = r#"{"control": {"cluster": "ctl"}}"#;
+    let mut gone = World::with(config, "gate-1", Rc::clone(&shared));
+    let mut stays = World::with(config, "gate-2", Rc::clone(&shared));
+    let listed = || {
+        let data = shared.borrow();
+        let list = data.get("greenthread.gates").cloned().unwrap_or_default();
+        let mut names: Vec<String> = String::from_utf8(list)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        names
+    };
+    for _ in 0..3 {
+        for gate in [&mut gone, &mut stays] {
+            gate.now += 100;
+            gate.tick();
+        }
+    }
+    assert_eq!(listed(), ["gate-1", "gate-2"]);
+    stays.run(58_000);
+    assert_eq!(listed(), ["gate-1", "gate-2"]);
+    stays.run(4_000);
+    assert_eq!(listed(), ["gate-2"]);
+}

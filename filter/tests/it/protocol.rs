@@ -2,10 +2,12 @@
 
 use greenthread_proto::{
     PROTOCOL,
-    gate::{Bye, Delta, Epoch, Row, Snapshot, control_message::Body, gate_message},
+    gate::{Bye, Delta, Epoch, RefuseReason, Row, Snapshot, control_message::Body, gate_message},
 };
 
-use crate::world::{Seen, TIMES, World, admit, answered, draining, forwarded, hold, llama, model};
+use crate::world::{
+    Seen, TIMES, World, admit, answered, draining, forwarded, hold, llama, model, refuse,
+};
 
 #[test]
 fn hello_is_the_first_message_of_every_stream_and_numbers_go_on() {
@@ -75,6 +77,12 @@ fn an_echo_of_an_older_message_does_not_acknowledge_a_later_change() {
     world.echo(carried);
     world.run(1_000);
     assert_eq!(world.reported().unwrap().in_flight, 0);
+    // What carried the change first is echoed, though it was repeated since.
+    let carried = world.sent.last().unwrap().sequence;
+    world.run(1_000);
+    world.echo(carried);
+    world.run(1_000);
+    assert_eq!(world.reports().last().unwrap().rows, []);
 }
 
 /// Milliseconds until the next message after `act`, when everything before was reported and echoed.
@@ -115,6 +123,20 @@ fn reports_that_go_out_early() {
     assert!(
         delay(hold(0), |world| drop(world.request("GET", "/llama/"))) >= 890,
         "a look is no demand"
+    );
+}
+
+#[test]
+fn the_answer_to_the_last_held_request_is_reported_early_though_it_is_no_demand() {
+    let mut world = World::serving(vec![llama(hold(0))]);
+    world.post("/llama/x");
+    world.run(1_100);
+    let reports = world.reports().len();
+    world.set(refuse(RefuseReason::NeverFits));
+    world.run(50);
+    assert_eq!(
+        (world.reports().len(), world.reported().unwrap().held),
+        (reports + 1, 0)
     );
 }
 
@@ -287,6 +309,12 @@ fn what_closes_the_stream() {
         last: true,
         times: None,
     };
+    let part = |version| Snapshot {
+        version,
+        rows: Vec::new(),
+        last: false,
+        times: None,
+    };
     let heartbeat = |echoed_sequence| {
         Body::Heartbeat(greenthread_proto::gate::Heartbeat {
             echoed_sequence,
@@ -346,12 +374,17 @@ fn what_closes_the_stream() {
             true,
         ),
         (Body::Snapshot(no_times), true),
+        (Body::Snapshot(part(2)), false),
         (heartbeat(1), false),
         (heartbeat(99), true),
     ] {
         let mut world = World::serving(vec![llama(admit())]);
         world.control(message.clone());
         assert_eq!(world.stream.is_none(), closes, "{message:?}");
+        if matches!(&message, Body::Snapshot(chunk) if !chunk.last) {
+            world.control(Body::Snapshot(part(3)));
+            assert!(world.stream.is_none(), "chunks of two snapshots");
+        }
         assert_eq!(
             world.post("/llama/x").1,
             forwarded("/x"),

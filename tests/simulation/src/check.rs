@@ -31,7 +31,10 @@ pub struct Epochs {
 impl World {
     /// Rule 3: within a step, no row change stands behind a heartbeat.
     pub(crate) fn check_order(&mut self, life: usize, effects: &[Effect]) {
-        if !self.controls[life].deposed {
+        if self.controls[life].deposed {
+            self.check_silent(effects);
+        } else {
+            self.check_raise(life, effects);
             self.check_echoes(life, effects);
         }
         let heartbeat =
@@ -80,6 +83,7 @@ impl World {
 
     /// Rule 13: epochs only grow, none is used twice, and every change of admission has a new one.
     pub(crate) fn check_row(&mut self, life: usize, row: &PublishedRow) {
+        self.check_opened(life);
         let kind = match row.admission {
             Admission::Admit => 0,
             Admission::Hold { .. } => 1,

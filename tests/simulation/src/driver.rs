@@ -299,18 +299,23 @@ impl World {
         if answers && let Some(driver) = self.controls[life].drivers.get_mut(&engine) {
             driver.met = true;
         }
+        let poor = self.plan.poor_looks && self.faults;
+        let late = poor && self.random.chance(1, 4);
+        // Its server may answer, and its count not.
+        let counts = answers && !(poor && self.random.chance(1, 10));
         let known = &self.engines[engine];
-        let count = (answers && known.spec.caps.counts).then_some(known.inside.len() as u64);
+        let counts = counts && known.spec.caps.counts;
+        let count = counts.then_some(known.inside.len() as u64);
         let observation = Observation {
             state,
             count,
             memory: self.oracle(engine),
             tier: known.asleep.then_some(known.copy),
         };
-        let after = if state == EngineState::Silent {
-            LOOK
-        } else {
-            self.short_way()
+        let after = match state {
+            EngineState::Silent => LOOK,
+            _ if late => self.random.below(LOOK),
+            _ => self.short_way(),
         };
         let event = Event::Observed {
             model: self.engines[engine].spec.id.clone(),

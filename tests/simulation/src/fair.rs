@@ -25,9 +25,9 @@ const READINGS: u32 = 4;
 /// What happened to one model so far.
 #[derive(Clone, Debug, Default)]
 pub struct Course {
-    phase: &'static str,
+    pub(crate) phase: &'static str,
     /// When it entered its phase.
-    at: Millis,
+    pub(crate) at: Millis,
     /// Since when somebody waits for it in the queue.
     waits: Option<Millis>,
     /// Since when requests are frozen in it.
@@ -199,6 +199,7 @@ impl World {
         for view in views {
             self.check_gave_up(life, view, views);
         }
+        self.check_waits(life, &before, views);
         for view in views.iter().filter(|view| view.phase == "Draining") {
             let begins = before.get(&view.id).is_some_and(|course| {
                 course.phase == "Serving" || course.phase == "Draining" && course.at != view.since
@@ -208,6 +209,7 @@ impl World {
             if let Some(choice) = fresh {
                 self.check_goes(life, view, &choice, &before);
                 self.check_moment(life, &choice, views);
+                self.check_idle_from(life, &choice);
             }
         }
     }

@@ -64,6 +64,8 @@ pub struct Plan {
     pub lies: bool,
     /// What is measured is so old, in ms.
     pub oracle_lag: u64,
+    /// Some answers to looks at engines are long on their way, in which they may become untrue, and some say no count.
+    pub poor_looks: bool,
     /// Engines keep the host RAM of their copy while they are awake, as vLLM does.
     pub keeps_host: bool,
     /// Leadership is a lease of this many ms, and a second control waits for it; 0: a lock that is held for life.
@@ -117,6 +119,7 @@ impl Plan {
         if lies {
             sizes::begin_with_room(&mut models, gpus);
         }
+        let poor_looks = others.chance(1, 3);
         let nodes = random.pick(&[0, 1, 1, gpus]);
         let host_of: Vec<usize> = (0..gpus).map(|gpu| gpu * nodes / gpus).collect();
         let hosts = hosts(&mut random, nodes, &host_of, &models);
@@ -146,6 +149,7 @@ impl Plan {
             } else {
                 0
             },
+            poor_looks,
             keeps_host: measured && random.chance(1, 2),
             leader_lease: if random.chance(1, 3) {
                 times.command.0 * 2 + random.within(1_000, 10_000)

@@ -91,7 +91,9 @@ impl World {
         if !rests || !known.asleep || !self.is_well(known) {
             return;
         }
+        self.check_stands_still(life, engine);
         let times = &self.plan.times;
+        let known = &self.engines[engine];
         let seen = times.forward_bound.0 + times.observe.0 + 2_000;
         let frozen = self
             .within(engine, seen)

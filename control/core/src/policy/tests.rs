@@ -272,3 +272,47 @@ fn a_set_costs_what_all_its_members_cost_and_busy_ones_above_all() {
     ];
     assert_eq!(chosen(&few), names(&["dear", "busy"]));
 }
+
+#[test]
+fn who_helps_nobody_is_not_waited_for() {
+    let elsewhere = Candidate {
+        gpus: vec![GpuId(1)],
+        not_before: Millis(900),
+        ..candidate("a", 10, false, 20)
+    };
+    let frees_nothing = Candidate {
+        not_before: Millis(900),
+        ..candidate("b", 0, false, 20)
+    };
+    let need = Need {
+        missing: vec![(GpuId(0), Bytes(10))],
+        busy_from: Millis(0),
+        urgent: false,
+    };
+    let choice = choose(
+        &lru::POLICY,
+        &need,
+        &[elsewhere, frees_nothing],
+        Millis(100),
+    );
+    assert_eq!(choice, Selection::Wait(None));
+}
+
+#[test]
+fn who_is_urgent_waits_neither_for_max_wait_nor_for_min_runtime() {
+    let resting = Candidate {
+        not_before: Millis(900),
+        ..candidate("a", 10, true, 20)
+    };
+    let need = |urgent| Need {
+        missing: vec![(GpuId(0), Bytes(10))],
+        busy_from: Millis(5_000),
+        urgent,
+    };
+    let choose = |urgent| {
+        let candidates = [resting.clone()];
+        choose(&lru::POLICY, &need(urgent), &candidates, Millis(100))
+    };
+    assert_eq!(choose(false), Selection::Wait(Some(Millis(5_000))));
+    assert_eq!(choose(true), Selection::Victims(vec![ModelId("a".into())]));
+}

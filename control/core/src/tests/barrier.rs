@@ -44,11 +44,10 @@ const SLEEP: [&str; 1] = ["sleep a Keep"];
 fn only_the_running_epoch_is_acknowledged() {
     let mut bench = serving(0, |_| {});
     let epoch = drain(&mut bench);
-    let older = Epoch {
-        counter: epoch.counter - 1,
-        ..epoch
-    };
-    assert_eq!(ack(&mut bench, "g1", older), Vec::<String>::new());
+    for counter in [epoch.counter - 1, epoch.counter + 1] {
+        let other = Epoch { counter, ..epoch };
+        assert_eq!(ack(&mut bench, "g1", other), Vec::<String>::new());
+    }
     assert_eq!(ack(&mut bench, "g1", epoch), SLEEP);
 }
 
@@ -62,6 +61,7 @@ fn a_gate_whose_stream_closed_is_waited_for_until_the_fence() {
     });
     bench.gates.remove(&GateId("g2".into()));
     let closed_at = bench.now;
+    bench.run(300);
     let epoch = drain(&mut bench);
     assert_eq!(ack(&mut bench, "g1", epoch), Vec::<String>::new());
     bench.run(closed_at + 8_999 - bench.now);
@@ -98,11 +98,42 @@ fn a_fenced_gate_that_speaks_again_is_waited_for_again() {
     assert_eq!(ack(&mut bench, "g1", epoch), Vec::<String>::new());
 }
 
+/// What g2 has acknowledged before it falls silent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Earlier {
+    Nothing,
+    /// A barrier that was taken back.
+    OtherBarrier,
+    /// This barrier, with a request in flight that ends while it is silent.
+    Busy,
+}
+
 #[test]
 fn what_was_counted_without_a_gate_does_not_count_when_it_speaks_again() {
+    for earlier in [Earlier::Nothing, Earlier::OtherBarrier, Earlier::Busy] {
+        speaks_again(earlier);
+    }
+}
+
+fn speaks_again(earlier: Earlier) {
     let mut bench = serving(0, |_| {});
     bench.hello("g2", 2);
+    if earlier == Earlier::OtherBarrier {
+        let epoch = drain(&mut bench);
+        ack(&mut bench, "g2", epoch);
+        bench.event(Event::Operator {
+            model: id("a"),
+            verb: Operator::Wake,
+        });
+        assert_eq!(bench.phase("a"), "Serving");
+    }
+    if earlier == Earlier::Busy {
+        bench.figures("g2", "a", 1, 0);
+    }
     let epoch = drain(&mut bench);
+    if earlier == Earlier::Busy {
+        ack(&mut bench, "g2", epoch);
+    }
     bench.answering = false;
     assert_eq!(ack(&mut bench, "g1", epoch), Vec::<String>::new());
     let (stream, sequence) = bench.next(&GateId("g2".into()));
@@ -260,4 +291,149 @@ fn a_removed_model_waits_until_flowing_has_ended() {
     assert_eq!(bench.phase("a"), "Draining");
     bench.run(12_000);
     assert_eq!(bench.phase("a"), "Removed");
+}
+
+#[test]
+fn a_stream_that_was_never_greeted_says_nothing() {
+    for stream in [0, 9] {
+        let mut bench = serving(0, |_| {});
+        let (_, sequence) = bench.next(&GateId("g1".into()));
+        let held = Figures {
+            held: 3,
+            ..Figures::default()
+        };
+        let effects = bench.event(Event::Report {
+            gate: GateId("g1".into()),
+            stream: StreamId(stream),
+            sequence,
+            table_version: 1,
+            figures: vec![(id("a"), held)],
+        });
+        assert_eq!((bench.core.view()[0].held, effects), (0, vec![]));
+    }
+}
+
+#[test]
+fn a_server_that_does_not_say_its_count_has_not_said_zero() {
+    let mut bench = serving(0, |_| {});
+    bench.counted = false;
+    let epoch = drain(&mut bench);
+    assert_eq!(ack(&mut bench, "g1", epoch), Vec::<String>::new());
+    bench.counted = true;
+    assert_eq!(names(&bench.run(1_000)), SLEEP);
+}
+
+#[test]
+fn a_silent_gate_that_had_nothing_in_an_engine_that_nobody_can_ask_does_not_keep_it_awake() {
+    let mut bench = serving(0, |model| {
+        (model.caps.counts, model.caps.lossless) = (false, false);
+        model.on_lease_end = OnLeaseEnd::Hold;
+        model.on_drain_timeout = OnDrainTimeout::Cancel;
+    });
+    bench.hello("g2", 2);
+    for acknowledges in [true, false] {
+        let epoch = drain(&mut bench);
+        if acknowledges {
+            ack(&mut bench, "g2", epoch);
+        }
+        bench.gates.remove(&GateId("g2".into()));
+        ack(&mut bench, "g1", epoch);
+        assert_eq!(acts(&bench.run(31_000)).pop().as_deref(), Some(SLEEP[0]));
+        bench.obedient = true;
+        bench.figures("g1", "a", 0, 1);
+        bench.figures("g1", "a", 0, 0);
+        assert_eq!(bench.phase("a"), "Serving");
+        bench.obedient = false;
+        bench.hello("g2", 3);
+    }
+}
+
+#[test]
+fn a_predecessors_gates_are_waited_for_again_from_a_larger_term() {
+    let mut lossy = spec("a");
+    lossy.caps.lossless = false;
+    lossy.idle_timeout = None;
+    let mut bench = Bench::new(&[lossy], EngineState::Awake);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    bench.run(620_000);
+    bench.event(Event::TermRaised(9));
+    bench.hello("g1", 2);
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    // A lossy engine is waited for by its flow rows, too.
+    let sleeps = |effects: &[Effect]| names(effects).iter().any(|name| name.starts_with("sleep"));
+    assert!(!sleeps(&bench.run(600_000)), "{}", bench.sentences());
+    assert!(sleeps(&bench.run(60_000)), "{}", bench.sentences());
+}
+
+#[test]
+fn a_deposed_leader_says_nothing_whatever_it_is_told() {
+    let mut bench = serving(1, |_| {});
+    bench.event(Event::Deposed);
+    bench.log.clear();
+    bench.event(Event::EngineGone {
+        model: id("a"),
+        attempt: None,
+        cause: "it died".into(),
+    });
+    for _ in 0..4 {
+        bench.event(Event::GpuRead {
+            gpu: GpuId(0),
+            used: Bytes(39 * GIB),
+        });
+    }
+    for verb in [Operator::Wake, Operator::Disable, Operator::Enable] {
+        bench.event(Event::Operator {
+            model: id("a"),
+            verb,
+        });
+    }
+    bench.hello("g1", 7);
+    bench.hello("g2", 8);
+    bench.run(20_000);
+    assert_eq!(bench.log, []);
+}
+
+#[test]
+fn no_barrier_rises_before_gates_have_a_table() {
+    let idle = ModelSpec {
+        idle_timeout: Some(Millis(500)),
+        ..spec("a")
+    };
+    let mut bench = Bench::new(&[idle, spec("b")], EngineState::Awake);
+    bench.run(1_900);
+    bench.hello("g1", 1);
+    // a answers at once, b never: tables go out when that is known.
+    bench.answering = false;
+    let asked = bench.run(300);
+    let look = looks(&asked)
+        .into_iter()
+        .find(|(model, _)| *model == id("a"));
+    bench.event(Event::Observed {
+        model: id("a"),
+        attempt: look.expect("looked at").1,
+        observation: Observation {
+            state: EngineState::Awake,
+            count: Some(0),
+            memory: Memory::on_gpus(Bytes(17 * GIB)),
+            tier: None,
+        },
+    });
+    bench.run(3_000);
+    assert_eq!((bench.core.is_open(), bench.phase("a")), (false, "Serving"));
+    bench.run(9_000);
+    assert_eq!((bench.core.is_open(), bench.phase("a")), (true, "Draining"));
+}
+
+#[test]
+fn what_is_frozen_in_an_engine_that_is_found_asleep_is_demand_at_once() {
+    let mut bench = Bench::new(&[spec("a")], EngineState::Asleep);
+    bench.engines.get_mut(&id("a")).expect("known").count = 2;
+    bench.run(2_000);
+    assert_eq!(bench.phase("a"), "Booting");
+    bench.run(1);
+    assert_eq!(bench.phase("a"), "Serving", "looked at, and woken");
 }
