@@ -445,6 +445,7 @@ impl Core {
             return;
         };
         let length = now.since(state.since);
+        state.drain_ran_out(length, in_flight);
         // A shorter drain for another cause does not end the rest after a longer one.
         let rests = state.room.spare_until.max(now + length);
         state.room.spare_until = sabotage!(GoesAgainAtOnce, now, rests);
@@ -469,6 +470,7 @@ impl Core {
             if let Some(waiting) = self.models.get_mut(&waiter) {
                 waiting.told.stuck = true;
             }
+            self.make_estimate(now, &waiter);
             self.record(now, &waiter, sentence, effects);
         }
     }

@@ -1,11 +1,14 @@
 //! How long a request that arrives now would wait: what was learned of each step of the way that it has to go (see `line`). Every first
 //! estimate is compared with the wait that followed.
 
+use std::collections::BTreeSet;
+
 use crate::{
-    Core,
+    Core, LONGER_DRAINS,
     decision::WaitCauses,
-    ids::{Millis, ModelId},
+    ids::{GpuId, Millis, ModelId},
     learned::Span,
+    model::OnDrainTimeout,
     phase::{Boot, Phase, Tier},
     state::{ModelState, Resident},
 };
@@ -14,6 +17,8 @@ use crate::{
 const ESTIMATED_FOR: Millis = Millis(1_000);
 /// … and after this for each model on its GPU: so many others move it, and so many rows would follow.
 const ESTIMATED_FOR_EACH: Millis = Millis(10);
+/// Where no more models are on a GPU, those who sleep there are told at once what others do.
+const TOLD_AT_ONCE: usize = 16;
 /// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
 /// A message's way to a gate and the answer's way back.
@@ -39,13 +44,18 @@ impl Core {
         match &state.phase {
             Phase::Booting(Boot::Waiting | Boot::Slept) if self.gpus_are_stopped(id) => NO_IDEA,
             Phase::Booting(Boot::Waiting) => self.in_line(now, state) + self.ready_in(now, state),
-            Phase::Booting(Boot::Slept) => self.in_line(now, state) + learned.sleep.promised(),
-            Phase::Booting(Boot::Observing { .. } | Boot::Starting(_)) => {
+            Phase::Booting(Boot::Slept) => self.in_line(now, state),
+            Phase::Booting(Boot::Observing { .. }) => {
                 learned.start.promised() + self.ready_in(now, state)
             }
-            Phase::Booting(Boot::Started | Boot::Sleeping(_) | Boot::Waking(_)) => {
+            Phase::Booting(Boot::Starting(_)) => state.remaining(now) + self.ready_in(now, state),
+            Phase::Booting(Boot::Started) => {
                 self.sleeps_from().since(now) + self.ready_in(now, state)
             }
+            Phase::Booting(Boot::Sleeping(_)) if !state.spec.conditioned => {
+                state.remaining(now) + self.in_line_since(now, state, now)
+            }
+            Phase::Booting(Boot::Sleeping(_) | Boot::Waking(_)) => state.remaining(now) + WAY,
             Phase::Booting(Boot::Unanswered) | Phase::Waking { .. } => state.wake_takes() + WAY,
             Phase::Asleep | Phase::Queued if self.gpus_are_stopped(id) => NO_IDEA,
             // Who still leaves comes back after those for whom it goes.
@@ -79,9 +89,32 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        if now < state.told.estimated_at + self.estimated_for(state) {
+        if now >= state.told.estimated_at + self.estimated_for(state) {
+            self.renew_estimate(now, id);
+        }
+    }
+
+    /// A model has entered a phase: who sleeps beside it may wait for it. Where many do, they hear of it when they are looked at next.
+    pub(crate) fn renew_estimates_beside(&mut self, now: Millis, id: &ModelId) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        if !self.open || self.most_on_a_gpu(state) > TOLD_AT_ONCE {
             return;
         }
+        let sleeps = |other: &&ModelState| matches!(other.phase, Phase::Asleep);
+        let sleepers: Vec<ModelId> = (self.neighbours(id).filter(sleeps))
+            .map(|other| other.spec.id.clone())
+            .collect();
+        for sleeper in sleepers {
+            self.renew_estimate(now, &sleeper);
+        }
+    }
+
+    fn renew_estimate(&mut self, now: Millis, id: &ModelId) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
         let (wait, drain) = (self.estimate(now, id), self.drain_left(now, state));
         if let Some(state) = self.models.get_mut(id) {
             state.told.estimated_at = now;
@@ -97,10 +130,15 @@ impl Core {
         }
     }
 
-    fn estimated_for(&self, state: &ModelState) -> Millis {
+    /// Models on that of its GPUs that has most.
+    fn most_on_a_gpu(&self, state: &ModelState) -> usize {
         let gpus = state.spec.gpus.iter();
         let there = gpus.filter_map(|gpu| self.places.gpu(*gpu).map(|place| place.models.len()));
-        let there = u64::try_from(there.max().unwrap_or(0)).unwrap_or(u64::MAX);
+        there.max().unwrap_or(0)
+    }
+
+    fn estimated_for(&self, state: &ModelState) -> Millis {
+        let there = u64::try_from(self.most_on_a_gpu(state)).unwrap_or(u64::MAX);
         ESTIMATED_FOR.max(Millis(ESTIMATED_FOR_EACH.0.saturating_mul(there)))
     }
 
@@ -109,15 +147,14 @@ impl Core {
         self.in_line_since(now, state, state.waits_since(now))
     }
 
-    /// A model that has started sleeps before it is ready; and where it has to be measured, it wakes once more, behind all who wait now.
+    /// A model that has started serves whoever asked for it; where it has to be measured it sleeps first, and wakes once more behind all
+    /// who wait now.
     fn ready_in(&self, now: Millis, state: &ModelState) -> Millis {
-        let learned = &state.learned;
-        let once_more = if state.spec.conditioned {
-            learned.wake.promised()
+        if state.spec.conditioned {
+            WAY
         } else {
-            self.in_line_since(now, state, now) + learned.sleep.promised()
-        };
-        learned.sleep.promised() + once_more
+            state.learned.sleep.promised() + self.in_line_since(now, state, now)
+        }
     }
 
     /// … where it has waited since then.
@@ -131,14 +168,45 @@ impl Core {
             );
             queued && (place(other), &other.spec.id) < own && !self.gpus_are_stopped(&other.spec.id)
         };
-        let mut ahead: Vec<&ModelState> = self.neighbours(&state.spec.id).filter(before).collect();
+        // Nobody overtakes who waits for other GPUs, too.
+        let (mut gpus, mut ahead) = (Vec::new(), vec![state]);
+        loop {
+            let asked = ahead.iter().flat_map(|other| &other.spec.gpus);
+            let new: BTreeSet<GpuId> = asked.copied().filter(|gpu| !gpus.contains(gpu)).collect();
+            if new.is_empty() {
+                break;
+            }
+            gpus.extend(new);
+            let there = self.places.on(&gpus).into_iter();
+            let there = there.filter_map(|slot| self.models.at(slot));
+            ahead = there
+                .filter(|other| other.slot != state.slot)
+                .filter(before)
+                .collect();
+        }
         ahead.sort_by_key(|other| (place(other), &other.spec.id));
-        let awake = self.awake_at(now, state, &ahead);
+        let awake = self.awake_at(now, state, gpus, &ahead);
         awake.map_or(NO_IDEA, |at| at.since(now) + WAY)
     }
 
-    /// How long a drain takes from now on.
-    pub(crate) fn drain_takes(&self, state: &ModelState, busy: bool) -> Span {
+    /// How long it takes until a model has drained that begins now, for `waiter`. Where its engine cannot freeze what lasts longer it is
+    /// reopened, and drained anew.
+    pub(crate) fn drains_take(&self, state: &ModelState, busy: bool, waiter: &ModelId) -> Span {
+        let Span { half, most } = self.drain_takes(state, busy);
+        let takes = if busy && state.reopens() {
+            let first = self.drain_lasts(state, Some(waiter));
+            attempts(first, state.room.would_drain_in)
+        } else {
+            Millis(0)
+        };
+        Span {
+            half: half.max(takes),
+            most: most.max(takes),
+        }
+    }
+
+    /// How long one drain takes.
+    fn drain_takes(&self, state: &ModelState, busy: bool) -> Span {
         let (caps, timeout) = (state.spec.caps, state.spec.drain_timeout);
         let bound = self.fleet.times.forward_bound;
         // A heartbeat's way there and back; and what may still be on its way to an engine that would lose it.
@@ -182,12 +250,17 @@ impl Core {
         let unheard = self.drains_from(state, cause);
         let silent = silent.max(unheard).since(now);
         let busy = self.gates.in_flight(state.slot) > 0;
-        let (takes, gone) = (self.drain_takes(state, busy).most, now.since(state.since));
+        let gone = now.since(state.since);
+        let mut takes = self.drain_takes(state, busy).most;
+        if busy {
+            takes = takes.max(state.room.would_drain_in);
+        }
         // A request that has lasted longer than most lasts until the end of the drain; one that nobody can count may.
         let caps = state.spec.caps;
         let lasts = busy && gone > takes || !caps.counts && !caps.lossless;
         let own = match deadline.since(now) {
             Millis(0) => left(takes, gone),
+            until_end if busy && state.reopens() => until_end.min(left(takes, gone)),
             until_end if lasts => until_end.max(takes.since(gone)),
             _ => left(takes, gone),
         };
@@ -206,7 +279,15 @@ impl Core {
     /// What is left until a model that leaves has left.
     pub(crate) fn leaving_takes(&self, now: Millis, state: &ModelState) -> Millis {
         match state.phase {
-            Phase::Draining { .. } => self.drain_left(now, state) + state.learned.sleep.promised(),
+            Phase::Draining { deadline, .. } => {
+                let mut left = self.drain_left(now, state);
+                if state.reopens() && self.gates.in_flight(state.slot) > 0 {
+                    let (length, gone) = (deadline.since(state.since), now.since(state.since));
+                    let takes = attempts(length, state.room.would_drain_in);
+                    left = left.max(takes.since(gone));
+                }
+                left + state.learned.sleep.promised()
+            }
             Phase::Booting(_)
             | Phase::Asleep
             | Phase::Queued
@@ -289,10 +370,24 @@ impl Core {
     }
 }
 
-/// Whether gates are told a new estimate: not for every second that passes.
+/// How long it takes to drain requests that last so long, where the first drain ends after `length`, the next after twice that, and so
+/// on, with a rest behind each that is as long as itself.
+fn attempts(length: Millis, takes: Millis) -> Millis {
+    let (mut passed, mut length) = (Millis(0), length);
+    for _ in 0..LONGER_DRAINS {
+        if takes <= length {
+            break;
+        }
+        passed = passed + length + length;
+        length = length + length;
+    }
+    passed + takes
+}
+
+/// Whether gates are told a new estimate: not for every second that passes, but sooner that it takes longer than that it does not.
 fn notable(old: Millis, new: Millis) -> bool {
-    let change = new.since(old) + old.since(new);
-    change.0 > 500 && change.0 > old.0 / 4
+    let (longer, shorter) = (new.since(old), old.since(new));
+    longer.0 > 100 && longer.0 > old.0 / 10 || shorter.0 > 500 && shorter.0 > old.0 / 4
 }
 
 /// What is left of something that takes so long and has lasted for a while. What is overdue stays so for longer, the longer it is.
@@ -306,6 +401,26 @@ fn left(takes: Millis, gone: Millis) -> Millis {
 }
 
 impl ModelState {
+    /// Its engine cannot freeze requests that last longer than its drain, and they are not cut off.
+    fn reopens(&self) -> bool {
+        match self.spec.on_drain_timeout {
+            OnDrainTimeout::Freeze => !self.spec.caps.lossless,
+            OnDrainTimeout::Cancel => true,
+            OnDrainTimeout::Abort => false,
+        }
+    }
+
+    /// A drain ran out with so many requests in flight: it would have taken as long as it takes until the last of them ends, where each
+    /// may end at any moment, as often as the others did; but nobody knows more than a few times what was seen.
+    pub(crate) fn drain_ran_out(&mut self, length: Millis, in_flight: u64) {
+        let ended = self.room.drained_from.saturating_sub(in_flight).max(1);
+        let there = (self.room.drained_from.max(in_flight) + in_flight) / 2;
+        let each = length.0.saturating_mul(there) / ended;
+        let last: u64 = (1..=in_flight.min(1_000)).map(|left| 1_000 / left).sum();
+        let rest = (each.saturating_mul(last) / 1_000).min(length.0.saturating_mul(3));
+        self.room.would_drain_in = length + Millis(rest);
+    }
+
     /// Since when it waits, or that it would begin now.
     pub(crate) fn waits_since(&self, now: Millis) -> Millis {
         match self.phase {

@@ -27,7 +27,7 @@ impl Samples {
             kept: Vec::new(),
             next: 0,
             median: guess,
-            promised: guess,
+            promised: beyond(guess, 0),
         }
     }
 
@@ -39,7 +39,8 @@ impl Samples {
             *oldest = took;
         }
         self.next = (self.next + 1) % KEPT;
-        (self.median, self.promised) = (self.quantile(50), self.quantile(PROMISED));
+        let most = beyond(self.quantile(PROMISED), self.kept.len());
+        (self.median, self.promised) = (self.quantile(50), most);
     }
 
     /// The duration that `percent` of the measurements did not exceed (nearest rank).
@@ -75,6 +76,16 @@ impl Samples {
             measured: self.kept.len(),
         }
     }
+}
+
+/// What few measurements do not show: the next one exceeds all of them often, and a guess half of the time.
+const fn beyond(longest: Millis, measured: usize) -> Millis {
+    let more = match measured {
+        0 => longest.0 / 4,
+        1 => longest.0 / 8,
+        _ => 0,
+    };
+    Millis(longest.0.saturating_add(more))
 }
 
 /// How long something takes. The longer one is that which takes longer most of the time.
@@ -118,7 +129,7 @@ impl Learned {
             wake: Samples::guessed(guess.wake),
             reload: Samples::guessed(guess.reload),
             sleep: Samples::guessed(guess.sleep),
-            drain: Samples::guessed(Millis::seconds(5)),
+            drain: Samples::guessed(Millis::seconds(4)),
         }
     }
 
@@ -136,16 +147,26 @@ impl Learned {
 mod tests {
     use super::*;
 
+    fn span(half: u64, most: u64) -> Span {
+        Span {
+            half: Millis(half),
+            most: Millis(most),
+        }
+    }
+
     #[test]
     fn a_quantile_of_the_latest() {
         let mut samples = Samples::guessed(Millis(700));
-        assert_eq!(samples.promised(), Millis(700));
-        samples.push(Millis(10));
-        assert_eq!(samples.promised(), Millis(10));
+        // Little is known yet: more is promised than was seen.
+        assert_eq!(samples.takes(), span(700, 875));
+        samples.push(Millis(80));
+        assert_eq!(samples.takes(), span(80, 90));
+        samples.push(Millis(80));
+        assert_eq!(samples.takes(), span(80, 80));
         for took in 1..=10 {
             samples.push(Millis(took * 100));
         }
-        assert_eq!(samples.quantile(50), Millis(500));
+        assert_eq!(samples.quantile(50), Millis(400));
         assert_eq!(samples.promised(), Millis(900));
         for _ in 0..KEPT {
             samples.push(Millis(5));

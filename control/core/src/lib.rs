@@ -78,6 +78,8 @@ use state::ModelState;
 const REFUSED_IS_DEMAND: Millis = Millis(60_000);
 /// A drain, and a queue, is looked at again after this, whatever happens: what it waits for may pass without an event.
 const LOOK_AGAIN: Millis = Millis(1_000);
+/// A drain that runs out again and again gets longer so often.
+const LONGER_DRAINS: u32 = 6;
 /// A removed model's row says 404 for so long.
 const REMOVED_FOR: Millis = Millis(600_000);
 
@@ -277,6 +279,7 @@ impl Core {
             Some(Phase::Queued) => self.wait_begins(now, id),
             Some(_) | None => {}
         }
+        self.renew_estimates_beside(now, id);
         self.refresh();
     }
 
@@ -306,7 +309,18 @@ impl Core {
         self.turn_at = self.turn_at.into_iter().chain(at).min();
     }
 
-    /// The barrier goes up. A drain for a waiter for whom it ran out before lasts twice as long as the last (S3).
+    /// How long the next drain may last. One for a waiter for whom it ran out before lasts twice as long as the last (S3).
+    pub(crate) fn drain_lasts(&self, state: &ModelState, waiter: Option<&ModelId>) -> Millis {
+        let doubled = match (waiter, &state.room.futile) {
+            (Some(waiter), Some((last, times))) if waiter == last => {
+                sabotage!(DrainNotDoubled, 1, 1 << (*times).min(LONGER_DRAINS))
+            }
+            (Some(_) | None, _) => 1,
+        };
+        Millis(state.spec.drain_timeout.0.saturating_mul(doubled))
+    }
+
+    /// The barrier goes up.
     fn begin_drain(
         &mut self,
         now: Millis,
@@ -318,22 +332,18 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let doubled = match (&cause, &state.room.futile) {
-            (Cause::Preempt(waiter), Some((last, times))) if waiter == last => {
-                sabotage!(DrainNotDoubled, 1, 1 << (*times).min(6))
+        let waiter = match &cause {
+            Cause::Preempt(waiter) => Some(waiter),
+            Cause::Idle | Cause::Overcommit | Cause::Operator | Cause::Disable | Cause::Remove => {
+                None
             }
-            (
-                Cause::Preempt(_)
-                | Cause::Idle
-                | Cause::Overcommit
-                | Cause::Operator
-                | Cause::Disable
-                | Cause::Remove,
-                _,
-            ) => 1,
         };
-        let deadline = now + Millis(state.spec.drain_timeout.0.saturating_mul(doubled));
+        let deadline = now + self.drain_lasts(state, waiter);
         let epoch = state.told.epoch;
+        let in_flight = self.in_flight(id);
+        if let Some(state) = self.models.get_mut(id) {
+            state.room.drained_from = in_flight;
+        }
         self.enter(
             now,
             id,

@@ -4,7 +4,7 @@
 
 use crate::{
     Core,
-    ids::{Bytes, GpuId, Millis},
+    ids::{Bytes, GpuId, Millis, ModelId},
     learned::Span,
     phase::{Boot, Phase},
     policy::{self, Candidate, Need, Selection},
@@ -20,7 +20,7 @@ const MOMENTS: usize = 4;
 struct Line<'a> {
     core: &'a Core,
     now: Millis,
-    gpus: &'a [GpuId],
+    gpus: Vec<GpuId>,
     /// How far it is played, where everything takes as long as half of the time.
     at: Millis,
     /// Squares of how much longer each step takes most of the time, in ms²: not all of them do at once.
@@ -36,15 +36,16 @@ struct Line<'a> {
 }
 
 impl Core {
-    /// When a model will be awake that waits from now on, or goes on waiting, behind `ahead`, first first. `None`: nothing is known that
-    /// could ever make room for it.
+    /// When a model will be awake that waits from now on, or goes on waiting, behind `ahead`, first first; `gpus` are those of all of
+    /// them. `None`: nothing is known that could ever make room for it.
     pub(crate) fn awake_at(
         &self,
         now: Millis,
         state: &ModelState,
+        gpus: Vec<GpuId>,
         ahead: &[&ModelState],
     ) -> Option<Millis> {
-        let mut line = Line::new(self, now, state);
+        let mut line = Line::new(self, now, gpus);
         let begins = line.at;
         for other in ahead.iter().take(PLAYED) {
             // Nobody waits for one that nobody can make room for.
@@ -74,10 +75,16 @@ impl Core {
                 expected_until: state.expected_until(served),
                 ..self.candidate(now, state)
             }),
-            // It was only started to be ready, and goes by itself.
+            // It was only started to be ready and goes by itself, unless somebody wants it.
             Phase::Booting(Boot::Started | Boot::Starting(_) | Boot::Waking(_)) => {
+                let stays = if self.asked_for(now, state) {
+                    state.spec.min_runtime
+                } else {
+                    Millis(0)
+                };
                 Some(Candidate {
-                    not_before: served,
+                    last_used: served,
+                    not_before: served + stays,
                     ..self.candidate(now, state)
                 })
             }
@@ -93,8 +100,7 @@ impl Core {
 }
 
 impl<'a> Line<'a> {
-    fn new(core: &'a Core, now: Millis, state: &'a ModelState) -> Self {
-        let gpus = &state.spec.gpus;
+    fn new(core: &'a Core, now: Millis, gpus: Vec<GpuId>) -> Self {
         let mut line = Self {
             core,
             now,
@@ -107,8 +113,9 @@ impl<'a> Line<'a> {
             residents: None,
         };
         let free = |gpu: &GpuId| core.capacity(*gpu).less(core.reserved_on(*gpu));
-        line.free.extend(gpus.iter().map(free));
-        for other in core.neighbours(&state.spec.id).chain([state]) {
+        line.free.extend(line.gpus.iter().map(free));
+        let there = core.places.on(&line.gpus).into_iter();
+        for other in there.filter_map(|slot| core.models.at(slot)) {
             if other.leaves_soon(now) {
                 line.coming
                     .push((now + core.leaving_takes(now, other), other));
@@ -225,7 +232,7 @@ impl<'a> Line<'a> {
                         .into_iter()
                         .partition(|resident| victims.contains(&resident.model));
                     *self.residents() = staying;
-                    self.go(going);
+                    self.go(going, &state.spec.id);
                     return true;
                 }
                 Selection::Wait(Some(at)) => self.at = at,
@@ -236,11 +243,11 @@ impl<'a> Line<'a> {
     }
 
     /// They drain together, and sleep one after the other.
-    fn go(&mut self, victims: Vec<Candidate>) {
+    fn go(&mut self, victims: Vec<Candidate>, waiter: &ModelId) {
         let mut longest: Option<Span> = None;
         for victim in victims {
             if let Some(state) = self.core.models.get(&victim.model) {
-                let drain = self.core.drain_takes(state, victim.busy);
+                let drain = self.core.drains_take(state, victim.busy, waiter);
                 longest = longest.max(Some(drain));
                 self.passes(state.learned.sleep.takes());
             }

@@ -244,7 +244,7 @@ impl Core {
                 let left = seen.memory.gpu.unwrap_or(state.spec.asleep);
                 state.engine.resident = Resident::Asleep(left);
                 state.engine.copy = seen.tier.unwrap_or(Tier::Ram);
-                state.engine.inside = seen.count.unwrap_or(0);
+                self.note_inside(now, id, seen.count.unwrap_or(0));
                 self.enter(now, id, Phase::Asleep);
                 self.record(now, id, "found asleep", effects);
             }

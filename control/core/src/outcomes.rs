@@ -443,6 +443,7 @@ impl Core {
         let inside = self.in_flight(id);
         let state = self.models.get_mut(id)?;
         (state.room.futile, state.engine.crowded) = (None, false);
+        state.room.would_drain_in = Millis(0);
         let made_room = match cause {
             Cause::Preempt(_) => state.room.making_room.take(),
             Cause::Idle | Cause::Overcommit | Cause::Operator | Cause::Disable | Cause::Remove => {

@@ -4,7 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Core, agenda::Turn, effect::Effect, ids::Millis, models::Slot};
+use crate::{
+    Core,
+    agenda::Turn,
+    effect::Effect,
+    ids::{Millis, ModelId},
+    models::Slot,
+};
 
 /// Rounds in which models may follow from each other within one step; what is left goes on a millisecond later.
 const ROUNDS: usize = 8;
@@ -83,6 +89,13 @@ impl Core {
             && sabotage!(OpensAtOnce, true, !self.places.any_observing())
         {
             self.open = true;
+            // What each was estimated to wait when it was looked at did not know of those that were looked at later.
+            let ids: Vec<ModelId> = (self.models.values())
+                .map(|state| state.spec.id.clone())
+                .collect();
+            for id in ids {
+                self.make_estimate(now, &id);
+            }
             self.models.touch_all();
             self.places.mark_all();
         }

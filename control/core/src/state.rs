@@ -180,6 +180,10 @@ pub(crate) struct Room {
     pub(crate) spare_until: Millis,
     /// For whom its last drain ran out, and how often in a row; each doubles the next (S3).
     pub(crate) futile: Option<(ModelId, u32)>,
+    /// Requests in flight when its last drain began.
+    pub(crate) drained_from: u64,
+    /// How long its last drain would have lasted that ran out, as far as can be guessed; zero once one was over in time.
+    pub(crate) would_drain_in: Millis,
 }
 
 impl Engine {
@@ -247,6 +251,9 @@ impl ModelState {
 
     /// What was learned of the kind of wake that comes next.
     pub(crate) const fn next_wake(&self) -> &Samples {
+        if self.engine.ending.is_some() {
+            return self.learned.back_from(Tier::Stopped);
+        }
         self.learned.back_from(self.tier())
     }
 

@@ -34,6 +34,8 @@ pub enum Item {
         gate: usize,
         name: String,
         told_at: u64,
+        /// Its gate had no lease then.
+        stale: bool,
     },
     /// An operator asks for something.
     Operate { engine: usize, verb: Operator },

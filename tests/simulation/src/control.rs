@@ -352,6 +352,9 @@ impl World {
         }
         control.core.step(now, event, &mut effects);
         self.totals.core_steps += 1;
+        if self.controls[life].core.is_open() && !self.controls[life].deposed {
+            self.led_again();
+        }
         let changed = !effects.is_empty();
         self.check_order(life, &effects);
         for effect in effects {
@@ -380,6 +383,7 @@ impl World {
     pub(crate) fn depose(&mut self, life: usize) {
         self.note(|_| format!("control {life} is deposed"));
         self.controls[life].deposed = true;
+        self.leaderless();
         self.step(life, Event::Deposed);
         let mut streams = self.controls[life].streams.values();
         let served = streams.any(|(_, version)| *version > 0);
@@ -587,6 +591,7 @@ impl World {
     pub(crate) fn kill_control(&mut self, life: usize) {
         self.note(|_| format!("control {life} is killed"));
         self.controls[life].alive = false;
+        self.leaderless();
         let told = self.random.chance(3, 4).then_some(1);
         for stream in 0..self.streams.len() {
             if self.streams[stream].life == life && self.streams[stream].up.open {

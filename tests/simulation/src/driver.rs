@@ -13,6 +13,7 @@ use crate::{
     agenda::{Command, Item, Order},
     engine::Process,
     fault::Fault,
+    trouble::Place,
     world::World,
 };
 
@@ -90,6 +91,7 @@ impl World {
             return self.ends(life, engine, attempt, 1, outcome);
         }
         let way = if self.strikes(Fault::NetworkStalls, 30) {
+            self.trouble(Place::Engine(engine), self.now + limit);
             self.random.below(limit * 2)
         } else {
             self.short_way()
@@ -223,6 +225,7 @@ impl World {
             return;
         }
         if self.strikes(Fault::OutcomeLost, 12) {
+            self.trouble(Place::Engine(engine), self.now);
             return self.ends(life, engine, attempt, 5, unknown("the connection broke"));
         }
         if let Some(driver) = self.controls[life].drivers.get_mut(&engine) {

@@ -18,6 +18,7 @@ use crate::{
     plan::ModelPlan,
     request::{Outcome, Stage},
     sizes::Real,
+    trouble::Place,
     world::World,
 };
 
@@ -298,6 +299,10 @@ impl World {
     fn begin_command(&mut self, engine: usize, command: Command) {
         if self.strikes(Fault::EngineSlow, 10) {
             self.engines[engine].slower = self.random.below(9_000);
+            self.trouble(
+                Place::Engine(engine),
+                self.now + self.engines[engine].slower,
+            );
         }
         let known = &mut self.engines[engine];
         if matches!(command.order, Order::Sleep(_, tier) if known.asleep && tier != known.copy) {
@@ -338,6 +343,10 @@ impl World {
         let refuses = refuses || !fits;
         known.moved = moves;
         let cheats = known.cheats;
+        if cheats.is_some() {
+            self.trouble(Place::Engine(engine), self.now + takes);
+        }
+        let known = &mut self.engines[engine];
         if sleeps && !refuses {
             known.hold(self.now, known.real.during(command.order));
         }
@@ -353,6 +362,7 @@ impl World {
             .push(self.now + takes, Item::CommandEnds { engine, generation });
         if command.order != Order::Start && self.strikes(Fault::OutcomeLost, 12) {
             // The call is lost, and the engine goes on with it.
+            self.trouble(Place::Engine(engine), self.now + takes);
             let after = self.random.below(takes);
             let outcome = unknown("the connection broke");
             self.ends(command.life, engine, command.attempt, after, outcome);

@@ -70,6 +70,12 @@ impl GateNode {
         BEGINNING + now * self.speed / MILLION
     }
 
+    /// Whether it has no lease: what its rows say of waits may be old.
+    pub(crate) fn is_stale(&self, now: u64) -> bool {
+        let lease = self.reference.lease_until();
+        lease.is_none_or(|until| self.local(now) >= until)
+    }
+
     /// When its clock shows that.
     pub fn real(&self, local: u64) -> u64 {
         (local.saturating_sub(BEGINNING) * MILLION).div_ceil(self.speed)
@@ -349,6 +355,7 @@ impl World {
             unseen: false,
             admitted: 0,
             promised: None,
+            stale: self.gates[gate].is_stale(self.now),
             slow,
             budget,
             unrouted: false,
@@ -384,7 +391,9 @@ impl World {
                 self.gates[gate].requests.insert(id);
                 let reference = &self.gates[gate].reference;
                 let row = reference.find(&name);
+                // Zero is no promise: nothing is known.
                 let promised = row.and_then(|row| reference.holds_for(row));
+                let promised = promised.filter(|wait| *wait > 0);
                 let row = row.and_then(|row| self.row_named(row));
                 let known = &mut self.requests[id as usize];
                 (known.row, known.promised, known.unrouted) = (row, promised, row.is_none());

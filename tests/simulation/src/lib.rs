@@ -38,6 +38,7 @@ pub mod stream;
 pub mod tiers;
 pub mod totals;
 pub mod trace;
+pub mod trouble;
 mod turns;
 pub mod wire;
 pub mod world;

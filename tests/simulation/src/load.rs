@@ -14,6 +14,7 @@ use crate::{
     plan::ModelPlan,
     request::Outcome as Ended,
     stream::Arrival,
+    trouble::Place,
     wire,
     world::World,
 };
@@ -109,6 +110,7 @@ impl World {
             Fault::StaleReadings => {
                 let length = self.random.pick(&[1_500, 4_000, 12_000]);
                 self.readings_until = self.now + self.random.below(length);
+                self.trouble(Place::Everywhere, self.readings_until);
                 self.plan.measured
             }
             // These strike where their moment comes.
@@ -134,6 +136,7 @@ impl World {
                 let until = self.now + self.random.below(length);
                 let frozen_until = &mut self.controls[life].frozen_until;
                 *frozen_until = until.max(*frozen_until);
+                self.trouble(Place::Everywhere, until);
             }
             Fault::ApiAway if self.plan.leader_lease > 0 => {
                 self.leadership.away_until =
@@ -190,6 +193,7 @@ impl World {
                 let length = self.random.below(fence * 2);
                 let frozen_until = &mut self.gates[gate].frozen_until;
                 *frozen_until = (self.now + length).max(*frozen_until);
+                self.trouble(Place::Everywhere, self.now + length);
             }
             Fault::GatewayCrash => {
                 if !self.random.chance(1, 4) {
@@ -198,6 +202,7 @@ impl World {
                 self.crash_gateway(self.gates[gate].gateway);
             }
             Fault::GateReplaced => {
+                self.trouble(Place::Everywhere, self.now);
                 self.new_gate(self.gates[gate].gateway);
                 self.gates[gate].replaced = true;
                 if self.gates[gate].gate.on_replaced() {
@@ -209,15 +214,18 @@ impl World {
                 let Some(stream) = self.gates[gate].stream else {
                     return false;
                 };
+                self.trouble(Place::Everywhere, self.now);
                 self.stream_breaks(stream);
             }
             Fault::NetworkStalls => {
                 let length = self.random.below(fence * 2);
                 let gateway = self.gates[gate].gateway;
                 self.gateways[gateway].stalled_until = self.now + length;
+                self.trouble(Place::Everywhere, self.now + length);
             }
             Fault::LastMoment => return self.last_moment(gate),
             Fault::ClockSet => {
+                self.trouble(Place::Everywhere, self.now);
                 let jump = self.random.pick(&[1_100, 5_000, 3_600_000]);
                 let wall = &mut self.gates[gate].wall;
                 *wall = if self.random.chance(1, 2) {
@@ -250,6 +258,7 @@ impl World {
             Fault::StreamStalls => {
                 let length = self.random.below(self.plan.times.lease.0 * 3);
                 self.streams[stream].stalled_until = self.now + length;
+                self.trouble(Place::Everywhere, self.now + length);
                 return true;
             }
             Fault::OldTermSpeaks if term > 0 => wire::heartbeat(term - 1, sequence, None),
@@ -265,6 +274,7 @@ impl World {
             Fault::FalseEcho if term > 0 => wire::heartbeat(term, sequence + 1_000, None),
             _ => return false,
         };
+        self.trouble(Place::Everywhere, self.now);
         // In front of everything that is on its way.
         let arrival = Arrival::Message(message);
         self.streams[stream]
@@ -291,6 +301,7 @@ impl World {
             }
         }
         let after = 1 + self.random.below(3_000);
+        self.trouble(Place::Everywhere, self.now + after);
         self.agenda
             .push(self.now + after, Item::GatewayStarts { gateway });
     }
@@ -316,6 +327,7 @@ impl World {
         let fence = self.plan.times.lease.0 + self.plan.times.margin.0;
         let gateway = self.gates[gate].gateway;
         self.gateways[gateway].stalled_until = self.now + fence * 2;
+        self.trouble(Place::Everywhere, self.now + fence * 2);
         self.agenda.push(
             last,
             Item::Request {
@@ -342,6 +354,13 @@ impl World {
 
     fn engine_fault(&mut self, fault: Fault) -> bool {
         let engine = self.random.index(self.engines.len());
+        // A lie is felt when it is told.
+        if !matches!(
+            fault,
+            Fault::EngineRefuses | Fault::LiesAsleep | Fault::LiesAwake | Fault::KeepsMemory
+        ) {
+            self.trouble(Place::Engine(engine), self.now);
+        }
         let known = &mut self.engines[engine];
         let rare = self.random.chance(1, 3);
         match fault {
@@ -355,6 +374,8 @@ impl World {
             Fault::EngineHang => {
                 let length = self.random.pick(&[300, 3_000, 12_000]);
                 known.hangs_until = self.now + self.random.below(length);
+                let until = known.hangs_until;
+                self.trouble(Place::Engine(engine), until);
             }
             Fault::EngineRefuses => known.lie = Some(Lie::Refuses),
             Fault::LiesAsleep if known.runs() => known.lie = Some(Lie::DoesNothing),
@@ -384,6 +405,7 @@ impl World {
 
     fn operator_fault(&mut self, fault: Fault) -> bool {
         let engine = self.random.index(self.engines.len());
+        self.trouble(Place::Engine(engine), self.now);
         match fault {
             Fault::OperatorVerb => {
                 let verb = self.random.pick(&[

@@ -8,6 +8,7 @@ use greenthread_core::{
 use crate::{
     agenda::{Item, Order},
     engine::Process,
+    trouble::Place,
     world::World,
 };
 
@@ -50,6 +51,7 @@ impl World {
             .pick(&[Bytes(200 << 20), Bytes::gib(1), Bytes::gib(4)]);
         let length = self.random.pick(&[2_000, 8_000, 20_000]);
         let goes = self.now + self.random.below(length);
+        self.trouble(Place::Gpu(gpu), goes);
         self.agenda.push(goes, Item::ForeignGoes { gpu });
         if self.random.chance(1, 3) {
             let accepts = self.now + self.random.below(length);

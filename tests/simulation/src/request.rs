@@ -76,6 +76,8 @@ pub struct Request {
     pub admitted: u64,
     /// The wait that was estimated when it was held, in ms.
     pub promised: Option<u64>,
+    /// Its gate had no lease when it came: what it was told may be old.
+    pub stale: bool,
     /// It takes the longest way to its engine.
     pub slow: bool,
     /// How long its client waits at most, as it says.

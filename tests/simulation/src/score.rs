@@ -53,13 +53,22 @@ impl Score {
     }
 }
 
-/// The scores of a run, or of many: first while faults happen, then without.
+/// When something was told, and what happened until it had to be kept.
+const PARTS: [&str; 3] = [
+    "touched by a fault",
+    "untouched while faults happen elsewhere",
+    "without faults, in light traffic",
+];
+/// The last of them.
+const CALM: usize = PARTS.len() - 1;
+
+/// The scores of a run, or of many, by [`PARTS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scores {
     /// Held requests: served within the wait that was estimated when they came.
-    pub waits: [Score; 2],
+    pub waits: [Score; PARTS.len()],
     /// Refused requests: not refused again when they come back as they were told, within a minute.
-    pub returns: [Score; 2],
+    pub returns: [Score; PARTS.len()],
 }
 
 impl Scores {
@@ -76,7 +85,7 @@ impl Scores {
     /// What is wrong with the estimates of all runs together, where there were enough of them and no faults: too little was kept, or
     /// too much was told.
     pub fn complaint(&self) -> Option<&'static str> {
-        let ([_, waits], [_, returns]) = (&self.waits, &self.returns);
+        let (waits, returns) = (&self.waits[CALM], &self.returns[CALM]);
         let enough = waits.told >= ENOUGH && returns.told >= ENOUGH / 4;
         if !enough {
             None
@@ -98,10 +107,7 @@ impl fmt::Display for Scores {
         let percent =
             |score: &Score| format!("{}.{} %", per_mille(score) / 10, per_mille(score) % 10);
         let mean = |sum: u64, score: &Score| sum / score.told.max(1);
-        for (when, (wait, back)) in ["with faults", "without"]
-            .iter()
-            .zip(self.waits.iter().zip(&self.returns))
-        {
+        for (when, (wait, back)) in PARTS.iter().zip(self.waits.iter().zip(&self.returns)) {
             writeln!(
                 f,
                 "estimates {when}: {} of {} held requests were served within what they were told (promised 90 %; {} ms told, {} ms off on average); {} of {} that were told when to come back within a minute are not refused then ({} ms told on average)",
@@ -119,9 +125,14 @@ impl fmt::Display for Scores {
 }
 
 impl World {
-    /// Which of the two scores counts for what began then.
-    fn part(&self, began: u64) -> usize {
-        usize::from(self.calm_since.is_some_and(|since| began >= since))
+    /// Which score counts for what was told to a model's requests then, and had to be kept until then. `stale`: by a gate that had not
+    /// heard of control for so long that its lease was over.
+    fn part(&self, engine: Option<usize>, told: u64, kept_by: u64, stale: bool) -> usize {
+        if self.calm_since.is_some_and(|since| told >= since) {
+            CALM
+        } else {
+            usize::from(!stale && !self.touched(engine, told, kept_by))
+        }
     }
 
     /// A held request is over, or goes on: was the estimate kept? One that goes earlier than its estimate says nothing.
@@ -131,7 +142,8 @@ impl World {
             return;
         };
         let (arrived, waited) = (known.arrived, self.now - known.arrived);
-        let part = self.part(arrived);
+        let (engine, stale) = (known.row, known.stale);
+        let part = self.part(engine, arrived, arrived + waited.min(promised), stale);
         if served || waited > promised {
             let kept = served && waited <= promised;
             let score = &mut self.totals.scores.waits[part];
@@ -154,19 +166,22 @@ impl World {
                 gate,
                 name: name.to_owned(),
                 told_at: self.now,
+                stale: self.gates[gate].is_stale(self.now),
             };
             self.agenda.push(self.now + after * 1_000, item);
         }
     }
 
     /// Now a refused request would come back: to a gate that forwards or holds it?
-    pub(crate) fn would_return(&mut self, gate: usize, name: &str, told_at: u64) {
+    pub(crate) fn would_return(&mut self, gate: usize, name: &str, told_at: u64, stale: bool) {
         let node = &self.gates[gate];
         let row = node.reference.find(name).filter(|_| node.alive);
         let Some(refuses) = row.and_then(|row| node.reference.refuses(row)) else {
             return;
         };
-        let (part, promised) = (self.part(told_at), self.now - told_at);
+        let engine = row.map(str::to_owned).and_then(|row| self.row_named(&row));
+        let part = self.part(engine, told_at, self.now, stale);
+        let promised = self.now - told_at;
         let score = &mut self.totals.scores.returns[part];
         score.note(promised, !refuses, 0);
     }

@@ -20,6 +20,7 @@ use crate::{
     stream::Stream,
     totals::Totals,
     trace::Trace,
+    trouble::Troubles,
 };
 
 /// Data that the gates of one Envoy share.
@@ -62,6 +63,7 @@ pub struct World {
     pub(crate) load: bool,
     pub(crate) calm_since: Option<u64>,
     pub(crate) totals: Totals,
+    pub(crate) troubles: Troubles,
     pub(crate) epochs: Epochs,
     pub(crate) violation: Option<String>,
     pub(crate) trace: Trace,
@@ -96,6 +98,7 @@ impl World {
             load: true,
             calm_since: None,
             totals: Totals::default(),
+            troubles: Troubles::default(),
             epochs: Epochs::default(),
             violation: None,
             trace,
@@ -147,7 +150,8 @@ impl World {
                 gate,
                 name,
                 told_at,
-            } => self.would_return(gate, &name, told_at),
+                stale,
+            } => self.would_return(gate, &name, told_at, stale),
             Item::Operate { engine, verb } => self.operate(engine, verb),
             Item::TermTaken { life, term } => self.term_taken(life, term),
             Item::Renew { life } => self.renew(life),

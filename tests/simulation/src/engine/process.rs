@@ -29,6 +29,7 @@ impl World {
             return;
         }
         if known.lie.take() == Some(Lie::Refuses) || known.starved {
+            self.trouble(Place::Engine(engine), self.now);
             self.process_ends(engine, generation);
             self.engines[engine].starved = false;
             return;
