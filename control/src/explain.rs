@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Display;
+
 use greenthread_core::ids::{Bytes, Millis};
 
 use crate::{
@@ -142,6 +144,12 @@ pub fn length(ms: u64) -> String {
     }
 }
 
+/// "1 request", "2 requests".
+pub fn counted<N: Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
+    let many = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {noun}{many}")
+}
+
 /// Words of the core without an engine's own last lines: they are told once, where one model is looked at.
 pub fn brief(words: &str) -> &str {
     words
@@ -220,16 +228,12 @@ fn trigger(trigger: &Trigger) -> String {
 }
 
 fn demand(held: u64, inside: u64, refused: bool) -> String {
-    let counted = |count: u64| match count {
-        1 => "1 request".to_owned(),
-        _ => format!("{count} requests"),
-    };
     let mut parts = Vec::new();
     if held > 0 {
-        parts.push(format!("{} held", counted(held)));
+        parts.push(format!("{} held", counted(held, "request")));
     }
     if inside > 0 {
-        parts.push(format!("{} inside its engine", counted(inside)));
+        parts.push(format!("{} inside its engine", counted(inside, "request")));
     }
     if refused {
         parts.push("a refused request may come back".to_owned());

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from harness import Model, Stack, statuses, wait_until
+from operators import greenthread
 from traffic import Traffic, chats, check_all_served
 
 # Answers that tell a client to come back, and why.
@@ -169,6 +170,8 @@ def test_an_engine_that_answers_nothing_any_more_is_replaced(liar):
     pid = liar.engine_pid("mute")
     liar.faults("mute", silent=True)
     lost = chats(liar, "mute", 5).start()
+    wait_until(lambda: "has not answered the last" in greenthread(liar, "status").stdout, "operators are told", 30)
+    assert "after 15 it is ended" in greenthread(liar, "why-not", "mute").stdout
     wait_until(lambda: liar.engine_pid("mute") != pid, "control ends it", 60)
     assert statuses(lost.result(60)) == {502: 5}
     served_in_the_end(liar, "mute")

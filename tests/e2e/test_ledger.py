@@ -192,6 +192,20 @@ def test_what_an_operator_accepts_goes_on_without_that_memory(make_stack):
         assert made_room and made_room[-1]["taken"]["victims"] == ["alpha"]
 
 
+def test_who_is_too_large_for_what_is_accepted_is_named(make_stack):
+    """Nobody has to find out by the first refusal, and it is over as soon as the memory is."""
+    stack = make_stack([Model("alpha")])
+    with stranger(stack, gib=30):
+        wait_until(lambda: gpu_document(stack)["stopped"], "the GPU is stopped")
+        told = "too large for 10.0 GiB, their requests get 503 `never_fits`: alpha"
+        assert told in greenthread(stack, "accept-gpu", "0").stdout
+        assert stack.chat("alpha").headers["x-greenthread-reason"] == "never_fits"
+    wait_until(lambda: "Where that is right, say so" in (gpu_document(stack)["stopped"] or ""), "the GPU is stopped again")
+    assert "too large" not in greenthread(stack, "accept-gpu", "0").stdout
+    wait_until(lambda: stack.figures("alpha")["lastError"] is None, "it fits again")
+    assert stack.chat("alpha").status_code == 200
+
+
 def test_what_is_accepted_while_something_moves_counts_afterwards_and_says_so(make_stack):
     stack = make_stack([Model("alpha")])
     wait_until(lambda: gpu_document(stack)["usedBytes"] is not None, "the GPU was read")

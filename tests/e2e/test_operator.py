@@ -62,6 +62,13 @@ def test_a_wake_that_fails_is_an_error_with_its_reason(stack):
     assert greenthread(stack, "wake", "beta").returncode == 0
 
 
+def test_a_model_out_of_service_does_not_wake_and_says_what_would_help(stack):
+    assert greenthread(stack, "disable", "gamma").returncode == 0
+    refused = greenthread(stack, "wake", "gamma")
+    assert refused.returncode == 1 and "`greenthread enable gamma` puts it back" in refused.stderr, refused
+    assert greenthread(stack, "enable", "gamma").returncode == 0
+
+
 def test_unknown_models_and_unreachable_control_say_what_to_do(stack):
     unknown = greenthread(stack, "wake", "nobody")
     assert unknown.returncode == 1

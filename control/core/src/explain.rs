@@ -159,7 +159,7 @@ impl Core {
                 | Phase::Serving
                 | Phase::Draining { .. }
                 | Phase::Failed { .. }
-                | Phase::Removed { .. } => "started, or measured,",
+                | Phase::Removed { .. } => "starting, or being measured,",
             };
             let id = &other.spec.id;
             reasons.push(format!("{id} is {moves} on the same GPU; one at a time"));

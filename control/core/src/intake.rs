@@ -287,9 +287,11 @@ impl Core {
         };
         match verb {
             Operator::Wake => {
-                // Where it serves already the wish is fulfilled, and counts as use; it must not keep the model awake for ever.
+                // Where it serves already the wish is fulfilled, and counts as use; it must not keep the model awake for ever. Out of
+                // service it cannot be, and is told so; whoever enables it later did not ask for it.
                 let serves = matches!(state.phase, Phase::Serving);
-                (state.operator.wants, state.operator.sleeps) = (!serves, false);
+                let disabled = state.operator.disabled;
+                (state.operator.wants, state.operator.sleeps) = (!serves && !disabled, false);
                 state.asked.last_used = state.asked.last_used.max(Some(now));
                 if let Phase::Failed {
                     failure: Failure::Wake | Failure::Start | Failure::Engine,
@@ -298,7 +300,12 @@ impl Core {
                 {
                     *retry_at = Some(now);
                 }
-                self.record(now, id, "an operator asked for it to wake", effects);
+                let sentence = if disabled {
+                    "an operator asked for it to wake, which it does not while it is out of service"
+                } else {
+                    "an operator asked for it to wake"
+                };
+                self.record(now, id, sentence, effects);
             }
             Operator::Sleep => {
                 // Where it sleeps already the wish is fulfilled; it must not meet the next request for the model. A pinned model would

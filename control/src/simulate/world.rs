@@ -13,7 +13,10 @@ use super::{
     setting::{self, Files, Setting, millis},
     trace::Trace,
 };
-use crate::config::{self, Fleet};
+use crate::{
+    config::{self, Fleet},
+    explain::counted,
+};
 
 /// A trace and its world.
 #[derive(Debug)]
@@ -47,7 +50,8 @@ pub(super) fn of(arguments: &Arguments, trace: &Trace) -> Result<World, Simulate
     let mut notes = vec![about(&trace)];
     if left_out > 0 {
         notes.push(format!(
-            "left out: {left_out} requests for models that the fleet does not have"
+            "left out: {} for models that the fleet does not have",
+            counted(left_out, "request")
         ));
     }
     Ok(World {
@@ -126,9 +130,9 @@ fn about(trace: &Trace) -> String {
     let span = times.map_or(Millis(0), |(first, last)| last.at.since(first.at));
     let asked: BTreeSet<usize> = trace.requests.iter().map(|request| request.model).collect();
     format!(
-        "{} requests for {} models in {}",
-        trace.requests.len(),
-        asked.len(),
+        "{} for {} in {}",
+        counted(trace.requests.len(), "request"),
+        counted(asked.len(), "model"),
         long(span)
     )
 }

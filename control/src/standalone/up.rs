@@ -22,7 +22,10 @@ use super::{
     service::{Happened, Recipe, Service},
     words,
 };
-use crate::config::{self, ConfigError, Fleet};
+use crate::{
+    config::{self, ConfigError, Fleet},
+    explain::counted,
+};
 
 /// How often something is asked that is waited for.
 const POLL: Duration = Duration::from_millis(100);
@@ -359,7 +362,7 @@ impl Machine<'_> {
                 shown = left;
                 say(&format!(
                     "Draining: {} left; Ctrl-C stops at once.",
-                    words::counted(left, "request")
+                    counted(left, "request")
                 ));
             }
             tokio::select! {
@@ -370,7 +373,7 @@ impl Machine<'_> {
             if Instant::now() >= deadline {
                 say(&format!(
                     "{} did not end within {} s and are cut.",
-                    words::counted(left, "request"),
+                    counted(left, "request"),
                     DRAIN.as_secs()
                 ));
                 return STOP;

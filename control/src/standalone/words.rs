@@ -4,7 +4,10 @@ use std::{fmt::Write, net::SocketAddr, path::Path};
 
 use greenthread_core::ids::Bytes;
 
-use crate::config::{Fleet, OracleKind};
+use crate::{
+    config::{Fleet, OracleKind},
+    explain::counted,
+};
 
 /// Where everything is and what to type, once all is ready.
 pub(super) fn ready(fleet: &Fleet, program: &str, folder: &Path) -> String {
@@ -113,11 +116,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         std::net::Ipv6Addr::LOCALHOST.into()
     };
     SocketAddr::new(loopback, address.port())
-}
-
-/// `1 request`, `2 requests`.
-pub(super) fn counted(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use greenthread_filter::time::Millis;
 use greenthread_proto::gate::{RefuseReason, Row};
 
 use crate::world::{Seen, World, admit, answered, draining, forwarded, hold, llama, model, refuse};
@@ -311,4 +312,13 @@ fn a_gate_that_wrote_nothing_for_a_minute_is_taken_off_the_list() {
     assert_eq!(listed(), ["gate-1", "gate-2"]);
     stays.run(4_000);
     assert_eq!(listed(), ["gate-2"]);
+}
+
+#[test]
+fn who_waits_for_its_row_gives_the_gate_nothing_to_do() {
+    let mut world = World::serving(vec![llama(hold(0))]);
+    world.post("/llama/x");
+    world.run(100);
+    let next = world.gate.next_tick(world.moment());
+    assert!(next.since(world.moment()) > Millis(100), "{next:?}");
 }

@@ -74,9 +74,13 @@ fn an_echo_of_an_older_message_does_not_acknowledge_a_later_change() {
     world.run(1_000);
     let carried = world.sent.last().unwrap().sequence;
     world.end(first);
+    world.run(1_000);
     world.echo(carried);
     world.run(1_000);
-    assert_eq!(world.reported().unwrap().in_flight, 0);
+    let reports = world.reports();
+    let rows = &reports.last().unwrap().rows;
+    assert_eq!(rows.len(), 1, "it is said again");
+    assert_eq!(rows[0].in_flight, 0);
     // What carried the change first is echoed, though it was repeated since.
     let carried = world.sent.last().unwrap().sequence;
     world.run(1_000);

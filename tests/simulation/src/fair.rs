@@ -239,18 +239,17 @@ impl World {
         let control = &self.controls[life];
         let gpus = |id: &ModelId| control.core.spec(id).map(|spec| spec.gpus.clone());
         let own = gpus(model).unwrap_or_default();
-        let key = |id: &ModelId, course: &Course| {
+        let key = |id: &ModelId, course: &Course, before: Option<Millis>| {
             let most = control.core.spec(id).map(|spec| spec.max_freeze);
             let urgent = course
                 .frozen
                 .zip(most)
                 .is_some_and(|(since, most)| now.since(since) >= most);
-            (!urgent, course.since())
+            (!urgent, course.since().into_iter().chain(before).min())
         };
         // Who waited before this life goes by that, where it has not served since.
         let waited = |id: &ModelId| control.account.held_since(id);
-        let (late, since) = key(model, course);
-        let mine = (late, since.into_iter().chain(waited(model)).min());
+        let mine = key(model, course, waited(model));
         let stopped = control.core.gpus();
         let earlier = views.iter().find(|view| {
             let Some(known) = before.get(&view.id).filter(|known| known.phase == "Queued") else {
@@ -269,9 +268,8 @@ impl World {
                 .any(|gpu| stopped.get(gpu.0).is_some_and(|gpu| gpu.stopped.is_some()));
             let nobody = view.held == 0 && view.frozen == 0;
             let shares = there.iter().any(|gpu| own.contains(gpu));
-            let (urgent, since) = key(&view.id, known);
             let before = waited(&view.id).filter(|_| !known.served);
-            let since = since.into_iter().chain(before).min();
+            let (urgent, since) = key(&view.id, known, before);
             // What is frozen may be known a look later.
             let slack = if known.frozen.is_some() || course.frozen.is_some() {
                 SEEN_WITHIN

@@ -108,7 +108,12 @@ impl World {
             let frees = leaving.map(|(other, spec)| other.reserved.less(spec.asleep));
             frees.sum()
         };
-        let leaves = |other: &ModelView| matches!(other.phase, "Draining" | "Sleeping");
+        let goes = |phase: &str| matches!(phase, "Draining" | "Sleeping");
+        // A drain may have been taken back, or have ended, since the choice of this step.
+        let leaves = |other: &ModelView| {
+            let known = before.get(&other.id);
+            goes(other.phase) || known.is_some_and(|known| goes(known.phase))
+        };
         let sleeps = |other: &ModelView| {
             let known = before.get(&other.id);
             let long = known.is_some_and(|known| known.at == other.since && known.at < choice.at);

@@ -409,3 +409,49 @@ fn what_a_gpu_holds_beyond_its_capacity_is_missing_too() {
         "of 40, with 51 held by others and 17 wanted: {choice:?}"
     );
 }
+
+#[test]
+fn whose_clients_leave_while_it_sleeps_is_wanted_by_nobody() {
+    let mut bench = started(&[spec("a")]);
+    serve(&mut bench, "a");
+    // Nothing begins on its GPU, so it is not woken for what is in it.
+    for _ in 0..3 {
+        let (gpu, used) = (GpuId(0), Bytes(30 * GIB));
+        bench.event(Event::GpuRead { gpu, used });
+    }
+    let known = engine(&mut bench, "a");
+    (known.state, known.memory, known.count) = (EngineState::Asleep, Bytes(GIB), 2);
+    bench.run(1_000);
+    assert_eq!(
+        (bench.phase("a"), bench.core.view()[0].frozen),
+        ("Queued", 2)
+    );
+    engine(&mut bench, "a").count = 0;
+    bench.run(1_000);
+    assert_eq!(
+        (bench.phase("a"), bench.core.view()[0].frozen),
+        ("Asleep", 0)
+    );
+}
+
+#[test]
+fn who_came_back_later_than_another_was_used_goes_later() {
+    let models = ["a", "b", "c"].map(|name| ModelSpec {
+        min_runtime: Millis(0),
+        ..spec(name)
+    });
+    let mut bench = started(&models);
+    serve(&mut bench, "a");
+    operator(&mut bench, "a", Operator::Sleep);
+    bench.run(1_000);
+    serve(&mut bench, "b");
+    bench.run(1_000);
+    // Somebody else wakes a.
+    engine(&mut bench, "a").state = EngineState::Awake;
+    engine(&mut bench, "a").memory = Bytes(17 * GIB);
+    bench.run(2_000);
+    assert_eq!(bench.phase("a"), "Serving");
+    bench.figures("g1", "c", 0, 1);
+    let phases = ["a", "b", "c"].map(|model| bench.phase(model));
+    assert_eq!(phases, ["Serving", "Asleep", "Serving"]);
+}

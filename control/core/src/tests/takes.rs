@@ -142,6 +142,16 @@ fn a_drain_is_taken_back_with_the_wish_behind_it() {
 }
 
 #[test]
+fn a_wish_to_wake_what_is_out_of_service_is_not_fulfilled_later() {
+    let mut bench = Bench::ready(&["a"]);
+    for verb in [Operator::Disable, Operator::Wake, Operator::Enable] {
+        operator(&mut bench, "a", verb);
+    }
+    bench.run(1_000);
+    assert_eq!(bench.phase("a"), "Asleep", "{}", bench.sentences());
+}
+
+#[test]
 fn an_operator_whose_drain_ran_out_is_not_obeyed_without_end() {
     let mut bench = serving(1, |model| model.on_drain_timeout = OnDrainTimeout::Cancel);
     operator(&mut bench, "a", Operator::Sleep);
