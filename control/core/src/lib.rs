@@ -256,7 +256,11 @@ impl Core {
         if matches!(phase, Phase::Draining { .. }) {
             state.served_before = matches!(state.phase, Phase::Serving);
         }
-        if !matches!(phase, Phase::Draining { .. } | Phase::Sleeping { .. }) {
+        if !matches!(
+            phase,
+            Phase::Serving | Phase::Draining { .. } | Phase::Sleeping { .. }
+        ) {
+            // What it was found to hold is over with its service, whoever takes a drain back in between.
             state.engine.found = Bytes(0);
         }
         state.phase = phase;

@@ -152,7 +152,11 @@ impl World {
                 .iter()
                 .filter_map(|other| Some((other, core.spec(&other.id)?)));
             let stays = known.filter(|(other, spec)| {
-                spec.gpus.contains(&gpu) && !matches!(other.phase, "Draining" | "Sleeping")
+                // One that is removed may wait for its requests without end.
+                let row = self.rows.get(&other.id).copied();
+                let removed = row.is_none_or(|row| !self.engines[row].present);
+                let goes = other.phase == "Sleeping" || other.phase == "Draining" && !removed;
+                spec.gpus.contains(&gpu) && !goes
             });
             let peaks = stays.map(|(_, spec)| spec.sizes.sleeping.bytes).max();
             let sleeping = peaks.unwrap_or_default().max(spec.sizes.sleeping.bytes);
