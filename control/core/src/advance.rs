@@ -83,10 +83,10 @@ impl Core {
                     self.record(now, id, "ready and wanted: serving", effects);
                 } else if self.gpus_in_transition(id) || self.gpus_are_stopped(id) {
                     // Its turn comes when the other action ends.
-                } else if now >= self.sleeps_from() {
+                } else if now >= self.first_sleep_from(state) {
                     self.first_sleep(now, id, effects);
                 } else {
-                    self.wake_at(Some(self.sleeps_from()));
+                    self.wake_at(Some(self.first_sleep_from(state)));
                 }
             }
             Boot::Waiting | Boot::Slept if state.operator.removing => {

@@ -50,7 +50,7 @@ impl Core {
             }
             Phase::Booting(Boot::Starting(_)) => state.remaining(now) + self.ready_in(now, state),
             Phase::Booting(Boot::Started) => {
-                self.sleeps_from().since(now) + self.ready_in(now, state)
+                self.first_sleep_from(state).since(now) + self.ready_in(now, state)
             }
             Phase::Booting(Boot::Sleeping(_)) if !state.spec.conditioned => {
                 state.remaining(now) + self.in_line_since(now, state, now)

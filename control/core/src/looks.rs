@@ -223,6 +223,7 @@ impl Core {
         };
         state.seen_in_host(seen);
         state.engine.adopted = matches!(seen.state, EngineState::Awake | EngineState::Asleep);
+        state.engine.ready_earlier = state.engine.adopted || state.spec.conditioned;
         let restartable = state.spec.caps.restartable;
         match seen.state {
             EngineState::Silent if now.since(self.leader_since) < LONGEST_WAKE => {
@@ -330,18 +331,21 @@ impl Core {
         // It sleeps without a drain, and no gate was waited for.
         let sends_for = self.models.get(id).map(|state| self.sends_for(state));
         let follows_until = now + sends_for.unwrap_or_default();
+        let inside = seen.count.unwrap_or(0).max(self.in_flight(id));
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
+        let slept = matches!(state.engine.resident, Resident::Asleep(_));
         match seen.state {
             EngineState::Awake => {}
             EngineState::Asleep if sabotage!(FoundAsleepStays, true, false) => {}
+            // It slept when its removal began.
+            EngineState::Asleep if slept && inside == 0 => {}
             EngineState::Asleep => {
                 // Rule 8: a late command put it to sleep. What is inside is demand; it is woken the normal way.
                 state.seen_asleep(seen.memory);
                 state.engine.copy = seen.tier.unwrap_or(Tier::Ram);
                 state.engine.follows_until = follows_until;
-                let inside = seen.count.unwrap_or(0).max(self.in_flight(id));
                 self.note_inside(now, id, inside);
                 self.enter(now, id, Phase::Asleep);
                 self.record(

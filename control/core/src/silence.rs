@@ -90,18 +90,29 @@ impl Core {
     }
 
     /// Until when gates of which this control never heard may send requests to a model's engine, by a predecessor's table. The beginning
-    /// of time for an engine that did not run then.
+    /// of time for a model that was never ready before.
     pub(crate) fn strangers_until(&self, state: &ModelState) -> Millis {
-        if state.engine.adopted {
+        if state.engine.ready_earlier {
             self.term_since + self.sends_for(state)
         } else {
             Millis(0)
         }
     }
 
-    /// From when on nothing reaches an engine any more, so that its process may end (rule 14).
+    /// From when on nothing reaches an engine any more, so that its process may end (rule 14). One that was gone when this life began has
+    /// refused whatever strangers sent; were it waited for them again, every restart of a node would keep GPUs occupied for `maxFlow`.
     pub(crate) fn nothing_follows_from(&self, state: &ModelState) -> Millis {
-        state.engine.follows_until.max(self.strangers_until(state))
+        let strangers = self.strangers_until(state);
+        let adopted = state.engine.adopted.then_some(strangers);
+        state.engine.follows_until.max(adopted.unwrap_or_default())
+    }
+
+    /// From when on an engine that was only started to be ready may sleep: where it loses what reaches it then, when no stranger sends
+    /// anything any more.
+    pub(crate) fn first_sleep_from(&self, state: &ModelState) -> Millis {
+        let loses = !state.spec.caps.lossless;
+        let strangers = loses.then(|| self.strangers_until(state));
+        self.sleeps_from().max(strangers.unwrap_or_default())
     }
 
     /// Snapshots are not sent before: what was seen within `command` of getting the lock may still be changed by a predecessor's call.

@@ -89,6 +89,8 @@ pub(crate) struct Engine {
     pub(crate) crowded: bool,
     /// Its engine ran when this life first looked: gates of which this control never heard may send requests to it by an older table.
     pub(crate) adopted: bool,
+    /// It was ready in an earlier life of control, so that such gates may send it requests even where this life started it.
+    pub(crate) ready_earlier: bool,
     /// A gate that was silent when it went to sleep may send requests to its engine until then: its process does not end before.
     pub(crate) follows_until: Millis,
     /// Bytes per GPU above `awake` at the worst moment of any start of this life of control.
@@ -203,6 +205,7 @@ impl Engine {
             memory_repeat: false,
             crowded: false,
             adopted: false,
+            ready_earlier: false,
             follows_until: Millis(0),
             starting: Bytes(0),
             host_kept: Bytes(0),

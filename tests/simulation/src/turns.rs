@@ -71,10 +71,13 @@ impl World {
         before: &BTreeMap<ModelId, Course>,
         views: &[ModelView],
     ) {
+        let now = self.controls[life].local(self.now);
         let leaves = self.neighbours(life, &view.id, views).find(|other| {
             let stays = before
                 .get(&other.id)
                 .is_some_and(|known| known.phase == other.phase && known.at == other.since);
+            // Two steps may have the same time, and a choice is as fresh in the second.
+            let stays = stays && other.since < now;
             let row = self.rows.get(&other.id).copied();
             let removed = row.is_none_or(|row| !self.engines[row].present);
             let drains = other.phase == "Draining" && !removed;
