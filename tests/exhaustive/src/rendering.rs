@@ -85,7 +85,10 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         // Settings, which never change; figures for people; what is counted only to be distinct; what is summed up from the rest.
         (b"Core", b"fleet" | b"counter" | b"attempts" | b"now" | b"turn_at" | b"places")
         | (b"Core", b"audits" | b"choices" | b"tally" | b"forecast")
-        | (b"ModelState", b"spec" | b"declared" | b"settings" | b"learned")
+        | (b"ModelState", b"spec" | b"declared" | b"settings")
+        // Of what actions take only what is promised counts: more where less was measured.
+        | (b"Learned", b"drain" | b"reload")
+        | (b"Samples", b"guess" | b"kept" | b"next" | b"median")
         | (b"Engine", b"last_error" | b"failures")
         | (b"Asked", b"demand" | b"held_since")
         | (b"Told", b"drain_takes")
