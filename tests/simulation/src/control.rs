@@ -13,8 +13,8 @@ use greenthread_proto::gate;
 
 use crate::{
     agenda::{Item, Order},
+    course::Fairness,
     driver::Driver,
-    fair::Fairness,
     heard::Account,
     plan::{CAPACITY, TOLERANCE},
     says::Told,
@@ -26,7 +26,7 @@ use crate::{
 
 /// Core clocks start here, so that ages from before the start still are moments.
 const START: u64 = 30 * 24 * 3_600 * 1_000;
-const MILLION: u64 = 1_000_000;
+pub(crate) const MILLION: u64 = 1_000_000;
 
 /// What survives a life of control.
 #[derive(Clone, Debug, Default)]
@@ -69,10 +69,10 @@ pub struct Control {
     /// When it began.
     pub started: u64,
     /// Its clock's speed, in parts of a million.
-    speed: u64,
+    pub(crate) speed: u64,
     /// Its term.
     pub term: u64,
-    raising: bool,
+    pub(crate) raising: bool,
     /// When the last renewal that succeeded was sent.
     pub(crate) renewed: u64,
     tick_at: u64,
@@ -318,22 +318,6 @@ impl World {
         self.control_closes(stream, Some(after));
     }
 
-    /// Rule 7: whether a leader has enough of its lease left to start anything, by its own clock.
-    pub(crate) fn may_lead(&self, life: usize) -> bool {
-        let control = &self.controls[life];
-        if self.plan.leader_lease == 0 {
-            return true;
-        }
-        let since = (self.now - control.renewed) * control.speed / MILLION;
-        let left = self.plan.leader_lease.saturating_sub(since);
-        let error = self.plan.leader_lease * self.plan.clock_error / MILLION + 1;
-        #[cfg(feature = "sabotage")]
-        if crate::sabotage::leader_stops_at_the_end() {
-            return left > 0;
-        }
-        left > self.plan.times.command.0 + error
-    }
-
     /// One step of the core, and its effects in their order.
     pub(crate) fn step(&mut self, life: usize, event: Event) {
         if !self.controls[life].deposed && !self.may_lead(life) {
@@ -377,26 +361,6 @@ impl World {
             control.tick_at = at;
             self.agenda.push(at, Item::ControlTick { life, at });
         }
-    }
-
-    /// A leader that is none any more stops.
-    pub(crate) fn depose(&mut self, life: usize) {
-        self.note(|_| format!("control {life} is deposed"));
-        self.controls[life].deposed = true;
-        self.leaderless();
-        self.step(life, Event::Deposed);
-        let mut streams = self.controls[life].streams.values();
-        let served = streams.any(|(_, version)| *version > 0);
-        self.check(!served, |_| {
-            "rule 10: a deposed leader keeps streams".to_owned()
-        });
-        let streams: Vec<usize> = (self.controls[life].streams.values())
-            .map(|(stream, _)| *stream)
-            .collect();
-        for stream in streams {
-            self.close_by_control(life, stream);
-        }
-        self.controls[life].drivers.clear();
     }
 
     fn perform(&mut self, life: usize, effect: Effect) {
@@ -553,7 +517,7 @@ impl World {
     }
 
     /// Control closes a stream; its reader tells the core that it has ended.
-    fn close_by_control(&mut self, life: usize, stream: usize) {
+    pub(crate) fn close_by_control(&mut self, life: usize, stream: usize) {
         let id = self.streams[stream].id;
         let gate = GateId(self.gates[self.streams[stream].gate].id.clone());
         if let Some(id) = id {
@@ -563,42 +527,5 @@ impl World {
         }
         let after = self.short_way();
         self.control_closes(stream, Some(after));
-    }
-
-    fn raise_term(&mut self, life: usize, at_least: u64) {
-        if std::mem::replace(&mut self.controls[life].raising, true) {
-            return;
-        }
-        let above = at_least.max(self.controls[life].term);
-        let above = above.max(self.persisted.largest);
-        self.persisted.term = self.persisted.term.max(above).saturating_add(1);
-        self.persisted.largest = self.persisted.term;
-        let (term, after) = (self.persisted.term, self.random.below(50));
-        self.agenda
-            .push(self.now + after, Item::TermTaken { life, term });
-    }
-
-    pub(crate) fn term_taken(&mut self, life: usize, term: u64) {
-        if self.waits_for_control(life, Item::TermTaken { life, term }) {
-            return;
-        }
-        self.controls[life].raising = false;
-        self.controls[life].term = term;
-        self.step(life, Event::TermRaised(term));
-    }
-
-    /// The process of control ends; its engines go on.
-    pub(crate) fn kill_control(&mut self, life: usize) {
-        self.note(|_| format!("control {life} is killed"));
-        self.controls[life].alive = false;
-        self.leaderless();
-        let told = self.random.chance(3, 4).then_some(1);
-        for stream in 0..self.streams.len() {
-            if self.streams[stream].life == life && self.streams[stream].up.open {
-                self.control_closes(stream, told);
-            }
-        }
-        self.controls[life].streams.clear();
-        self.controls[life].drivers.clear();
     }
 }

@@ -6,182 +6,18 @@ use greenthread_core::{
     ModelView,
     decision::{Choice, Taken, Trigger, Verdict},
     effect::{Admission, RefuseReason},
-    event::{EngineState, Event, Operator, Outcome},
     ids::{Bytes, GpuId, Millis, ModelId},
     model::ModelSpec,
     phase::Tier,
 };
 
-use crate::world::World;
+use crate::{
+    course::{Course, READINGS},
+    world::World,
+};
 
-/// First cool-down of a model that could not be woken, and the longest.
-const COOL_DOWN: u64 = 10_000;
-const COOL_DOWN_MOST: u64 = 300_000;
 /// What is inside a sleeping engine is known so much later at most.
 const SEEN_WITHIN: Millis = Millis(3_000);
-/// Readings that differ one after the other before nothing begins any more: one more than control needs.
-const READINGS: u32 = 4;
-
-/// What happened to one model so far.
-#[derive(Clone, Debug, Default)]
-pub struct Course {
-    pub(crate) phase: &'static str,
-    /// When it entered its phase.
-    pub(crate) at: Millis,
-    /// Since when somebody waits for it in the queue.
-    waits: Option<Millis>,
-    /// Since when requests are frozen in it.
-    frozen: Option<Millis>,
-    /// Since when it serves, where control woke it.
-    runs_from: Option<Millis>,
-    /// A drain of it was taken back.
-    spared: bool,
-    /// It began to leave then, for whom, and its drain lasts so long.
-    leaves: Option<(Millis, ModelId, Millis)>,
-    /// How often a drain of it for the same waiter ran out in a row.
-    futile: Option<(ModelId, u32)>,
-    /// After such a drain it is left alone until then.
-    rests: Option<Millis>,
-    /// It cools down until then, for the so-manieth time.
-    cools: Option<Millis>,
-    failures: u32,
-    /// It sleeps since another needed its room.
-    pub displaced: bool,
-    /// Its process is being ended, or nobody knows how its last action ended.
-    shaky: bool,
-    /// It has served in this life.
-    served: bool,
-}
-
-impl Course {
-    /// Since when somebody waits for it: in the queue, or frozen in it.
-    fn since(&self) -> Option<Millis> {
-        self.frozen.into_iter().chain(self.waits).min()
-    }
-}
-
-/// What is known of fairness in one life of control.
-#[derive(Clone, Debug, Default)]
-pub struct Fairness {
-    pub(crate) courses: BTreeMap<ModelId, Course>,
-    /// Told to wake in this step, with whether it was queued and cooling down.
-    pub(crate) woken: Vec<ModelId>,
-    /// The model whose wake or start has just ended, and whether well.
-    ended: Option<(ModelId, bool)>,
-    /// The model whose engine was just found to be lost.
-    lost: Option<ModelId>,
-    /// Readings in a row on each GPU that ledger and oracle do not agree on; none where an operator accepted anything.
-    differing: BTreeMap<GpuId, Option<u32>>,
-}
-
-impl Fairness {
-    fn course(&mut self, model: &ModelId) -> &mut Course {
-        self.courses.entry(model.clone()).or_default()
-    }
-
-    /// What an event means for it.
-    pub fn hears(&mut self, event: &Event) {
-        (self.ended, self.lost) = (None, None);
-        match event {
-            Event::Woke { model, outcome, .. } | Event::Started { model, outcome, .. } => {
-                let well = matches!(outcome, Outcome::Done { .. });
-                self.ended = Some((model.clone(), well));
-                self.course(model).shaky = !well;
-            }
-            Event::Slept { model, outcome, .. } => {
-                self.course(model).shaky = !matches!(outcome, Outcome::Done { .. });
-            }
-            Event::EngineGone { model, .. } => {
-                self.course(model).shaky = true;
-                self.lost = Some(model.clone());
-            }
-            Event::Observed {
-                model, observation, ..
-            } => {
-                let lost = matches!(observation.state, EngineState::Broken | EngineState::Gone);
-                self.course(model).shaky |= lost;
-                self.lost = lost.then(|| model.clone());
-            }
-            Event::ModelSet(spec) => {
-                let course = self.course(&spec.id);
-                if course.phase == "Removed" {
-                    *course = Course::default();
-                }
-                course.cools = None;
-            }
-            Event::Operator {
-                model,
-                verb: Operator::Wake,
-            } => self.course(model).cools = None,
-            Event::GpuAccepted(gpu) => {
-                self.differing.insert(*gpu, None);
-            }
-            _ => {}
-        }
-    }
-
-    /// Its process is being ended.
-    pub fn killed(&mut self, model: &ModelId) {
-        self.course(model).shaky = true;
-    }
-
-    /// Whether nothing is counted for an action of which nobody knows how it ended.
-    pub fn is_settled(&self) -> bool {
-        !self.courses.values().any(|course| course.shaky)
-    }
-
-    /// Whether an operator has to look before anything begins on a GPU.
-    fn differs(&self, gpu: GpuId) -> bool {
-        let known = self.differing.get(&gpu);
-        known.is_some_and(|readings| readings.is_some_and(|number| number >= READINGS))
-    }
-
-    /// A step is over: what each model does now.
-    fn follow(&mut self, now: Millis, view: &ModelView) {
-        let ended = self.ended.clone().filter(|(model, _)| *model == view.id);
-        let course = self.course(&view.id);
-        course.served |= matches!(view.phase, "Serving" | "Draining" | "Sleeping");
-        let before = std::mem::replace(&mut course.phase, view.phase);
-        course.at = view.since;
-        course.frozen = (view.frozen > 0).then(|| course.frozen.unwrap_or(now));
-        course.waits = (view.phase == "Queued").then(|| course.waits.unwrap_or(now));
-        if view.phase == before {
-            return;
-        }
-        if !matches!(view.phase, "Serving" | "Draining") {
-            (course.leaves, course.rests) = (None, None);
-        }
-        // Out of service by the time it came: it served, and left in the same step.
-        let came = before == "Waking" && ended.as_ref().is_some_and(|(_, well)| *well);
-        match view.phase {
-            "Draining" if came => {
-                (course.spared, course.displaced) = (false, false);
-                course.runs_from = Some(view.since);
-                (course.failures, course.cools) = (0, None);
-            }
-            "Serving" => {
-                let back = matches!(before, "Draining" | "Sleeping");
-                course.spared = back;
-                course.displaced = false;
-                if !back {
-                    course.runs_from = ended.map(|_| view.since);
-                }
-                (course.failures, course.cools) = (0, None);
-            }
-            "Failed" if ended.is_some_and(|(_, well)| !well) => {
-                let length = (COOL_DOWN << course.failures.min(5)).min(COOL_DOWN_MOST);
-                course.failures += 1;
-                course.cools = Some(now + Millis(length));
-            }
-            "Asleep" | "Queued" if matches!(before, "Draining" | "Sleeping") => {
-                course.futile = None
-            }
-            // It leaves; what is found in it then is owed an answer.
-            "Draining" if before == "Failed" => course.cools = None,
-            _ => {}
-        }
-    }
-}
 
 impl World {
     /// The rules of fairness, after a step.

@@ -11,6 +11,7 @@
 pub mod agenda;
 pub mod check;
 pub mod control;
+pub mod course;
 pub mod driver;
 pub mod end;
 pub mod engine;

@@ -9,7 +9,7 @@ use greenthread_core::{
     ids::{Bytes, GpuId, ModelId},
 };
 
-use crate::{fair::Course, world::World};
+use crate::{course::Course, world::World};
 
 impl World {
     /// Rule 10: a leader that is none any more closes its streams, and says and does nothing else.
@@ -50,8 +50,14 @@ impl World {
         let now = self.controls[life].local(self.now);
         for view in views.iter().filter(|view| view.phase == "Queued") {
             let last = self.controls[life].core.explain(&view.id, 1).pop();
-            let fresh = last.filter(|choice| choice.at == now && choice.target == view.id);
+            // Two steps may have the same time; what was chosen in the first was judged then.
+            let judged = &mut self.controls[life].fair.judged;
+            let fresh = last.filter(|choice| {
+                let new = judged.get(&view.id) != Some(choice);
+                new && choice.at == now && choice.target == view.id
+            });
             let Some(choice) = fresh else { continue };
+            judged.insert(view.id.clone(), choice.clone());
             match choice.taken {
                 Taken::GiveUp => self.check_hopeless(life, view, before, views),
                 Taken::WaitForRoom | Taken::Wait(_) => {
@@ -76,7 +82,6 @@ impl World {
             let stays = before
                 .get(&other.id)
                 .is_some_and(|known| known.phase == other.phase && known.at == other.since);
-            // Two steps may have the same time, and a choice is as fresh in the second.
             let stays = stays && other.since < now;
             let row = self.rows.get(&other.id).copied();
             let removed = row.is_none_or(|row| !self.engines[row].present);
