@@ -256,6 +256,7 @@ impl Core {
                     *retry_at = Some(now);
                 }
                 state.declared = declared;
+                state.engine.start_guess = spec.sizes.waking.bytes;
                 state.spec = ModelSpec {
                     conditioned: conditioned || spec.conditioned,
                     awake,

@@ -106,7 +106,7 @@ impl Core {
             Bytes(0),
             largest.unwrap_or_default().max(own)
         );
-        state.spec.awake + state.spec.sizes.waking.bytes.max(room)
+        state.spec.awake + state.waking_peak().max(room)
     }
 
     /// What victims have to free. Where all of them together would free too little, the peaks of their own sleeps are in the way, which
@@ -148,7 +148,7 @@ impl Core {
             let pinned = self.models_on(*gpu).filter(|other| other.spec.pinned && !other.operator.disabled);
             let sleeping = pinned.map(|other| other.spec.sizes.sleeping.bytes).max();
             let sizes = &state.spec.sizes;
-            let peak = sizes.waking.bytes.max(sizes.sleeping.bytes).max(sleeping.unwrap_or_default());
+            let peak = state.waking_peak().max(sizes.sleeping.bytes).max(sleeping.unwrap_or_default());
             let takes = state.spec.awake + peak;
             (takes > most).then(|| {
                 let source = match state.spec.sizes.awake {
@@ -166,12 +166,22 @@ impl Core {
 }
 
 impl ModelState {
+    /// Bytes per GPU above `awake` at the worst moment of its next wake, which is a start where it has no process.
+    fn waking_peak(&self) -> Bytes {
+        let wake = self.spec.sizes.waking.bytes;
+        let start = self.engine.starting.unwrap_or(self.engine.start_guess);
+        match self.engine.resident {
+            Resident::Stopped => wake.max(start),
+            Resident::Asleep(_) | Resident::Awake => wake,
+        }
+    }
+
     /// Bytes per GPU that are reserved for it now, transients included.
     pub(crate) fn reserved(&self) -> Bytes {
         let sizes = &self.spec.sizes;
         match &self.phase {
             Phase::Booting(Boot::Starting(_) | Boot::Waking(_)) | Phase::Waking { .. } => {
-                let peak = sabotage!(PeakForgotten, Bytes(0), sizes.waking.bytes);
+                let peak = sabotage!(PeakForgotten, Bytes(0), self.waking_peak());
                 // What it was seen to keep, more perhaps than all that was declared, it still has.
                 (self.spec.awake + peak).max(self.kept())
             }

@@ -60,7 +60,8 @@ impl Core {
                 state.measured_awake(memory);
                 // A start that takes little says nothing of wakes; what it takes more is reserved for both.
                 let above = memory.peak.unwrap_or_default().less(state.spec.awake);
-                state.engine.starting = state.engine.starting.max(above);
+                let measured = memory.peak.map(|_| above);
+                state.engine.starting = state.engine.starting.max(measured);
                 let waking = &mut state.spec.sizes.waking;
                 if above > waking.bytes {
                     raise(waking, memory.peak, state.spec.awake);
@@ -125,7 +126,7 @@ impl Core {
                 state.measured_awake(memory);
                 let waking = &mut state.spec.sizes.waking;
                 raise(waking, memory.peak, state.spec.awake);
-                waking.bytes = waking.bytes.max(state.engine.starting);
+                waking.bytes = waking.bytes.max(state.engine.starting.unwrap_or_default());
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);

@@ -163,6 +163,8 @@ impl Fairness {
                 course.runs_from = Some(view.since);
                 (course.failures, course.cools) = (0, None);
             }
+            // Ready, wanted, and told to sleep in one step: it served in between, unless it is removed.
+            "Draining" if before == "Booting" => (course.failures, course.cools) = (0, None),
             "Serving" => {
                 let back = matches!(before, "Draining" | "Sleeping");
                 course.spared = back;
@@ -181,7 +183,7 @@ impl Fairness {
                 course.futile = None
             }
             // It leaves; what is found in it then is owed an answer.
-            "Draining" if before == "Failed" => course.cools = None,
+            "Draining" if before == "Failed" => (course.failures, course.cools) = (0, None),
             _ => {}
         }
     }

@@ -320,8 +320,12 @@ impl World {
             _ if late => self.random.below(LOOK),
             _ => self.short_way(),
         };
+        let known = &mut self.engines[engine];
+        if known.asleep {
+            known.found_asleep_until = known.found_asleep_until.max(self.now + after);
+        }
         let event = Event::Observed {
-            model: self.engines[engine].spec.id.clone(),
+            model: known.spec.id.clone(),
             attempt,
             observation,
         };

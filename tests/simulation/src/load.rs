@@ -391,7 +391,8 @@ impl World {
                 if known.is_busy() {
                     return false;
                 }
-                if !self.has_room(engine) {
+                // What a look saw before would be news to control after it was told of the wake.
+                if known.found_asleep_until >= self.now || !self.has_room(engine) {
                     return false;
                 }
                 let known = &mut self.engines[engine];

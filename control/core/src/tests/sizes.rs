@@ -144,6 +144,29 @@ fn a_start_says_little_of_wakes() {
 }
 
 #[test]
+fn a_wake_that_takes_little_says_nothing_of_starts() {
+    let mut declared = spec("a");
+    declared.sizes.waking = size(3, Source::Declared);
+    let mut bench = Bench::new(&[declared], EngineState::Asleep);
+    bench.run(3_000);
+    bench.hello("g1", 1);
+    engine(&mut bench, "a").wake = Some(done(17, 17));
+    wake(&mut bench, "a");
+    assert_eq!(spec_of(&bench, "a").sizes.waking, size(0, Source::Measured));
+    // Its process ends, and it is started for the first time in this life.
+    bench.event(Event::EngineGone {
+        model: id("a"),
+        attempt: None,
+        cause: "it died".into(),
+    });
+    engine(&mut bench, "a").state = EngineState::Gone;
+    bench.answering = false;
+    bench.figures("g1", "a", 0, 1);
+    assert_eq!(bench.phase("a"), "Waking", "{}", bench.sentences());
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(20 * GIB));
+}
+
+#[test]
 fn a_peak_above_what_was_only_declared_stays_where_it_was() {
     let mut declared = spec("a");
     declared.awake = Bytes(11 * GIB);
