@@ -494,7 +494,9 @@ impl World {
             && !known.is_busy()
             && known.holds > known.real.asleep
             && !self.plan.measured;
-        let unseen = known.strange || known.unseen && known.holds == known.real.asleep;
+        // Control hears of what was before.
+        let late = known.found_less_until >= self.now;
+        let unseen = late || known.strange || known.unseen && known.holds == known.real.asleep;
         foreign || by_hand || keeps || unseen || self.is_unmeasured(life, engine)
     }
 

@@ -321,8 +321,8 @@ impl World {
             _ => self.short_way(),
         };
         let known = &mut self.engines[engine];
-        if known.asleep {
-            known.found_asleep_until = known.found_asleep_until.max(self.now + after);
+        if late && !matches!(state, EngineState::Awake) {
+            known.found_less_until = known.found_less_until.max(self.now + after);
         }
         let event = Event::Observed {
             model: known.spec.id.clone(),

@@ -100,8 +100,8 @@ pub struct Engine {
     pub surprise: bool,
     /// Somebody else woke it, and control has not seen it yet.
     pub strange: bool,
-    /// A look that found it asleep is on its way to control until then.
-    pub found_asleep_until: u64,
+    /// A look that found it asleep or gone is on its way to control, and late, until then.
+    pub found_less_until: u64,
     /// It keeps more while it sleeps than control has seen.
     pub unseen: bool,
     /// A control that goes by its rules told it to sleep, and nobody has published since that it admits.
@@ -162,7 +162,7 @@ impl Engine {
             moved: false,
             surprise: true,
             strange: false,
-            found_asleep_until: 0,
+            found_less_until: 0,
             unseen: false,
             told_to_sleep: false,
             stray: false,

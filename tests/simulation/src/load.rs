@@ -391,8 +391,7 @@ impl World {
                 if known.is_busy() {
                     return false;
                 }
-                // What a look saw before would be news to control after it was told of the wake.
-                if known.found_asleep_until >= self.now || !self.has_room(engine) {
+                if !self.has_room(engine) {
                     return false;
                 }
                 let known = &mut self.engines[engine];

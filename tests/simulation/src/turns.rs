@@ -6,7 +6,7 @@ use greenthread_core::{
     ModelView,
     decision::{Choice, Taken, Trigger},
     effect::Effect,
-    ids::{Bytes, GpuId, ModelId},
+    ids::{Bytes, GpuId, Millis, ModelId},
     phase::Tier,
 };
 
@@ -63,7 +63,7 @@ impl World {
                 Taken::GiveUp => self.check_hopeless(life, view, before, views),
                 Taken::WaitForRoom | Taken::Wait(_) => {
                     self.check_coming(life, &choice, before, views);
-                    self.check_missing(life, &choice, view, views);
+                    self.check_missing(life, &choice, view, before, views);
                 }
                 Taken::Wake(_) | Taken::Evict(_) | Taken::Sleep(_) | Taken::Demote(_) => {}
             }
@@ -86,7 +86,10 @@ impl World {
             let stays = stays && other.since < now;
             let row = self.rows.get(&other.id).copied();
             let removed = row.is_none_or(|row| !self.engines[row].present);
-            let drains = other.phase == "Draining" && !removed;
+            // Nobody counts on one that goes for good after its drain, and it may come back before this is heard.
+            let lasts = self.controls[life].core.spec(&other.id);
+            let lasts = lasts.map_or(Millis(0), |spec| spec.drain_timeout);
+            let drains = other.phase == "Draining" && !removed && now < other.since + lasts;
             stays && (drains || other.phase == "Sleeping")
         });
         let leaves = leaves.map(|other| other.id.clone());
@@ -150,6 +153,7 @@ impl World {
         life: usize,
         choice: &Choice,
         view: &ModelView,
+        before: &BTreeMap<ModelId, Course>,
         views: &[ModelView],
     ) {
         let core = &self.controls[life].core;
@@ -161,11 +165,13 @@ impl World {
                 .iter()
                 .filter_map(|other| Some((other, core.spec(&other.id)?)));
             let stays = known.filter(|(other, spec)| {
-                // One that is removed may wait for its requests without end.
+                // One that only leaves since this step may have stayed by then, and one that is removed waits for its requests without
+                // end.
                 let row = self.rows.get(&other.id).copied();
                 let removed = row.is_none_or(|row| !self.engines[row].present);
-                let goes = other.phase == "Sleeping" || other.phase == "Draining" && !removed;
-                spec.gpus.contains(&gpu) && !goes
+                let goes = |phase: &str| phase == "Sleeping" || phase == "Draining" && !removed;
+                let went = before.get(&other.id).is_some_and(|known| goes(known.phase));
+                spec.gpus.contains(&gpu) && !(went && goes(other.phase))
             });
             let peaks = stays.map(|(_, spec)| spec.sizes.sleeping.bytes).max();
             let sleeping = peaks.unwrap_or_default().max(spec.sizes.sleeping.bytes);
