@@ -83,6 +83,8 @@ impl Core {
                     self.record(now, id, "ready and wanted: serving", effects);
                 } else if self.gpus_in_transition(id) || self.gpus_are_stopped(id) {
                     // Its turn comes when the other action ends.
+                } else if self.would_lose(now, state) {
+                    self.wake_at(Some(now + crate::LOOK_AGAIN));
                 } else if now >= self.first_sleep_from(state) {
                     self.first_sleep(now, id, effects);
                 } else {
@@ -100,6 +102,13 @@ impl Core {
             | Boot::Slept
             | Boot::Waking(_) => {}
         }
+    }
+
+    /// Gates have requests in a started engine, by a predecessor's table, that would be lost if it slept, or had some when they fell silent.
+    fn would_lose(&self, now: Millis, state: &ModelState) -> bool {
+        let waiting = self.waiting(now, &state.spec.id, state.told.epoch, self.sends_for(state));
+        let in_flight = self.gates.in_flight(state.slot) > 0 || waiting.fenced_in_flight;
+        in_flight && !state.spec.caps.lossless
     }
 
     /// An engine that was only started to be ready sleeps, as deep as there is room for.

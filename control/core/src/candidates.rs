@@ -9,13 +9,14 @@ use crate::{
 };
 
 impl Core {
-    /// Every model that serves on a GPU where something is missing.
+    /// Every model that serves on a GPU where something is missing, and that could sleep somewhere when it was last asked to.
     pub(crate) fn candidates(&self, now: Millis, need: &Need) -> Vec<Candidate> {
         let gpus: Vec<GpuId> = need.missing.iter().map(|(gpu, _)| *gpu).collect();
         let there = self.places.on(&gpus).into_iter();
         there
             .filter_map(|slot| self.models.at(slot))
             .filter(|state| matches!(state.phase, Phase::Serving))
+            .filter(|state| now >= state.room.no_berth_until)
             .map(|state| self.candidate(now, state))
             .collect()
     }

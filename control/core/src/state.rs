@@ -182,6 +182,8 @@ pub(crate) struct Room {
     pub(crate) regretted: bool,
     /// It may not be a victim before (a drain of it was cancelled, or frozen requests must finish).
     pub(crate) spare_until: Millis,
+    /// There was nowhere for its weights to go; nobody asks it to make room before, however urgently.
+    pub(crate) no_berth_until: Millis,
     /// For whom its last drain ran out, and how often in a row; each doubles the next (S3).
     pub(crate) futile: Option<(ModelId, u32)>,
     /// Requests in flight when its last drain began.

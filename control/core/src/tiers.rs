@@ -182,6 +182,7 @@ impl Core {
     ) {
         if let Some(state) = self.models.get_mut(id) {
             state.room.spare_until = now + COOL_DOWN;
+            state.room.no_berth_until = state.room.spare_until;
             state.operator.sleeps = false;
         }
         self.enter(now, id, Phase::Serving);

@@ -398,8 +398,9 @@ impl World {
             let flowed = known.flowed && caps.lossless;
             let uncounted = caps.lossless && !caps.counts;
             let unseen = !caps.counts && self.is_silent(known.gate);
-            // It was meant for the process before this one, which nobody has used yet.
-            let older = booting && known.admitted < self.engines[engine].started_at;
+            // By a predecessor's table: meant for the process before this one, or kept by it until it is woken.
+            let before = known.admitted < self.engines[engine].started_at;
+            let older = booting && (before || caps.lossless);
             let excused = flowed || uncounted || unseen || older;
             known.row == Some(engine) && there && !known.abandoned && !excused
         };

@@ -152,6 +152,38 @@ fn what_a_stranger_may_still_send_to_is_neither_removed_nor_put_to_sleep_with_lo
 }
 
 #[test]
+fn who_can_sleep_nowhere_is_not_asked_again_and_again_by_who_waits_urgently() {
+    let stays = ModelSpec {
+        tier: Some(Tier::Ram),
+        awake: Bytes(GIB),
+        ..holding("r")
+    };
+    let awake = ModelSpec {
+        awake: Bytes(25 * GIB),
+        tier: Some(Tier::Ram),
+        ..holding("b")
+    };
+    let mut frozen = ModelSpec {
+        awake: Bytes(25 * GIB),
+        max_freeze: Millis(1_000),
+        ..holding("a")
+    };
+    frozen.sizes.host.bytes = Bytes(20 * GIB);
+    let mut bench = with_host_ram();
+    bench.add(&stays, EngineState::Asleep);
+    bench.add(&awake, EngineState::Awake);
+    bench.add(&frozen, EngineState::Asleep);
+    bench.engines.get_mut(&id("a")).expect("known").count = 1;
+    bench.hello("g1", 1);
+    bench.run(20_000);
+    assert_eq!(bench.phase("a"), "Queued", "{}", bench.sentences());
+    assert_eq!(bench.phase("b"), "Serving");
+    let said = bench.sentences();
+    let asked = said.matches("b: cannot be put to sleep").count();
+    assert!((1..=3).contains(&asked), "{said}");
+}
+
+#[test]
 fn a_copy_that_has_just_come_is_waited_for_until_it_was_looked_at() {
     let mut deep = holding("b");
     deep.caps.disk = true;
