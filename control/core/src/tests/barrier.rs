@@ -442,3 +442,52 @@ fn what_is_frozen_in_an_engine_that_is_found_asleep_is_demand_at_once() {
     bench.run(1);
     assert_eq!(bench.phase("a"), "Serving", "looked at, and woken");
 }
+
+#[test]
+fn what_a_stranger_may_still_send_to_is_neither_removed_nor_put_to_sleep_with_loss() {
+    // Lease, margin and `maxFlow` after this life began no gate of a predecessor flows any more.
+    // It was ready in an earlier life; its engine takes what comes while it sleeps; it is removed; how long that waits.
+    let cases = [
+        (true, false, false, 609_000),
+        (false, false, false, 0),
+        (true, true, false, 0),
+        (true, true, true, 609_000),
+        (false, true, true, 0),
+    ];
+    for (conditioned, lossless, removed, until) in cases {
+        let mut model = ModelSpec {
+            conditioned,
+            idle_timeout: None,
+            ..spec("a")
+        };
+        model.caps.lossless = lossless;
+        let mut bench = Bench::new(&[], EngineState::Gone);
+        bench.add(&model, EngineState::Gone);
+        bench.hello("g1", 1);
+        let ended = |bench: &Bench, effects: &[Effect]| {
+            let slept = acts(effects).iter().any(|act| act.starts_with("sleep a"));
+            if removed {
+                bench.phase("a") == "Removed"
+            } else {
+                slept
+            }
+        };
+        let mut effects = bench.run(20_000);
+        if removed {
+            effects = bench.event(Event::ModelRemoved(id("a")));
+            effects.extend(bench.run(20_000));
+        }
+        let did = acts(&effects);
+        let case = format!(
+            "{conditioned} {lossless} {removed} {did:?}\n{}",
+            bench.sentences()
+        );
+        assert_eq!(ended(&bench, &effects), until == 0, "{case}");
+        if until > 0 {
+            let effects = bench.run(until - 1 - bench.now);
+            assert!(!ended(&bench, &effects), "{case}");
+            let effects = bench.run(5_000);
+            assert!(ended(&bench, &effects), "{case}");
+        }
+    }
+}
