@@ -18,7 +18,7 @@ const ESTIMATED_FOR: Millis = Millis(1_000);
 /// … and after this for each model on its GPU: so many others move it, and so many rows would follow.
 const ESTIMATED_FOR_EACH: Millis = Millis(10);
 /// Where no more models are on a GPU, those who sleep there are told at once what others do.
-const TOLD_AT_ONCE: usize = 16;
+const TOLD_AT_ONCE: usize = 8;
 /// Where nothing is known that could ever make room, or only an operator knows.
 const NO_IDEA: Millis = Millis::seconds(60);
 /// A message's way to a gate and the answer's way back.
