@@ -48,6 +48,7 @@ impl Core {
         }
         state.engine.failures += 1;
         state.engine.crowded |= error.no_room;
+        let open = state.engine.unsettled.is_some();
         state.unsettle(now);
         let cool_down =
             Millis((COOL_DOWN.0 << (state.engine.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
@@ -56,12 +57,15 @@ impl Core {
             // What it kept when it fell asleep it still holds; the next look says it anew.
             EngineState::Asleep => match state.engine.resident {
                 Resident::Asleep(left) => Resident::Asleep(left.max(state.spec.asleep)),
+                // What it kept after the try before this one nobody has seen.
+                Resident::Awake if open => Resident::Awake,
                 Resident::Stopped | Resident::Awake => Resident::Asleep(state.spec.asleep),
             },
             EngineState::Gone => Resident::Stopped,
             EngineState::Awake | EngineState::Broken | EngineState::Silent => Resident::Awake,
         };
-        if state.engine.resident == Resident::Awake && state.spec.caps.restartable {
+        let unknown = error.engine != EngineState::Asleep;
+        if unknown && state.engine.resident == Resident::Awake && state.spec.caps.restartable {
             let cause = "a wake failed and left it in an unknown state".to_owned();
             self.kill(id, cause, effects);
         }
