@@ -17,8 +17,6 @@ use crate::{
 const COUNT_AGAIN: Millis = Millis(200);
 /// A count that was not answered is asked for again after this.
 const COUNT_TIMEOUT: Millis = Millis(3_000);
-/// A drain that took longer had requests to wait for.
-const BUSY_DRAIN: Millis = Millis(200);
 /// Clocks count in steps of this: what is asked for after the forward bound is asked for one later (rule 6).
 const CLOCK_STEP: Millis = Millis(1);
 
@@ -167,10 +165,8 @@ impl Core {
             }
             Cause::Preempt(waiter) => {
                 let waits = self.models.get(waiter).is_some_and(|waiter| {
-                    matches!(
-                        waiter.phase,
-                        Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-                    ) && (self.wanted(now, waiter) || !waiter.told.boot_ready)
+                    waiter.phase.waits_for_room()
+                        && (self.wanted(now, waiter) || !waiter.told.boot_ready)
                 });
                 (!waits).then(|| format!("{waiter} no longer waits for room"))
             }
@@ -445,7 +441,7 @@ impl Core {
             return;
         };
         let length = now.since(state.since);
-        state.drain_ran_out(length, in_flight);
+        state.learn_unfinished_drain(length, in_flight);
         // A shorter drain for another cause does not end the rest after a longer one.
         let rests = state.room.spare_until.max(now + length);
         state.room.spare_until = sabotage!(GoesAgainAtOnce, now, rests);
@@ -516,10 +512,7 @@ impl Core {
     /// What its drain took is learned, and whoever waits for its room is that much further.
     fn note_drained(&mut self, now: Millis, id: &ModelId, cause: &Cause) {
         if let Some(state) = self.models.get_mut(id) {
-            let took = now.since(state.since);
-            if took > BUSY_DRAIN {
-                state.learned.drain.push(took);
-            }
+            state.learn_drain(now);
         }
         if let Cause::Preempt(waiter) = cause {
             self.wait_drained(now, waiter);

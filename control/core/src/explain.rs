@@ -96,7 +96,7 @@ impl Core {
 
     fn reason_of_phase(&self, now: Millis, state: &ModelState) -> String {
         let for_ = now.since(state.since);
-        let waits_for = now.since(state.waiting_since());
+        let waits_for = now.since(state.waits_since(now));
         match &state.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) => {
                 "its engine has not answered a first look yet".into()

@@ -166,6 +166,11 @@ impl Core {
 }
 
 impl ModelState {
+    /// It takes room on its GPUs that it could give up.
+    pub(crate) fn holds_room(&self) -> bool {
+        self.engine.resident == Resident::Awake || self.phase.in_transition()
+    }
+
     /// Bytes per GPU above `awake` at the worst moment of its next wake, which is a start where it has no process.
     fn waking_peak(&self) -> Bytes {
         let wake = self.spec.sizes.waking.bytes;

@@ -37,15 +37,16 @@ pub mod ids;
 mod intake;
 pub mod learned;
 mod ledger;
-mod line;
 mod looks;
 pub mod model;
 mod models;
 mod outcomes;
 pub mod phase;
 mod places;
+mod playout;
 pub mod policy;
 mod publish;
+mod queue;
 mod schedule;
 mod settle;
 mod silence;
@@ -56,6 +57,7 @@ mod state;
 mod tests;
 mod tiers;
 mod view;
+mod waits;
 
 pub use view::{GpuView, HostView, ModelView, Takes};
 

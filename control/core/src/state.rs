@@ -3,13 +3,13 @@
 use crate::{
     demand::Demand,
     effect::{Admission, PublishedRow},
-    estimate::Wait,
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
     learned::{Learned, Samples},
     looks::SILENT_LOOKS,
     model::ModelSpec,
     models::Slot,
     phase::{Boot, Phase, Tier},
+    waits::Wait,
 };
 
 /// What the engine is known to hold on its GPUs when nothing is under way.
