@@ -2,7 +2,8 @@
 //! left. The queue before it is played forward in `playout`; how good the estimates were is found out in `waits`.
 
 use crate::{
-    Core, LONGER_DRAINS,
+    Core,
+    drain::LONGER_DRAINS,
     ids::{Millis, ModelId},
     learned::Span,
     model::OnDrainTimeout,
@@ -195,10 +196,9 @@ impl Core {
             return NO_IDEA;
         }
         // Nobody sleeps before gates that were not heard, or not any more, have come to a stop by themselves.
-        let silence = self.silence(state, cause);
-        let silent = self.gates.blocked_until(state.slot, *epoch, silence);
-        let unheard = self.drains_from(state, cause);
-        let silent = silent.max(unheard).since(now);
+        let silence = self.blocks_for(state, cause);
+        let silent_until = self.gates.blocked_until(state.slot, *epoch, silence);
+        let from = self.drains_from(state, cause).max(silent_until);
         let busy = self.gates.in_flight(state.slot) > 0;
         let gone = now.since(state.since);
         let mut takes = self.drain_takes(state, busy).most;
@@ -223,7 +223,7 @@ impl Core {
             }
         };
         let moving: Millis = others.map(moves).fold(Millis(0), |sum, takes| sum + takes);
-        own.max(silent).max(moving)
+        own.max(from.since(now)).max(moving)
     }
 
     /// What is left until a model that leaves has left.

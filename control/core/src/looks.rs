@@ -129,7 +129,7 @@ impl Core {
         } = state.phase
             && sabotage!(AnyLookCounts, true, asked == attempt)
         {
-            self.counted(now, id, seen, effects);
+            self.count_answered(now, id, seen, effects);
             return;
         }
         if state

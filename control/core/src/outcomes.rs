@@ -8,9 +8,9 @@ use crate::{
     ids::{Attempt, Bytes, Millis, ModelId},
     model::SleepMode,
     phase::{Boot, Cause, Failure, Phase, Tier},
-    schedule::counted,
     sizes::{allowed_after_sleep, raise},
     state::{ModelState, Resident, Unsettled},
+    wishes::requests,
 };
 
 /// Pause before a sleep of unknown outcome is repeated.
@@ -413,7 +413,7 @@ impl Core {
         let frozen = if state.engine.inside > 0 {
             format!(
                 " with {} frozen, to go on after its wake",
-                counted(state.engine.inside)
+                requests(state.engine.inside)
             )
         } else {
             String::new()

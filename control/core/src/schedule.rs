@@ -11,6 +11,7 @@ use crate::{
     phase::{Boot, Cause, Failure, Phase, Tier},
     policy::{self, Need, Selection},
     state::{ModelState, Resident},
+    wishes::for_whom,
 };
 
 impl Core {
@@ -479,25 +480,4 @@ impl ModelState {
 fn missing(needs: &[GpuNeed]) -> Vec<(GpuId, Bytes)> {
     let some = needs.iter().filter(|need| need.missing > Bytes(0));
     some.map(|need| (need.gpu, need.missing)).collect()
-}
-
-fn for_whom(state: &ModelState, held: u64) -> String {
-    let waiting = format!("{} held", counted(held));
-    let frozen = format!("{} inside the engine", counted(state.engine.inside));
-    match (held, state.engine.inside) {
-        (0, 0) if state.operator.wants => "its operator".to_owned(),
-        (0, 0) if state.spec.pinned => "whoever comes, since it is pinned".to_owned(),
-        (0, 0) if state.room.restoring => {
-            "whoever comes, since it is popular and there is room".to_owned()
-        }
-        (0, 0) => "a request that was told to come back".to_owned(),
-        (_, 0) => waiting,
-        (0, _) => frozen,
-        (_, _) => format!("{waiting} and {frozen}"),
-    }
-}
-
-/// "1 request", "2 requests".
-pub(crate) fn counted(requests: u64) -> String {
-    format!("{requests} request{}", if requests == 1 { "" } else { "s" })
 }
