@@ -105,7 +105,7 @@ impl Core {
             && !state.spec.caps.restartable
             && match seen.state {
                 EngineState::Broken => true,
-                EngineState::Silent => now >= deadline,
+                EngineState::Unresponsive => now >= deadline,
                 EngineState::Awake | EngineState::Asleep | EngineState::Gone => false,
             };
         let done_with = sabotage!(RemovedWithRequests, cause == Cause::Remove, says_nothing);
@@ -133,7 +133,7 @@ impl Core {
                 // Somebody's late command did it already; asked again, it answers the same and the state is known.
                 self.drained(now, id, cause, effects);
             }
-            (EngineState::Awake | EngineState::Silent, _) => self.set_count(
+            (EngineState::Awake | EngineState::Unresponsive, _) => self.set_count(
                 id,
                 Count::AgainAt {
                     at: now + COUNT_AGAIN,

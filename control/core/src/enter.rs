@@ -20,7 +20,7 @@ impl Core {
         (
             state.engine.observing,
             state.engine.observe_at,
-            state.engine.silent,
+            state.engine.unanswered,
         ) = (None, now + self.fleet.times.observe, 0);
         state.room.patient_until = None;
         // What it takes and gives counts from here on.
@@ -87,6 +87,6 @@ impl ModelState {
         (self.engine.inside, self.engine.frozen_since) = (0, None);
         self.asked.held_since = None;
         (self.told.stuck, self.engine.crowded) = (false, false);
-        self.settle();
+        self.resolve();
     }
 }

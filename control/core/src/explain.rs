@@ -5,7 +5,7 @@ use crate::{
     decision::{Choice, Taken, Verdict, WhyNot},
     effect::Admission,
     ids::{Bytes, Millis, ModelId},
-    looks::SILENT_LOOKS,
+    looks::UNANSWERED_LOOKS,
     phase::{Boot, Cause, Failure, Phase},
     state::ModelState,
     wishes::requests,
@@ -251,9 +251,9 @@ impl ModelState {
 
 /// What is known of an engine that does not answer; one look may be lost in between.
 pub(crate) fn unanswered(state: &ModelState) -> Option<String> {
-    let looks = state.engine.silent;
+    let looks = state.engine.unanswered;
     let end = if state.spec.caps.restartable {
-        format!("after {SILENT_LOOKS} it is ended, and started again for whoever asks")
+        format!("after {UNANSWERED_LOOKS} it is ended, and started again for whoever asks")
     } else {
         "nobody but its operator can restart it".to_owned()
     };
