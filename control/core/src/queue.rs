@@ -15,7 +15,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     is_patient: bool,
-    since: Millis,
+    waited_from: Millis,
 }
 
 impl Core {
@@ -62,9 +62,10 @@ impl ModelState {
 
     /// … had it waited since then.
     pub(crate) fn rank_if_since(&self, now: Millis, since: Millis) -> Rank {
+        let waited_from = sabotage!(QueueByName, Millis(0), since);
         Rank {
             is_patient: !self.is_urgent(now),
-            since: sabotage!(QueueByName, Millis(0), since),
+            waited_from,
         }
     }
 
