@@ -53,8 +53,8 @@ impl Core {
         if sabotage!(AnyStartCounts, false, running != attempt) {
             return;
         }
-        match outcome {
-            Outcome::Done { took, memory } => {
+        match outcome.verified() {
+            Ok((took, memory)) => {
                 state.learn_start(now, took);
                 state.engine.resident = Resident::Awake;
                 state.measured_awake(memory);
@@ -78,11 +78,7 @@ impl Core {
                     );
                 }
             }
-            Outcome::Failed(error) => self.wake_failed(now, id, Failure::Start, error, effects),
-            Outcome::Unknown { cause } => {
-                let error = ActionError::unknown(cause);
-                self.wake_failed(now, id, Failure::Start, error, effects);
-            }
+            Err(error) => self.wake_failed(now, id, Failure::Start, error, effects),
         }
     }
 
@@ -119,8 +115,8 @@ impl Core {
             | Phase::Failed { .. }
             | Phase::Removed { .. } => return,
         };
-        match outcome {
-            Outcome::Done { took, memory } => {
+        match outcome.verified() {
+            Ok((took, memory)) => {
                 state.learn_wake(now, took);
                 state.engine.resident = Resident::Awake;
                 state.measured_awake(memory);
@@ -147,11 +143,7 @@ impl Core {
                     self.serve(now, id, format!("awake after {}", Millis(took)), effects);
                 }
             }
-            Outcome::Failed(error) => self.wake_failed(now, id, Failure::Wake, error, effects),
-            Outcome::Unknown { cause } => {
-                let error = ActionError::unknown(cause);
-                self.wake_failed(now, id, Failure::Wake, error, effects);
-            }
+            Err(error) => self.wake_failed(now, id, Failure::Wake, error, effects),
         }
     }
 
@@ -220,8 +212,8 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        match outcome {
-            Outcome::Done { took, memory } => {
+        match outcome.verified() {
+            Ok((took, memory)) => {
                 state.learn_sleep(now, took);
                 if let Some(left) = memory.gpu.filter(|left| state.keeps(*left)) {
                     let error = ActionError {
@@ -250,11 +242,7 @@ impl Core {
                     self.enter(now, id, Phase::Booting(Boot::Slept));
                 }
             }
-            Outcome::Failed(error) => self.boot_sleep_failed(now, id, error, effects),
-            Outcome::Unknown { cause } => {
-                let error = ActionError::unknown(cause);
-                self.boot_sleep_failed(now, id, error, effects);
-            }
+            Err(error) => self.boot_sleep_failed(now, id, error, effects),
         }
     }
 
@@ -490,6 +478,7 @@ impl Core {
         self.record(now, id, cause, effects);
     }
 
+    /// So many requests are inside an engine that is not awake. They wait from now on, unless some did before.
     pub(crate) fn note_inside(&mut self, now: Millis, id: &ModelId, inside: u64) {
         let Some(state) = self.models.get_mut(id) else {
             return;

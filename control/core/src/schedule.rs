@@ -168,6 +168,18 @@ impl Core {
             return true;
         }
         // 4. Somebody makes room, or nobody can.
+        self.find_room(now, id, need, needs, effects)
+    }
+
+    /// Who makes room for the head of a queue now, if anybody can. Returns whether those behind it wait for it.
+    fn find_room(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        need: Need,
+        needs: Vec<GpuNeed>,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let candidates = self.candidates(now, &need);
         let need = Need {
             missing: self.attainable(id, need.missing, &candidates),
