@@ -264,7 +264,7 @@ impl Core {
                 state.declared = declared;
                 // What wakes were measured to take says nothing of starts.
                 if spec.sizes.waking.source != Source::Measured {
-                    state.engine.start_guess = spec.sizes.waking.bytes;
+                    state.engine.start_peak_guess = spec.sizes.waking.bytes;
                 }
                 state.spec = ModelSpec {
                     conditioned: conditioned || spec.conditioned,

@@ -203,7 +203,7 @@ impl Core {
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
         let new = match (&state.phase, seen.state) {
             (Phase::Serving, EngineState::Awake) => {
-                state.engine.found = Bytes(0);
+                state.engine.found_awake = Bytes(0);
                 let new = state.seen_awake(seen.memory, tolerance);
                 new.map(|new| (new, "while awake", awake))
             }
@@ -306,7 +306,7 @@ impl Core {
         // It has been awake since before this life: its min_runtime is not begun again.
         state.served_at = Some(Millis(now.since(state.spec.min_runtime).0));
         let (found, known) = (seen.memory.gpu.unwrap_or_default(), state.spec.awake);
-        state.engine.found = found;
+        state.engine.found_awake = found;
         let more = if found.less(known) > tolerance {
             format!("; it holds {found}, not {known}: that much is reserved")
         } else {

@@ -61,7 +61,7 @@ impl Core {
                 // A start that takes little says nothing of wakes; what it takes more is reserved for both.
                 let above = memory.peak.unwrap_or_default().less(state.spec.awake);
                 let measured = memory.peak.map(|_| above);
-                state.engine.starting = state.engine.starting.max(measured);
+                state.engine.start_peak = state.engine.start_peak.max(measured);
                 let waking = &mut state.spec.sizes.waking;
                 if above > waking.bytes {
                     raise(waking, memory.peak, state.spec.awake);
@@ -122,7 +122,9 @@ impl Core {
                 state.measured_awake(memory);
                 let waking = &mut state.spec.sizes.waking;
                 raise(waking, memory.peak, state.spec.awake);
-                waking.bytes = waking.bytes.max(state.engine.starting.unwrap_or_default());
+                waking.bytes = waking
+                    .bytes
+                    .max(state.engine.start_peak.unwrap_or_default());
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);
@@ -321,7 +323,7 @@ impl Core {
         let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
         let more = left > allowed_after_sleep(awake, asleep);
-        let repeated = std::mem::replace(&mut state.engine.memory_repeat, more);
+        let repeated = std::mem::replace(&mut state.engine.sleep_repeated, more);
         // What was only declared may be wrong: what stays twice, and was not freed like the rest, is its residual.
         let kept = more && (!repeated || state.keeps(left));
         state.measured_asleep(memory, kept);
@@ -333,7 +335,7 @@ impl Core {
             self.record(now, id, sentence, effects);
             return;
         }
-        state.engine.memory_repeat = false;
+        state.engine.sleep_repeated = false;
         state.engine.resident = Resident::Asleep(left);
         if kept && state.spec.caps.restartable {
             let why = format!("it sleeps, but {left} were not freed");
@@ -431,7 +433,7 @@ impl Core {
     ) -> Option<u64> {
         let inside = self.in_flight(id);
         let state = self.models.get_mut(id)?;
-        (state.room.futile, state.engine.crowded) = (None, false);
+        (state.room.futile, state.engine.lacked_room) = (None, false);
         state.room.would_drain_in = Millis(0);
         let made_room = match cause {
             Cause::Preempt(_) => state.room.making_room.take(),
@@ -472,7 +474,7 @@ impl Core {
                 since: now,
             });
             state.room.spare_until = now + COOL_DOWN;
-            (state.operator.sleeps, state.engine.crowded) = (false, no_room);
+            (state.operator.sleeps, state.engine.lacked_room) = (false, no_room);
             state.engine.last_error = Some(cause.clone());
         }
         self.record(now, id, cause, effects);

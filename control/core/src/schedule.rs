@@ -132,7 +132,7 @@ impl Core {
         };
         // 1. There is room.
         if needs.iter().all(|need| need.needs <= need.free) {
-            if state.engine.crowded && self.others_go_first(now, id, &need, &needs, effects) {
+            if state.engine.lacked_room && self.others_go_first(now, id, &need, &needs, effects) {
                 return true;
             }
             let Some(state) = self.models.get(id) else {
@@ -256,7 +256,7 @@ impl Core {
         let leaves = self.neighbours(id).any(|other| other.leaves_soon(now));
         if until.is_none() && !leaves {
             if let Some(state) = self.models.get_mut(id) {
-                state.engine.crowded = false;
+                state.engine.lacked_room = false;
             }
             return false;
         }
