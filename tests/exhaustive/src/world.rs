@@ -110,6 +110,7 @@ pub(crate) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
+    /// Nothing has happened in it; `notes`: sentences are wanted.
     pub(crate) fn new(row: &'a Row, memo: &'a Memo, notes: bool) -> Self {
         Self {
             row,
@@ -119,12 +120,14 @@ impl<'a> Step<'a> {
         }
     }
 
+    /// Notes a sentence, where any are wanted.
     pub(crate) fn note(&mut self, sentence: impl FnOnce() -> String) {
         if let Some(notes) = &mut self.notes {
             notes.push(sentence());
         }
     }
 
+    /// A rule was broken; the first one is kept.
     pub(crate) fn breaks(&mut self, rule: impl FnOnce() -> String) {
         if self.broken.is_none() {
             self.broken = Some(rule());
@@ -151,6 +154,7 @@ impl World {
         world
     }
 
+    /// The clock.
     pub(crate) fn moment(&self) -> Millis {
         Millis(self.now)
     }
