@@ -1,4 +1,4 @@
-//! A drain: barrier, acknowledgements, the engine's own count, then sleep, freeze, or back. Safety rules S2 and S3 live here.
+//! A drain: barrier, acknowledgements, the engine's own count (see `count`), then sleep, freeze, or back. Safety rules S2 and S3 live here.
 
 use crate::{
     Core, LOOK_AGAIN,

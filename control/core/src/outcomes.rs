@@ -1,4 +1,5 @@
-//! What engines report: looks, starts, wakes, sleeps, deaths. An outcome whose attempt is not the running one changes nothing.
+//! How starts, wakes and sleeps ended, and what follows. An outcome whose attempt is not the running one changes nothing. Those that failed
+//! go on in `failures`; what looks show is in `looks`.
 
 use crate::{
     Core,

@@ -1,4 +1,4 @@
-//! Who gets room next: the queue of each GPU, oldest wish first, and the victims that make room.
+//! Who gets room next: the queue of each GPU (see `queue`) is served from its head, and victims make room where there is none.
 
 use std::collections::BTreeSet;
 
@@ -39,6 +39,7 @@ impl Core {
         }
     }
 
+    /// Heads of these queues wake, wait or get room; then what holds too much goes, and who is popular comes back.
     fn serve_queues(&mut self, now: Millis, gpus: &BTreeSet<GpuId>, effects: &mut Vec<Effect>) {
         let moves = |gpu: &&GpuId| {
             let place = self.places.gpu(**gpu);
