@@ -159,6 +159,8 @@ pub struct Sizes {
     pub asleep: Size,
     /// GPU memory above `awake` at the worst moment of a wake.
     pub waking: Size,
+    /// GPU memory above `awake` at the worst moment of a start; as declared for wakes until one was measured.
+    pub starting: Size,
     /// GPU memory above `awake` at the worst moment of a sleep.
     pub sleeping: Size,
     /// Host RAM that its copy takes while it sleeps there, for each of its GPUs.
