@@ -142,12 +142,13 @@ pub struct Followed {
     pub what: String,
 }
 
-/// A victim was wanted back within the time that its wake takes: it should have stayed.
+/// Somebody asked anew for a victim within the time that its wake takes: it should have stayed. Requests that were frozen in it do not
+/// count, since they were known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regret {
     /// Who.
     pub victim: ModelId,
-    /// How long after its sleep it was wanted again.
+    /// How long after its sleep it was asked for.
     pub after: Millis,
     /// How long its wake takes.
     pub wake_takes: Millis,
@@ -245,7 +246,7 @@ pub struct Tally {
     pub choices: u64,
     /// Victims sent to sleep for others.
     pub evictions: u64,
-    /// Victims wanted back within their own wake time.
+    /// Victims that somebody asked for anew within their own wake time.
     pub regrets: u64,
     /// Models woken again within a minute after they were put to sleep for another.
     pub thrash: u64,

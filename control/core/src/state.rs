@@ -174,8 +174,8 @@ pub(crate) struct Room {
     pub(crate) making_room: Option<u64>,
     /// The choice by which it last made room, and when it slept.
     pub(crate) evicted: Option<(u64, Millis)>,
-    /// That it was wanted back too soon after that was noted.
-    pub(crate) regretted: bool,
+    /// Somebody has asked for it anew since then.
+    pub(crate) asked_anew: bool,
     /// It may not be a victim before (a drain of it was cancelled, or frozen requests must finish).
     pub(crate) spare_until: Millis,
     /// There was nowhere for its weights to go; nobody asks it to make room before, however urgently.
