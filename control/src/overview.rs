@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::Entry;
+use crate::journal::{About, Entry};
 
 pub use translate::{admission_words, tier_word};
 
@@ -271,7 +271,7 @@ pub struct Model {
     pub wait_buckets: Vec<u64>,
     /// Wakes and sleeps.
     pub transitions: Transitions,
-    /// What was decided about it, oldest first.
+    /// What was decided about it and its GPUs, oldest first.
     pub decisions: Vec<Entry>,
 }
 
@@ -301,6 +301,12 @@ pub struct Problem {
 }
 
 impl Model {
+    /// What was last decided about the model itself.
+    pub fn last_decision(&self) -> Option<&Entry> {
+        let own = |entry: &&Entry| matches!(entry.about, About::Model(_));
+        self.decisions.iter().rfind(own)
+    }
+
     /// Where its weights are, or are moving: "gpu", "ram", "disk" or "stopped".
     pub fn weights(&self) -> &str {
         if self.on_gpu { "gpu" } else { &self.tier }

@@ -3,6 +3,7 @@
 
 use crate::{
     Core,
+    decision::{Decision, Subject},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
     models::Slot,
@@ -155,15 +156,18 @@ impl Core {
 
     fn announce(&mut self, now: Millis, gpu: GpuId, what: &str, effects: &mut Vec<Effect>) {
         self.places.mark(gpu);
-        let there: Vec<(Slot, ModelId)> = self
-            .models_on(gpu)
+        let there = self.models_on(gpu);
+        let (slots, models): (Vec<Slot>, Vec<ModelId>) = there
             .map(|state| (state.slot, state.spec.id.clone()))
-            .collect();
-        for (slot, id) in there {
-            // Whoever may sleep again does so now, and not at its next look.
-            self.models.touch(slot);
-            self.record(now, &id, format!("GPU {}: {what}", gpu.0), effects);
-        }
+            .unzip();
+        // Whoever may sleep again does so now, and not at its next look.
+        slots.iter().for_each(|slot| self.models.touch(*slot));
+        effects.push(Effect::Record(Decision {
+            at: now,
+            about: Subject::Gpu { gpu, models },
+            sentence: what.to_owned(),
+            choice: None,
+        }));
     }
 
     /// What should be in use on a GPU; `None` while something moves there or is not known.

@@ -404,7 +404,7 @@ impl Bench {
     fn sentences(&self) -> String {
         let sentence = |effect: &Effect| {
             if let Effect::Record(decision) = effect {
-                Some(format!("{}: {}", decision.model, decision.sentence))
+                Some(format!("{}: {}", decision.about, decision.sentence))
             } else {
                 None
             }

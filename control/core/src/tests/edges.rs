@@ -37,16 +37,28 @@ fn held(bench: &Bench, model: &str) -> (u64, u64) {
 
 #[test]
 fn the_third_reading_in_a_row_that_differs_stops_a_gpu() {
-    let mut bench = Bench::ready(&["a"]);
+    let mut bench = Bench::ready(&["a", "b"]);
     bench.core.fleet.tolerance = Bytes(512);
     for differs in [true, true, false, true, true] {
         let off = if differs { 513 } else { 512 };
-        assert!(!read(&mut bench, Bytes(GIB + off)));
+        assert!(!read(&mut bench, Bytes(2 * GIB + off)));
     }
-    assert!(read(&mut bench, Bytes(GIB + 513)));
-    assert!(!read(&mut bench, Bytes(GIB + 512)), "they agree again");
+    assert!(read(&mut bench, Bytes(2 * GIB + 513)));
+    assert!(!read(&mut bench, Bytes(2 * GIB + 512)), "they agree again");
+    let told = bench.sentences();
+    for said in ["are in use, models should take", "wakes and sleeps go on"] {
+        let told: Vec<&str> = told.lines().filter(|line| line.contains(said)).collect();
+        assert!(
+            matches!(told[..], [one] if one.starts_with("GPU 0: ")),
+            "once for both models: {told:?}"
+        );
+    }
     for last in [false, false, true] {
-        assert_eq!(read(&mut bench, Bytes(GIB - 513)), last, "less is as bad");
+        assert_eq!(
+            read(&mut bench, Bytes(2 * GIB - 513)),
+            last,
+            "less is as bad"
+        );
     }
 }
 
