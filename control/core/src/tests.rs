@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod again;
+mod audit;
 mod barrier;
 mod edges;
 mod engines;
