@@ -257,7 +257,8 @@ pub struct Model {
     pub since_ms: u64,
     /// Milliseconds since its last use; absent when never used.
     pub idle_ms: Option<u64>,
-    /// Estimated wait of a request that arrives now, in ms.
+    /// Estimated wait of a request that arrives now, or comes back when it would be let wait, in ms; absent while it serves, where nobody
+    /// can tell, and where something has to change first.
     pub estimated_wait_ms: Option<u64>,
     /// What is known of its engine where that does not answer.
     pub unanswered: Option<String>,
