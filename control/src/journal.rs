@@ -260,7 +260,7 @@ mod tests {
         });
         assert_eq!(serde_json::json!(told), document);
         for model in &models {
-            assert_eq!(journal.of(model), [told.clone()]);
+            assert_eq!(journal.of(model), std::slice::from_ref(&told));
         }
     }
 }

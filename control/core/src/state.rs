@@ -3,13 +3,13 @@
 use crate::{
     demand::Demand,
     effect::{Admission, PublishedRow},
-    estimate::Wait,
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
     learned::{Learned, Samples},
-    looks::SILENT_LOOKS,
+    looks::UNANSWERED_LOOKS,
     model::ModelSpec,
     models::Slot,
     phase::{Boot, Phase, Tier},
+    waits::Wait,
 };
 
 /// What the engine is known to hold on its GPUs when nothing is under way.
@@ -25,7 +25,7 @@ pub(crate) enum Resident {
 
 /// What an action may hold of which nobody knows how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unsettled {
+pub(crate) struct InDoubt {
     /// Per GPU, above `awake`.
     pub(crate) above: Bytes,
     /// Host RAM per GPU.
@@ -77,11 +77,11 @@ pub(crate) struct Engine {
     /// When the next look is due.
     pub(crate) observe_at: Millis,
     /// Looks in a row that got no answer.
-    pub(crate) silent: u32,
+    pub(crate) unanswered: u32,
     /// Its process is being ended, by this attempt; what is seen of it meanwhile does not count.
     pub(crate) ending: Option<Attempt>,
     /// What an action of which nobody knows how it ended may still hold.
-    pub(crate) unsettled: Option<Unsettled>,
+    pub(crate) in_doubt: Option<InDoubt>,
     /// A sleep left more memory behind than expected; one repeat was tried.
     pub(crate) memory_repeat: bool,
     /// What it did last failed since a GPU had no room for it: its figures say less than it takes. Where it goes to sleep next it ends,
@@ -99,6 +99,8 @@ pub(crate) struct Engine {
     pub(crate) last_error: Option<String>,
     /// Wakes and starts that failed in a row.
     pub(crate) failures: u32,
+    /// It died while it woke: where its operator starts it again and it sleeps, it is not woken before.
+    pub(crate) cools_until: Millis,
     /// When it died of late, or had to be ended.
     pub(crate) restarts: Vec<Millis>,
     /// The count of the last look.
@@ -199,9 +201,9 @@ impl Engine {
             frozen_since: None,
             observing: None,
             observe_at: now,
-            silent: 0,
+            unanswered: 0,
             ending: None,
-            unsettled: None,
+            in_doubt: None,
             memory_repeat: false,
             crowded: false,
             adopted: false,
@@ -210,6 +212,7 @@ impl Engine {
             host_kept: Bytes(0),
             last_error: None,
             failures: 0,
+            cools_until: Millis(0),
             restarts: Vec::new(),
             #[cfg(feature = "sabotage")]
             cached_count: None,
@@ -263,7 +266,7 @@ impl ModelState {
     /// had in it: an engine with a count says so at the first look after it fell asleep. One that never served has none, and of one
     /// that does not answer and that nobody may end nothing more will be known.
     pub(crate) fn is_surely_empty(&self, observe: Millis) -> bool {
-        let answers = self.engine.silent == 0 || self.engine.silent >= SILENT_LOOKS;
+        let answers = self.engine.unanswered == 0 || self.engine.unanswered >= UNANSWERED_LOOKS;
         let looked_at = self.engine.observe_at > self.since + observe && answers;
         let says_so = self.spec.caps.counts && self.spec.caps.lossless;
         let new = matches!(self.phase, Phase::Booting(Boot::Slept));
