@@ -69,7 +69,7 @@ pub struct Fairness {
     pub(crate) lost: Option<ModelId>,
     /// Readings in a row on each GPU that ledger and oracle do not agree on; none where an operator accepted anything.
     pub(crate) differing: BTreeMap<GpuId, Option<u32>>,
-    /// What was told in this step: a GPU, and what is in use there.
+    /// What was told in this step: a GPU, and what is in use there beside what models took then.
     pub(crate) reading: Option<(GpuId, Bytes)>,
     /// GPUs of which an operator accepts what is in use.
     pub(crate) accepts: BTreeSet<GpuId>,
@@ -86,7 +86,7 @@ impl Fairness {
 
     /// What an event means for it.
     pub fn hears(&mut self, event: &Event) {
-        (self.ended, self.lost, self.reading) = (None, None, None);
+        (self.ended, self.lost) = (None, None);
         match event {
             Event::Woke { model, outcome, .. } | Event::Started { model, outcome, .. } => {
                 let well = matches!(outcome, Outcome::Done { .. });
@@ -122,7 +122,6 @@ impl Fairness {
                 self.differing.insert(*gpu, None);
                 self.accepts.insert(*gpu);
             }
-            Event::GpuRead { gpu, used } => self.reading = Some((*gpu, *used)),
             _ => {}
         }
     }

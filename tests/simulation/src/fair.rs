@@ -412,6 +412,7 @@ impl World {
         }
         let differs = used.less(known).max(known.less(used)) > crate::plan::TOLERANCE;
         let (takes, given_back) = (known.less(foreign), &mut control.fair.given_back);
+        control.fair.reading = Some((gpu, used.less(takes)));
         let before = given_back.remove(&gpu).filter(|(_, took)| *took == takes);
         let less = still && differs && used < known && takes.less(used) <= crate::plan::TOLERANCE;
         if less && foreign > Bytes(0) {

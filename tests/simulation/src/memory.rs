@@ -76,6 +76,7 @@ impl World {
 
     /// What counts as somebody else's changes as an operator says; by itself it only falls, to no less than is shown, and soon.
     pub(crate) fn check_foreign(&mut self, life: usize, gpus: &[GpuView]) {
+        let reading = self.controls[life].fair.reading.take();
         for view in gpus {
             let fair = &mut self.controls[life].fair;
             let before = fair.foreign.insert(view.gpu, view.foreign);
@@ -84,9 +85,9 @@ impl World {
             if !view.accepting {
                 fair.accepts.remove(&view.gpu);
             }
-            let shown = fair.reading.filter(|(read, _)| *read == view.gpu);
-            let fell = view.foreign < before
-                && shown.is_some_and(|(_, used)| view.foreign + view.reserved >= used);
+            let shown = reading.filter(|(read, _)| *read == view.gpu);
+            let fell =
+                view.foreign < before && shown.is_some_and(|(_, beside)| view.foreign >= beside);
             self.totals.given_back += u64::from(fell && !accepted);
             let given_back = self.controls[life].fair.given_back.get(&view.gpu).copied();
             self.check(accepted || fell || view.foreign == before, |_| {
