@@ -258,7 +258,7 @@ def test_a_gpu_that_holds_more_than_is_known_stops_until_an_operator_decides(mak
     wait_until(lambda: gpu()["foreignBytes"] == 0, lambda: f"nothing is somebody else's any more: {gpu()}")
     assert (gpu()["capacityBytes"], gpu()["stopped"]) == (40 * GIB, None)
     told = [line for line in stack.tail(100).splitlines() if "models may take the rest" in line]
-    assert len(told) == 1 and "GPU 0  of the 5.0 GiB that an operator accepted as somebody else's none are in use any more" in told[0], told
+    assert len(told) == 1 and "GPU 0  of the 5.0 GiB that an operator accepted as somebody else's nothing is in use any more" in told[0], told
 
 
 def test_the_second_policy_says_what_it_would_have_done(make_stack):

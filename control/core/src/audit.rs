@@ -105,8 +105,8 @@ impl Core {
         let accepted = std::mem::replace(&mut audit.foreign, most);
         let stood_still = std::mem::take(&mut audit.differing) >= READINGS;
         let left = match most {
-            Bytes(0) => "none".to_owned(),
-            left => left.to_string(),
+            Bytes(0) => "nothing is in use any more".to_owned(),
+            left => format!("only {left} are still in use"),
         };
         let goes_on = if stood_still {
             "; wakes and sleeps go on"
@@ -114,7 +114,7 @@ impl Core {
             ""
         };
         let sentence = format!(
-            "of the {accepted} that an operator accepted as somebody else's {left} are in use any more: models may take the rest{goes_on}"
+            "of the {accepted} that an operator accepted as somebody else's {left}: models may take the rest{goes_on}"
         );
         self.announce(now, gpu, &sentence, effects);
     }

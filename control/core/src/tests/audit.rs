@@ -108,8 +108,8 @@ fn what_was_accepted_and_is_free_again_is_for_models_and_stops_nothing() {
         assert_eq!(foreign(&bench), left, "{}", bench.sentences());
     }
     let told = bench.sentences();
-    assert!(told.contains("GPU 0: of the 8.0 GiB that an operator accepted as somebody else's 3.0 GiB are in use any more"), "{told}");
-    assert!(told.contains("GPU 0: of the 3.0 GiB that an operator accepted as somebody else's none are in use any more"), "{told}");
+    assert!(told.contains("GPU 0: of the 8.0 GiB that an operator accepted as somebody else's only 3.0 GiB are still in use"), "{told}");
+    assert!(told.contains("GPU 0: of the 3.0 GiB that an operator accepted as somebody else's nothing is in use any more"), "{told}");
     bench.run(1_000);
     assert_eq!(bench.phase("large"), "Serving", "{told}");
 }
