@@ -78,7 +78,8 @@ enum Command {
         #[command(flatten)]
         control: Control,
     },
-    /// Decide that what a GPU holds beyond what GreenThread knows of is somebody else's: models do without it, and go on
+    /// Decide that what a GPU holds beyond what GreenThread knows of is somebody else's: models do without it, and go on; what is free of it
+    /// again is theirs again by itself
     AcceptGpu {
         /// The number of the GPU, as `status` shows it
         #[arg(value_parser = gpu_number)]

@@ -282,7 +282,7 @@ fn progress(model: &Model, verb: Operator, moved: bool) -> Progress {
         )
     };
     let last = || {
-        model.decisions.last().map_or_else(
+        model.last_decision().map_or_else(
             || format!("it is {state} again"),
             |entry| entry.sentence.clone(),
         )

@@ -4,13 +4,17 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     io::Write,
     sync::mpsc::{SyncSender, sync_channel},
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use greenthread_core::{decision::Decision, ids::ModelId};
+use greenthread_core::{
+    decision::{Decision, Subject},
+    ids::ModelId,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -19,14 +23,34 @@ const KEPT: usize = 100;
 /// Lines that wait for stdout, and entries that wait for a listener of the feed.
 const WAITING: usize = 1_024;
 
+/// What a decision is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum About {
+    /// A model, by its name.
+    Model(String),
+    /// A GPU, and so all models that are placed there.
+    Gpu(usize),
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(name) => name.fmt(f),
+            Self::Gpu(gpu) => write!(f, "GPU {gpu}"),
+        }
+    }
+}
+
 /// One decision with the wall time at which it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// Seconds since 1970.
     pub unix_seconds: u64,
-    /// Name of the model.
-    pub model: String,
+    /// What about.
+    #[serde(flatten)]
+    pub about: About,
     /// What was decided and why.
     pub sentence: String,
     /// Number of the choice behind it, if there is one: `greenthread explain --choice <number>`.
@@ -50,7 +74,7 @@ impl Entry {
 
     /// "10:03:07 llama-3-8b  put to sleep …".
     pub fn line(&self) -> String {
-        format!("{} {}  {}", self.clock(), self.model, self.words())
+        format!("{} {}  {}", self.clock(), self.about, self.words())
     }
 }
 
@@ -81,11 +105,15 @@ impl Journal {
         }
     }
 
-    /// Keeps a decision, prints it and tells the listeners.
+    /// Keeps a decision with every model that it concerns; prints it and tells the listeners once.
     pub fn record(&mut self, decision: Decision) {
+        let (about, models) = match decision.about {
+            Subject::Model(model) => (About::Model(model.name().to_owned()), vec![model]),
+            Subject::Gpu { gpu, models } => (About::Gpu(gpu.0), models),
+        };
         let entry = Entry {
             unix_seconds: unix_seconds(),
-            model: decision.model.name().to_owned(),
+            about,
             sentence: decision.sentence,
             choice: decision.choice,
         };
@@ -98,14 +126,16 @@ impl Journal {
         // No listener is the ordinary case.
         let _ = self.feed.send(entry.clone());
         self.recorded += 1;
-        let kept = self.by_model.entry(decision.model).or_default();
-        kept.push_back(entry);
-        if kept.len() > KEPT {
-            kept.pop_front();
+        for model in models {
+            let kept = self.by_model.entry(model).or_default();
+            kept.push_back(entry.clone());
+            if kept.len() > KEPT {
+                kept.pop_front();
+            }
         }
     }
 
-    /// The decisions about a model, oldest first.
+    /// The decisions about a model and its GPUs, oldest first.
     pub fn of(&self, model: &ModelId) -> Vec<Entry> {
         self.by_model
             .get(model)
@@ -161,7 +191,7 @@ pub fn clock(unix_seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use greenthread_core::ids::Millis;
+    use greenthread_core::ids::{GpuId, Millis};
 
     use super::*;
 
@@ -169,7 +199,7 @@ mod tests {
     fn a_line_is_plain_words_with_the_time() {
         let entry = Entry {
             unix_seconds: 1_700_000_000,
-            model: "llama-3-8b".into(),
+            about: About::Model("llama-3-8b".into()),
             sentence: "woken: 1 request waits".into(),
             choice: None,
         };
@@ -191,7 +221,7 @@ mod tests {
         for n in 0..150 {
             journal.record(Decision {
                 at: Millis(n),
-                model: model.clone(),
+                about: Subject::Model(model.clone()),
                 sentence: n.to_string(),
                 choice: None,
             });
@@ -206,5 +236,31 @@ mod tests {
             (100, "50", "149")
         );
         assert_eq!(journal.recorded(), 150);
+    }
+
+    #[test]
+    fn what_is_decided_about_a_gpu_is_told_once_and_kept_with_every_model_there() {
+        let mut journal = Journal::new();
+        let mut feed = journal.feed().upgrade().expect("a feed").subscribe();
+        let models = ["a.1", "b.1"].map(|id| ModelId(id.into()));
+        journal.record(Decision {
+            at: Millis(1),
+            about: Subject::Gpu {
+                gpu: GpuId(1),
+                models: models.to_vec(),
+            },
+            sentence: "stands still".into(),
+            choice: None,
+        });
+        let told = feed.try_recv().expect("told");
+        assert!(feed.try_recv().is_err() && journal.recorded() == 1);
+        assert_eq!(told.line(), format!("{} GPU 1  stands still", told.clock()));
+        let document = serde_json::json!({
+            "unixSeconds": told.unix_seconds, "gpu": 1, "sentence": "stands still",
+        });
+        assert_eq!(serde_json::json!(told), document);
+        for model in &models {
+            assert_eq!(journal.of(model), std::slice::from_ref(&told));
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::Entry;
+use crate::journal::{About, Entry};
 
 pub use translate::{admission_words, tier_word};
 
@@ -159,6 +159,8 @@ pub struct Sizes {
     pub asleep: Size,
     /// GPU memory above `awake` at the worst moment of a wake.
     pub waking: Size,
+    /// GPU memory above `awake` at the worst moment of a start; as declared for wakes until one was measured.
+    pub starting: Size,
     /// GPU memory above `awake` at the worst moment of a sleep.
     pub sleeping: Size,
     /// Host RAM that its copy takes while it sleeps there, for each of its GPUs.
@@ -255,7 +257,8 @@ pub struct Model {
     pub since_ms: u64,
     /// Milliseconds since its last use; absent when never used.
     pub idle_ms: Option<u64>,
-    /// Estimated wait of a request that arrives now, in ms.
+    /// Estimated wait of a request that arrives now, or comes back when it would be let wait, in ms; absent while it serves, where nobody
+    /// can tell, and where something has to change first.
     pub estimated_wait_ms: Option<u64>,
     /// What is known of its engine where that does not answer.
     pub unanswered: Option<String>,
@@ -269,7 +272,7 @@ pub struct Model {
     pub wait_buckets: Vec<u64>,
     /// Wakes and sleeps.
     pub transitions: Transitions,
-    /// What was decided about it, oldest first.
+    /// What was decided about it and its GPUs, oldest first.
     pub decisions: Vec<Entry>,
 }
 
@@ -299,6 +302,12 @@ pub struct Problem {
 }
 
 impl Model {
+    /// What was last decided about the model itself.
+    pub fn last_decision(&self) -> Option<&Entry> {
+        let own = |entry: &&Entry| matches!(entry.about, About::Model(_));
+        self.decisions.iter().rfind(own)
+    }
+
     /// Where its weights are, or are moving: "gpu", "ram", "disk" or "stopped".
     pub fn weights(&self) -> &str {
         if self.on_gpu { "gpu" } else { &self.tier }

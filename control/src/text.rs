@@ -6,6 +6,7 @@ use greenthread_core::ids::Bytes;
 
 use crate::{
     explain::{brief, length},
+    journal::About,
     overview::{EstimateScore, Model, Overview, Tally},
 };
 
@@ -126,7 +127,12 @@ pub fn model(model: &Model) -> String {
         .iter()
         .skip(model.decisions.len().saturating_sub(SHOWN))
     {
-        text.push_str(&format!("  {}  {}\n", entry.clock(), brief(&entry.words())));
+        let whose = match &entry.about {
+            About::Model(_) => String::new(),
+            About::Gpu(gpu) => format!("GPU {gpu}: "),
+        };
+        let words = entry.words();
+        text.push_str(&format!("  {}  {whose}{}\n", entry.clock(), brief(&words)));
     }
     if model.decisions.iter().any(|entry| entry.choice.is_some()) {
         text.push_str(&format!(
@@ -244,7 +250,7 @@ fn state(model: &Model) -> String {
 }
 
 fn cells(model: &Model) -> [String; 10] {
-    let last = model.decisions.last().map_or(String::new(), |entry| {
+    let last = model.last_decision().map_or(String::new(), |entry| {
         format!("{} {}", entry.clock(), glance(&entry.words()))
     });
     let weights = match model.weights() {
@@ -298,13 +304,19 @@ mod tests {
     fn a_fleet_is_a_table_and_advice() {
         let decided = Entry {
             unix_seconds: 36_187,
-            model: "llama-3-8b".into(),
+            about: About::Model("llama-3-8b".into()),
             sentence: "woken: 1 request waits".into(),
             choice: Some(17),
         };
+        let of_its_gpu = Entry {
+            unix_seconds: 36_190,
+            about: About::Gpu(0),
+            sentence: "stands still".into(),
+            choice: None,
+        };
         let serving = Model {
             in_flight: 3,
-            decisions: vec![decided],
+            decisions: vec![decided, of_its_gpu],
             ..testing::model_overview("llama-3-8b")
         };
         let failed = Model {
@@ -368,7 +380,7 @@ qwen: its wake failed: out of memory. It is tried again by itself after a pause;
         );
         let told = Entry {
             unix_seconds: 1,
-            model: "m".into(),
+            about: About::Model("m".into()),
             sentence: format!("could not be woken: {error}"),
             choice: None,
         };
@@ -425,15 +437,17 @@ qwen: its wake failed: out of memory. It is tried again by itself after a pause;
     }
 
     #[test]
-    fn a_model_alone_shows_its_decisions() {
-        let decisions = (0..30)
-            .map(|n| Entry {
-                unix_seconds: n,
-                model: "m".into(),
-                sentence: format!("decision {n}"),
-                choice: None,
-            })
-            .collect();
+    fn a_model_alone_shows_its_decisions_and_those_of_its_gpus() {
+        let decided = |n| Entry {
+            unix_seconds: n,
+            about: match n {
+                29 => About::Gpu(1),
+                _ => About::Model("m".into()),
+            },
+            sentence: format!("decision {n}"),
+            choice: None,
+        };
+        let decisions = (0..30).map(decided).collect();
         let text = model(&Model {
             decisions,
             ..testing::model_overview("m")
@@ -441,7 +455,7 @@ qwen: its wake failed: out of memory. It is tried again by itself after a pause;
         assert!(
             !text.contains("decision 9\n")
                 && text.contains("decision 10\n")
-                && text.contains("decision 29\n"),
+                && text.contains("GPU 1: decision 29\n"),
             "{text}"
         );
     }

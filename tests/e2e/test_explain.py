@@ -254,10 +254,11 @@ def test_a_gpu_that_holds_more_than_is_known_stops_until_an_operator_decides(mak
         assert (gpu()["foreignBytes"], gpu()["capacityBytes"], gpu()["stopped"]) == (5 * GIB, 35 * GIB, None)
         assert stack.chat("alpha").status_code == 200
         assert samples(stack)['greenthread_gpu_foreign_bytes{gpu="0"}'] == 5 * GIB
-    # The stranger went: that differs as well, and is accepted the same way.
-    wait_until(lambda: gpu()["stopped"], lambda: f"the GPU is stopped again: {gpu()}")
-    assert greenthread(stack, "accept-gpu", "0").returncode == 0
-    assert (gpu()["foreignBytes"], gpu()["capacityBytes"]) == (0, 40 * GIB)
+    # The stranger went: what is free again is the models' by itself.
+    wait_until(lambda: gpu()["foreignBytes"] == 0, lambda: f"nothing is somebody else's any more: {gpu()}")
+    assert (gpu()["capacityBytes"], gpu()["stopped"]) == (40 * GIB, None)
+    told = [line for line in stack.tail(100).splitlines() if "models may take the rest" in line]
+    assert len(told) == 1 and "GPU 0  of the 5.0 GiB that an operator accepted as somebody else's nothing is in use any more" in told[0], told
 
 
 def test_the_second_policy_says_what_it_would_have_done(make_stack):

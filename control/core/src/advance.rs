@@ -24,6 +24,7 @@ impl Core {
         {
             state.asked.held_since = None;
         }
+        self.wanted_back(now, id, effects);
         match phase {
             Phase::Booting(boot) => self.advance_boot(now, id, boot, effects),
             Phase::Asleep => self.advance_asleep(now, id, effects),
@@ -148,7 +149,6 @@ impl Core {
             self.begin_removal(now, id, effects);
         } else if self.wanted(now, state) {
             self.enter(now, id, Phase::Queued);
-            self.wanted_back(now, id, effects);
         } else {
             self.wake_at(state.refused_wish_ends(now));
             self.ends_at_last(now, id, effects);

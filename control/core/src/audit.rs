@@ -3,6 +3,7 @@
 
 use crate::{
     Core,
+    decision::{Decision, Subject},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
     models::Slot,
@@ -28,6 +29,8 @@ pub(crate) struct Audit {
     known: Option<Bytes>,
     /// Readings in a row that differed by more than the tolerance.
     differing: u32,
+    /// Readings in a row, while models took the same, that showed less of what was accepted in use, and the most of it that any showed.
+    fallen: (u32, Bytes),
 }
 
 impl Core {
@@ -50,9 +53,11 @@ impl Core {
         let Some(audit) = self.audits.get_mut(gpu.0) else {
             return;
         };
-        (audit.used, audit.known) = (Some(used), known);
+        let before = std::mem::replace(&mut audit.known, known);
+        audit.used = Some(used);
         // While something moves, or is not known, nobody can say what should be there.
         let Some(known) = known else {
+            audit.fallen = Default::default();
             if audit.differing < READINGS {
                 audit.differing = 0;
             }
@@ -65,6 +70,19 @@ impl Core {
         let expected = (known + audit.foreign).less(audit.absent);
         let off = used.less(expected).max(expected.less(used));
         let differs = sabotage!(OracleIgnored, false, off > tolerance);
+        // Less is in use, and no less than models should take: others gave memory back, which is no danger to anybody.
+        if differs && audit.foreign > Bytes(0) && used < expected && known.less(used) <= tolerance {
+            let (readings, most) = match audit.fallen {
+                fallen if before == Some(known) => fallen,
+                _ => Default::default(),
+            };
+            audit.fallen = (readings + 1, most.max(used.less(known)));
+            if readings + 1 >= READINGS {
+                self.follow_down(now, gpu, effects);
+            }
+            return;
+        }
+        audit.fallen = Default::default();
         audit.differing = if differs { audit.differing + 1 } else { 0 };
         match (stopped, self.why_stopped(gpu)) {
             (None, Some(why)) => self.announce(now, gpu, &why, effects),
@@ -76,6 +94,29 @@ impl Core {
             ),
             (None, None) | (Some(_), Some(_)) => {}
         }
+    }
+
+    /// What was accepted as somebody else's follows what is in use downwards; nobody but an operator raises it.
+    fn follow_down(&mut self, now: Millis, gpu: GpuId, effects: &mut Vec<Effect>) {
+        let Some(audit) = self.audits.get_mut(gpu.0) else {
+            return;
+        };
+        let (_, most) = std::mem::take(&mut audit.fallen);
+        let accepted = std::mem::replace(&mut audit.foreign, most);
+        let stood_still = std::mem::take(&mut audit.differing) >= READINGS;
+        let left = match most {
+            Bytes(0) => "nothing is in use any more".to_owned(),
+            left => format!("only {left} are still in use"),
+        };
+        let goes_on = if stood_still {
+            "; wakes and sleeps go on"
+        } else {
+            ""
+        };
+        let sentence = format!(
+            "of the {accepted} that an operator accepted as somebody else's {left}: models may take the rest{goes_on}"
+        );
+        self.announce(now, gpu, &sentence, effects);
     }
 
     /// An operator takes what the oracle sees for what it is: at once, or, where the last reading does not belong to what models hold
@@ -110,7 +151,7 @@ impl Core {
             return;
         };
         (audit.foreign, audit.absent) = (used.less(known), known.less(used));
-        (audit.differing, audit.accepting) = (0, false);
+        (audit.differing, audit.fallen, audit.accepting) = (0, Default::default(), false);
         let what = match (audit.foreign, audit.absent) {
             (Bytes(0), Bytes(0)) => "nothing but what models take".to_owned(),
             (Bytes(0), absent) => format!("models take {absent} less than was thought"),
@@ -155,15 +196,18 @@ impl Core {
 
     fn announce(&mut self, now: Millis, gpu: GpuId, what: &str, effects: &mut Vec<Effect>) {
         self.places.mark(gpu);
-        let there: Vec<(Slot, ModelId)> = self
-            .models_on(gpu)
+        let there = self.models_on(gpu);
+        let (slots, models): (Vec<Slot>, Vec<ModelId>) = there
             .map(|state| (state.slot, state.spec.id.clone()))
-            .collect();
-        for (slot, id) in there {
-            // Whoever may sleep again does so now, and not at its next look.
-            self.models.touch(slot);
-            self.record(now, &id, format!("GPU {}: {what}", gpu.0), effects);
-        }
+            .unzip();
+        // Whoever may sleep again does so now, and not at its next look.
+        slots.iter().for_each(|slot| self.models.touch(*slot));
+        effects.push(Effect::Record(Decision {
+            at: now,
+            about: Subject::Gpu { gpu, models },
+            sentence: what.to_owned(),
+            choice: None,
+        }));
     }
 
     /// What should be in use on a GPU; `None` while something moves there or is not known.

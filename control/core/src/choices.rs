@@ -315,16 +315,23 @@ impl Core {
         }
     }
 
-    /// A model that made room is wanted again: was that too soon?
+    /// Whether somebody asks anew for a model that made room, and too soon. What was frozen in it then was known: it is no sign of that.
     pub(crate) fn wanted_back(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
-        let Some(state) = self.models.get_mut(id) else {
+        let Some(state) = self.models.get(id) else {
             return;
         };
-        let Some((number, slept)) = state.room.evicted.filter(|_| !state.room.restoring) else {
+        let Some((number, slept)) = state.room.evicted.filter(|_| !state.room.asked_anew) else {
             return;
         };
+        let gone = state.operator.disabled || state.operator.removing;
+        if gone || !self.asked_anew(now, state) {
+            return;
+        }
         let (after, wake_takes) = (now.since(slept), state.wake_takes());
-        if after > wake_takes || std::mem::replace(&mut state.room.regretted, true) {
+        if let Some(state) = self.models.get_mut(id) {
+            state.room.asked_anew = true;
+        }
+        if after > wake_takes {
             return;
         }
         self.tally.regrets += 1;
@@ -351,7 +358,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        (state.room.displaced, state.room.regretted) = (false, false);
+        (state.room.displaced, state.room.asked_anew) = (false, false);
         let thrash = state
             .room
             .evicted

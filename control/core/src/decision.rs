@@ -4,19 +4,44 @@
 //! model to sleep: everything that was weighed, so that it can be explained later and compared with what another policy would
 //! have done. Nothing here decides anything.
 
+use std::fmt;
+
 use crate::{
     effect::RefuseReason,
     ids::{Bytes, GpuId, Millis, ModelId},
     phase::Tier,
 };
 
-/// What was decided about a model, when, and why, in words for people.
+/// What a decision is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// One model.
+    Model(ModelId),
+    /// A GPU, and so all models that are placed there.
+    Gpu {
+        /// Which.
+        gpu: GpuId,
+        /// Who is placed there.
+        models: Vec<ModelId>,
+    },
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(model) => model.fmt(f),
+            Self::Gpu { gpu, models: _ } => write!(f, "GPU {}", gpu.0),
+        }
+    }
+}
+
+/// What was decided about a model or a GPU, when, and why, in words for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// When, on the core's clock.
     pub at: Millis,
-    /// About which model.
-    pub model: ModelId,
+    /// What about.
+    pub about: Subject,
     /// The sentence, e.g. "put to sleep for qwen-2-5-7b: idle for 41 s, the longest of 2".
     pub sentence: String,
     /// The [`Choice`] behind it, if it was one.
@@ -142,12 +167,13 @@ pub struct Followed {
     pub what: String,
 }
 
-/// A victim was wanted back within the time that its wake takes: it should have stayed.
+/// Somebody asked anew for a victim within the time that its wake takes: it should have stayed. Requests that were frozen in it do not
+/// count, since they were known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regret {
     /// Who.
     pub victim: ModelId,
-    /// How long after its sleep it was wanted again.
+    /// How long after its sleep it was asked for.
     pub after: Millis,
     /// How long its wake takes.
     pub wake_takes: Millis,
@@ -245,7 +271,7 @@ pub struct Tally {
     pub choices: u64,
     /// Victims sent to sleep for others.
     pub evictions: u64,
-    /// Victims wanted back within their own wake time.
+    /// Victims that somebody asked for anew within their own wake time.
     pub regrets: u64,
     /// Models woken again within a minute after they were put to sleep for another.
     pub thrash: u64,

@@ -119,7 +119,7 @@ impl Core {
     }
 
     /// Models on that of its GPUs that has most.
-    fn most_on_a_gpu(&self, state: &ModelState) -> usize {
+    pub(crate) fn most_on_a_gpu(&self, state: &ModelState) -> usize {
         let gpus = state.spec.gpus.iter();
         let there = gpus.filter_map(|gpu| self.places.gpu(*gpu).map(|place| place.models.len()));
         there.max().unwrap_or(0)

@@ -3,13 +3,16 @@
 use crate::{
     Core,
     decision::{Choice, Taken, Verdict, WhyNot},
-    effect::Admission,
+    effect::{Admission, RefuseReason},
     ids::{Bytes, Millis, ModelId},
     looks::UNANSWERED_LOOKS,
     phase::{Boot, Cause, Failure, Phase},
     state::ModelState,
     wishes::requests,
 };
+
+/// Where more models share a GPU, waits of all of them are not estimated anew for everybody who looks: that grows with the square.
+const MANY: usize = 64;
 
 impl Core {
     /// Why a model is not awake at `now`; `None` for a model that is not known.
@@ -31,7 +34,6 @@ impl Core {
         };
         // What the rows of this control say reaches nobody before it is open: gates go by those of the control before it.
         let refused = refused.filter(|_| self.open);
-        let known = self.open && !serving && !self.gpus_are_stopped(id);
         let latest = self.choices.latest(id);
         let weighed = |number: &u64| {
             let choice = self.choices.get(*number);
@@ -43,13 +45,44 @@ impl Core {
             refused,
             reasons,
             ahead: self.ahead_of(now, state),
-            estimated_wait: if known {
-                self.estimate(now, id)
-            } else {
-                Millis(0)
-            },
+            estimated_wait: self.waits_for(now, state).unwrap_or_default(),
             choice: latest.filter(weighed),
         })
+    }
+
+    /// Estimated wait of a request that arrives at `now`, or comes back when it would be let wait; `None`: it serves, nobody can tell, or
+    /// something has to change first. As [`Core::why_not`] says it, but where very many share a GPU: there as gates were told last.
+    pub fn expected_wait(&self, now: Millis, id: &ModelId) -> Option<Millis> {
+        let state = self.models.get(id)?;
+        let may_wait = match state.row().admission {
+            Admission::Admit => false,
+            Admission::Hold { .. } => true,
+            Admission::Refuse { reason, .. } => match reason {
+                RefuseReason::Booting | RefuseReason::Draining | RefuseReason::WakeFailed => true,
+                RefuseReason::Disabled
+                | RefuseReason::NeverFits
+                | RefuseReason::EngineFailed
+                | RefuseReason::TooLong => false,
+            },
+        };
+        let wait = if self.most_on_a_gpu(state) > MANY {
+            self.can_tell(state).then_some(state.told.estimate)
+        } else {
+            self.waits_for(now, state)
+        };
+        wait.filter(|_| may_wait)
+    }
+
+    /// Estimated wait of a request that arrives now, were it held; `None`: it serves, or nobody can tell.
+    fn waits_for(&self, now: Millis, state: &ModelState) -> Option<Millis> {
+        self.can_tell(state)
+            .then(|| self.estimate(now, &state.spec.id))
+    }
+
+    /// It does not serve, and it depends on no operator when it will.
+    fn can_tell(&self, state: &ModelState) -> bool {
+        let serving = matches!(state.phase, Phase::Serving);
+        self.open && !serving && !self.gpus_are_stopped(&state.spec.id)
     }
 
     /// Models that wait on the same GPUs and are served first, first first.

@@ -6,7 +6,7 @@ use crate::{
     event::{Event, Figures, Observation, Operator, Outcome},
     figures::News,
     ids::{Attempt, GateId, Millis, ModelId, StreamId},
-    model::{ModelSpec, Source},
+    model::ModelSpec,
     models::Slot,
     phase::{Boot, Count, Failure, Phase},
     state::ModelState,
@@ -262,10 +262,6 @@ impl Core {
                     *retry_at = Some(now);
                 }
                 state.declared = declared;
-                // What wakes were measured to take says nothing of starts.
-                if spec.sizes.waking.source != Source::Measured {
-                    state.engine.start_peak_guess = spec.sizes.waking.bytes;
-                }
                 state.spec = ModelSpec {
                     conditioned: conditioned || spec.conditioned,
                     awake,

@@ -173,11 +173,7 @@ impl ModelState {
 
     /// Bytes per GPU above `awake` at the worst moment of its next wake, which is a start where it has no process.
     fn waking_peak(&self) -> Bytes {
-        let wake = self.spec.sizes.waking.bytes;
-        let start = self
-            .engine
-            .start_peak
-            .unwrap_or(self.engine.start_peak_guess);
+        let (wake, start) = (self.spec.sizes.waking.bytes, self.spec.sizes.starting.bytes);
         match self.engine.resident {
             Resident::Stopped => wake.max(start),
             Resident::Asleep(_) | Resident::Awake => wake,

@@ -68,7 +68,7 @@ pub use view::{GpuView, HostView, ModelView, Takes};
 use agenda::Agenda;
 use audit::Audit;
 use choices::Choices;
-use decision::{Decision, Tally};
+use decision::{Decision, Subject, Tally};
 use effect::Effect;
 use event::Event;
 use forecast::Forecast;
@@ -211,7 +211,7 @@ impl Core {
     ) {
         effects.push(Effect::Record(Decision {
             at: now,
-            model: id.clone(),
+            about: Subject::Model(id.clone()),
             sentence: sentence.into(),
             choice: self.choices.made_at(now, id),
         }));

@@ -151,12 +151,24 @@ pub struct Sizes {
     pub asleep: Source,
     /// Bytes per GPU above `awake` at the worst moment of a wake.
     pub waking: Size,
+    /// Bytes per GPU above `awake` at the worst moment of a start: what was said of wakes, until a start was measured.
+    pub starting: Size,
     /// Bytes per GPU above `awake` at the worst moment of a sleep.
     pub sleeping: Size,
     /// Host RAM that its copy takes while it sleeps in RAM, for each of its GPUs.
     pub host: Size,
     /// Disk that its weights take for a reload; for people, nothing is decided by it.
     pub disk: Size,
+}
+
+impl Sizes {
+    /// A start that takes little says nothing of wakes; what one was measured to take more is reserved for both.
+    pub fn wakes_like_starts(&mut self) {
+        let measured = self.starting.source == Source::Measured;
+        if measured && self.starting.bytes > self.waking.bytes {
+            self.waking = self.starting;
+        }
+    }
 }
 
 /// What the core is created with.

@@ -59,14 +59,9 @@ impl Core {
                 state.learn_start(now, took);
                 state.engine.resident = Resident::Awake;
                 state.measured_awake(memory);
-                // A start that takes little says nothing of wakes; what it takes more is reserved for both.
-                let above = memory.peak.unwrap_or_default().less(state.spec.awake);
-                let measured = memory.peak.map(|_| above);
-                state.engine.start_peak = state.engine.start_peak.max(measured);
-                let waking = &mut state.spec.sizes.waking;
-                if above > waking.bytes {
-                    raise(waking, memory.peak, state.spec.awake);
-                }
+                let (awake, sizes) = (state.spec.awake, &mut state.spec.sizes);
+                raise(&mut sizes.starting, memory.peak, awake);
+                sizes.wakes_like_starts();
                 if booting {
                     self.enter(now, id, Phase::Booting(Boot::Started));
                     self.record(now, id, format!("started in {}", Millis(took)), effects);
@@ -121,11 +116,9 @@ impl Core {
                 state.learn_wake(now, took);
                 state.engine.resident = Resident::Awake;
                 state.measured_awake(memory);
-                let waking = &mut state.spec.sizes.waking;
-                raise(waking, memory.peak, state.spec.awake);
-                waking.bytes = waking
-                    .bytes
-                    .max(state.engine.start_peak.unwrap_or_default());
+                let (awake, sizes) = (state.spec.awake, &mut state.spec.sizes);
+                raise(&mut sizes.waking, memory.peak, awake);
+                sizes.wakes_like_starts();
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);

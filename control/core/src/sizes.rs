@@ -34,7 +34,7 @@ impl Core {
         &self,
         id: &ModelId,
         outcome: Outcome,
-    ) -> (Outcome, Option<[Size; 5]>) {
+    ) -> (Outcome, Option<[Size; 6]>) {
         let outcome = match outcome {
             Outcome::Done { took, memory } => Outcome::Done {
                 took,
@@ -46,7 +46,7 @@ impl Core {
     }
 
     /// What is known of the sizes of a model that was measured for a whole cycle.
-    fn sizes(&self, id: &ModelId) -> Option<[Size; 5]> {
+    fn sizes(&self, id: &ModelId) -> Option<[Size; 6]> {
         let spec = &self.models.get(id)?.spec;
         let of = |bytes, source| Size { bytes, source };
         let sizes = &spec.sizes;
@@ -54,6 +54,7 @@ impl Core {
             of(spec.awake, sizes.awake),
             of(spec.asleep, sizes.asleep),
             sizes.waking,
+            sizes.starting,
             sizes.sleeping,
             sizes.host,
         ];
@@ -64,7 +65,7 @@ impl Core {
     pub(crate) fn keep_sizes(
         &self,
         id: &ModelId,
-        before: Option<[Size; 5]>,
+        before: Option<[Size; 6]>,
         effects: &mut Vec<Effect>,
     ) {
         let (Some(before), Some(after)) = (before, self.sizes(id)) else {
@@ -107,7 +108,7 @@ impl ModelState {
         let before = std::mem::replace(&mut self.spec.awake, takes);
         let sizes = &mut self.spec.sizes;
         sizes.awake = Source::Measured;
-        for size in [&mut sizes.waking, &mut sizes.sleeping] {
+        for size in [&mut sizes.waking, &mut sizes.starting, &mut sizes.sleeping] {
             if declared && size.source == Source::Measured {
                 size.bytes = (before + size.bytes).less(awake);
             }

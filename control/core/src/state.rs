@@ -93,10 +93,6 @@ pub(crate) struct Engine {
     pub(crate) ready_earlier: bool,
     /// A gate that was silent when it went to sleep may send requests to its engine until then: its process does not end before.
     pub(crate) follows_until: Millis,
-    /// Bytes per GPU above `awake` at the worst moment of any start that was measured in this life of control.
-    pub(crate) start_peak: Option<Bytes>,
-    /// What is taken for that before: what was said of wakes when the model was set. A wake that takes less says nothing of starts.
-    pub(crate) start_peak_guess: Bytes,
     /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
     pub(crate) host_kept: Bytes,
     /// What failed last, in words for operators; none once it has served again.
@@ -180,8 +176,8 @@ pub(crate) struct Room {
     pub(crate) making_room: Option<u64>,
     /// The choice by which it last made room, and when it slept.
     pub(crate) evicted: Option<(u64, Millis)>,
-    /// That it was wanted back too soon after that was noted.
-    pub(crate) regretted: bool,
+    /// Somebody has asked for it anew since then.
+    pub(crate) asked_anew: bool,
     /// It may not be a victim before (a drain of it was cancelled, or frozen requests must finish).
     pub(crate) spare_until: Millis,
     /// There was nowhere for its weights to go; nobody asks it to make room before, however urgently.
@@ -213,8 +209,6 @@ impl Engine {
             adopted: false,
             ready_earlier: false,
             follows_until: Millis(0),
-            start_peak: None,
-            start_peak_guess: Bytes(0),
             host_kept: Bytes(0),
             last_error: None,
             failures: 0,
@@ -238,10 +232,7 @@ impl ModelState {
             served_at: None,
             served_before: false,
             learned: Learned::guessed(&spec.guess),
-            engine: Engine {
-                start_peak_guess: spec.sizes.waking.bytes,
-                ..Engine::unseen(now)
-            },
+            engine: Engine::unseen(now),
             operator: Operator::default(),
             asked: Asked::default(),
             told: Told::default(),

@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod again;
+mod audit;
 mod barrier;
 mod edges;
 mod engines;
@@ -404,7 +405,7 @@ impl Bench {
     fn sentences(&self) -> String {
         let sentence = |effect: &Effect| {
             if let Effect::Record(decision) = effect {
-                Some(format!("{}: {}", decision.model, decision.sentence))
+                Some(format!("{}: {}", decision.about, decision.sentence))
             } else {
                 None
             }

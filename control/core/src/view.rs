@@ -44,8 +44,6 @@ pub struct ModelView {
     pub since: Millis,
     /// Bytes reserved per GPU now.
     pub reserved: Bytes,
-    /// Estimated wait of a request that arrives now; `None` while it serves.
-    pub estimated_wait: Option<Millis>,
     /// What its actions take.
     pub takes: Takes,
     /// What is known of its engine where that does not answer.
@@ -162,7 +160,6 @@ impl Core {
                 last_used: state.asked.last_used,
                 since: state.since,
                 reserved: state.reserved(),
-                estimated_wait: (row.admission != Admission::Admit).then_some(state.told.estimate),
                 takes: state.takes(),
                 unanswered: unanswered(state),
                 last_error: state.engine.last_error.clone(),

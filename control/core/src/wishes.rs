@@ -28,13 +28,17 @@ impl Core {
         ) {
             return state.engine.inside > 0;
         }
+        let always = state.spec.pinned && !state.operator.sleeps;
+        self.asked_anew(now, state) || state.engine.inside > 0 || always
+    }
+
+    /// … and not only by requests that were in its engine when it went to sleep, or since it is always to be awake.
+    pub(crate) fn asked_anew(&self, now: Millis, state: &ModelState) -> bool {
         let fulfilled = state.asked.fulfilled_at;
         let refused = state.asked.last_refused.is_some_and(|at| {
             now.since(at) < REFUSED_IS_DEMAND && fulfilled.is_none_or(|fulfilled| at > fulfilled)
         });
-        let asked = self.gates.held(state.slot) > 0 || state.engine.inside > 0;
-        let always = state.spec.pinned && !state.operator.sleeps;
-        asked || refused || state.operator.wants || always
+        self.gates.held(state.slot) > 0 || refused || state.operator.wants
     }
 
     /// Why room is needed for a model now: what wants it, the most urgent first.

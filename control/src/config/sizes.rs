@@ -53,10 +53,12 @@ pub(super) fn read(model: &Section<'_>, reader: &Reader<'_>) -> Memory {
     let awake = awake.map_or(asleep.bytes, |read| Bytes(read.value));
     // What leaves the GPU, cache included: weights cannot be more.
     let weights = awake.less(asleep.bytes);
+    let waking = size("waking", Bytes(0));
     let sizes = Sizes {
         awake: Source::Declared,
         asleep: asleep.source,
-        waking: size("waking", Bytes(0)),
+        waking,
+        starting: waking,
         sleeping: size("sleeping", Bytes(0)),
         host: size("host", weights),
         disk: size("disk", weights),

@@ -112,7 +112,7 @@ impl Driver {
             since_ms: now.since(view.since).0,
             idle_ms: view.last_used.map(|last| now.since(last).0),
             unanswered: view.unanswered,
-            estimated_wait_ms: view.estimated_wait.map(|wait| wait.0),
+            estimated_wait_ms: self.core.expected_wait(now, &view.id).map(|wait| wait.0),
             last_error: view.last_error,
             in_the_way: view.in_the_way,
             outcomes: totals.requests.outcomes,

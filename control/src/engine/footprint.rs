@@ -68,10 +68,9 @@ impl Footprint {
         }
         let above = |most: u64| measured(per_gpu(most).less(spec.awake));
         spec.sizes.waking = self.waking.map_or(spec.sizes.waking, above);
-        // A start that takes little says nothing of wakes; what it takes more is reserved for both.
-        let starting = self.starting.map(above);
-        let starting = starting.filter(|size| size.bytes > spec.sizes.waking.bytes);
-        spec.sizes.waking = starting.unwrap_or(spec.sizes.waking);
+        // What wakes were measured to take says nothing of starts, whose declared peak stands until one was measured.
+        spec.sizes.starting = self.starting.map_or(spec.sizes.starting, above);
+        spec.sizes.wakes_like_starts();
         spec.sizes.sleeping = self.sleeping.map_or(spec.sizes.sleeping, above);
         let copy = |bytes| measured(per_gpu(bytes));
         spec.sizes.host = self.host.map_or(spec.sizes.host, copy);
@@ -151,6 +150,32 @@ mod tests {
         assert_eq!(spec.sizes.host, measured(Bytes::gib(20)));
         assert_eq!(spec.guess.reload, Millis(9_000));
         assert!(spec.conditioned);
+    }
+
+    #[test]
+    fn a_declared_peak_of_starts_stands_until_one_was_measured() {
+        let size = |gib, source| Size {
+            bytes: Bytes::gib(gib),
+            source,
+        };
+        let declared = size(3, Source::Declared);
+        let check = |starting: Option<u64>, waking: u64, expected: (Size, Size)| {
+            let mut spec = testing::model("a", "127.0.0.1:1").spec;
+            (spec.sizes.waking, spec.sizes.starting) = (declared, declared);
+            let gib = |n: u64| n << 30;
+            let footprint = Footprint {
+                awake: Some(gib(20)),
+                starting: starting.map(|above| gib(20 + above)),
+                waking: Some(gib(20 + waking)),
+                ..Footprint::default()
+            };
+            let sizes = footprint.apply(spec).sizes;
+            assert_eq!((sizes.starting, sizes.waking), expected);
+        };
+        let measured = |gib| size(gib, Source::Measured);
+        check(None, 1, (declared, measured(1)));
+        check(Some(0), 1, (measured(0), measured(1)));
+        check(Some(2), 1, (measured(2), measured(2)));
     }
 
     #[test]

@@ -84,6 +84,7 @@ pub(super) fn sizes(sizes: &Sizes) -> String {
         awake,
         asleep,
         waking,
+        starting,
         sleeping,
         host,
         disk,
@@ -92,6 +93,7 @@ pub(super) fn sizes(sizes: &Sizes) -> String {
     let mut parts = vec![said(awake, "awake"), said(asleep, "asleep")];
     let more = [
         (waking, "more while it wakes"),
+        (starting, "more while it starts"),
         (sleeping, "more while it goes to sleep"),
         (host, "of host RAM for its copy"),
         (disk, "on disk"),
@@ -291,13 +293,14 @@ mod tests {
             awake: size(17, "measured"),
             asleep: size(1, "declared"),
             waking: size(2, "measured"),
+            starting: size(3, "declared"),
             host: size(16, "default"),
             ..Sizes::default()
         };
         assert_eq!(
             sizes(&all),
             "17.0 GiB awake (measured), 1.0 GiB asleep (declared), 2.0 GiB more while it wakes (measured), \
-             16.0 GiB of host RAM for its copy (default)"
+             3.0 GiB more while it starts (declared), 16.0 GiB of host RAM for its copy (default)"
         );
     }
 }

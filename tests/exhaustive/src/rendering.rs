@@ -92,7 +92,7 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         | (b"Engine", b"last_error" | b"failures")
         | (b"Asked", b"demand" | b"held_since")
         | (b"Told", b"drain_takes")
-        | (b"Room", b"wait" | b"making_room" | b"evicted" | b"regretted")
+        | (b"Room", b"wait" | b"making_room" | b"evicted" | b"asked_anew")
         | (b"Gates", b"live" | b"fenced" | b"sums")
         | (
             b"Gate",

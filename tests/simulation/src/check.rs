@@ -556,6 +556,7 @@ impl World {
         self.check(fits, |_| {
             format!("S4: the ledger is beyond capacity: {gpus:?}")
         });
+        self.check_foreign(life, &gpus);
         self.check_account(life);
         self.check_uses(life);
         self.check_fairness(life, &view);

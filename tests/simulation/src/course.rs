@@ -1,12 +1,12 @@
 //! What happened to each model so far, as far as fairness depends on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use greenthread_core::{
     ModelView,
     decision::Choice,
     event::{EngineState, Event, Operator, Outcome},
-    ids::{GpuId, Millis, ModelId},
+    ids::{Bytes, GpuId, Millis, ModelId},
 };
 
 /// First cool-down of a model that could not be woken, and the longest.
@@ -69,6 +69,14 @@ pub struct Fairness {
     pub(crate) lost: Option<ModelId>,
     /// Readings in a row on each GPU that ledger and oracle do not agree on; none where an operator accepted anything.
     pub(crate) differing: BTreeMap<GpuId, Option<u32>>,
+    /// What was told in this step: a GPU, and what is in use there beside what models took then.
+    pub(crate) reading: Option<(GpuId, Bytes)>,
+    /// GPUs of which an operator accepts what is in use.
+    pub(crate) accepts: BTreeSet<GpuId>,
+    /// What counts as somebody else's on each GPU.
+    pub(crate) foreign: BTreeMap<GpuId, Bytes>,
+    /// Readings in a row by which somebody else gave memory back, and what models took meanwhile.
+    pub(crate) given_back: BTreeMap<GpuId, (u32, Bytes)>,
 }
 
 impl Fairness {
@@ -113,6 +121,7 @@ impl Fairness {
             } => self.course(model).cools = None,
             Event::GpuAccepted(gpu) => {
                 self.differing.insert(*gpu, None);
+                self.accepts.insert(*gpu);
             }
             _ => {}
         }

@@ -389,12 +389,9 @@ impl World {
     pub(crate) fn note_reading(&mut self, life: usize, gpu: GpuId, used: Bytes) {
         let control = &mut self.controls[life];
         let views = control.core.view();
-        let mut known = control
-            .core
-            .gpus()
-            .get(gpu.0)
-            .map_or(Bytes(0), |view| view.foreign);
-        let mut still = true;
+        let gpus = control.core.gpus();
+        let foreign = gpus.get(gpu.0).map_or(Bytes(0), |view| view.foreign);
+        let (mut known, mut still) = (foreign, true);
         let moving: BTreeSet<usize> = control.under_way.keys().copied().collect();
         for view in &views {
             let there = control
@@ -414,6 +411,14 @@ impl World {
                 .is_none_or(|row| !moving.contains(row));
         }
         let differs = used.less(known).max(known.less(used)) > crate::plan::TOLERANCE;
+        let (takes, given_back) = (known.less(foreign), &mut control.fair.given_back);
+        control.fair.reading = Some((gpu, used.less(takes)));
+        let before = given_back.remove(&gpu).filter(|(_, took)| *took == takes);
+        let less = still && differs && used < known && takes.less(used) <= crate::plan::TOLERANCE;
+        if less && foreign > Bytes(0) {
+            let readings = before.map_or(0, |(number, _)| number) + 1;
+            given_back.insert(gpu, (readings, takes));
+        }
         let readings = control.fair.differing.entry(gpu).or_insert(Some(0));
         *readings = readings.map(|number| match (still, differs) {
             (true, true) => number + 1,

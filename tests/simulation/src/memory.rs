@@ -1,12 +1,14 @@
 //! Memory that is nobody's in the fleet, what the oracle reads on whole GPUs, and the operator who looks after both.
 
 use greenthread_core::{
+    GpuView,
     event::{Event, Memory},
     ids::{Bytes, GpuId},
 };
 
 use crate::{
     agenda::{Item, Order},
+    course::READINGS,
     engine::Process,
     trouble::Place,
     world::World,
@@ -62,13 +64,39 @@ impl World {
 
     /// When faults are over, an operator accepts what has been different for a while.
     fn look_after(&mut self, life: usize) {
-        let stopped = |view: &greenthread_core::GpuView| view.stopped.is_some();
+        let stopped = |view: &GpuView| view.stopped.is_some();
         let views = self.controls[life].core.gpus();
         for view in views.into_iter().filter(stopped) {
             self.totals.stopped += 1;
             if !self.faults && self.random.chance(1, 6) {
                 self.agenda.push(self.now, Item::Accept { gpu: view.gpu.0 });
             }
+        }
+    }
+
+    /// What counts as somebody else's changes as an operator says; by itself it only falls, to no less than is shown, and soon.
+    pub(crate) fn check_foreign(&mut self, life: usize, gpus: &[GpuView]) {
+        let reading = self.controls[life].fair.reading.take();
+        for view in gpus {
+            let fair = &mut self.controls[life].fair;
+            let before = fair.foreign.insert(view.gpu, view.foreign);
+            let before = before.unwrap_or_default();
+            let accepted = fair.accepts.contains(&view.gpu);
+            if !view.accepting {
+                fair.accepts.remove(&view.gpu);
+            }
+            let shown = reading.filter(|(read, _)| *read == view.gpu);
+            let fell =
+                view.foreign < before && shown.is_some_and(|(_, beside)| view.foreign >= beside);
+            self.totals.given_back += u64::from(fell && !accepted);
+            let given_back = self.controls[life].fair.given_back.get(&view.gpu).copied();
+            self.check(accepted || fell || view.foreign == before, |_| {
+                format!("{before} were accepted as somebody else's, and now {view:?}")
+            });
+            let late = given_back.is_some_and(|(readings, _)| readings > READINGS);
+            self.check(!late, |_| {
+                format!("what was accepted has long been given back, and counts still: {view:?}")
+            });
         }
     }
 

@@ -339,10 +339,12 @@ fn sizes(random: &mut Random, style: &Style) -> Sizes {
         let most = if style.peaks { 2 } else { 0 };
         declared(Bytes::gib(random.within(0, most)))
     };
+    let waking = peak();
     Sizes {
         awake: Source::Declared,
         asleep: Source::Declared,
-        waking: peak(),
+        waking,
+        starting: waking,
         sleeping: peak(),
         host: declared(Bytes::gib(random.pick(&[4, 10, 16]))),
         disk: Size::default(),

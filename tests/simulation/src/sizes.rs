@@ -49,7 +49,7 @@ impl Real {
         Self {
             awake: spec.awake,
             asleep: spec.asleep,
-            starting: sizes.waking.bytes,
+            starting: sizes.starting.bytes,
             waking: sizes.waking.bytes,
             sleeping: sizes.sleeping.bytes,
             host: sizes.host.bytes,
@@ -354,6 +354,7 @@ impl World {
                 ("awake", sizes.awake, measured.awake),
                 ("asleep", sizes.asleep, measured.asleep),
                 ("waking", sizes.waking.source, woken),
+                ("starting", sizes.starting.source, measured.starting),
                 ("sleeping", sizes.sleeping.source, measured.sleeping),
                 ("host", sizes.host.source, measured.host),
             ];

@@ -39,6 +39,8 @@ pub struct Totals {
     pub unknown_sizes: u64,
     /// Times that an engine took more from then on.
     pub grown: u64,
+    /// Times that what was accepted as somebody else's fell by itself.
+    pub given_back: u64,
     /// How good estimates were.
     pub scores: Scores,
     /// Faults that happened.
@@ -70,6 +72,7 @@ impl Totals {
             stopped,
             unknown_sizes,
             grown,
+            given_back,
             scores,
             faults,
         } = other;
@@ -77,6 +80,7 @@ impl Totals {
         self.stopped += stopped;
         self.unknown_sizes += unknown_sizes;
         self.grown += grown;
+        self.given_back += given_back;
         self.seeds += seeds;
         self.core_steps += core_steps;
         self.gate_steps += gate_steps;
@@ -115,7 +119,7 @@ impl fmt::Display for Totals {
         writeln!(f, "{} requests: {}", self.requests, outcomes.join(", "))?;
         writeln!(
             f,
-            "{} wakes, {} sleeps, {} requests frozen, {} late, {} lives of control, {} barriers acknowledged, {} old outcomes ignored, {} s of GPUs standing still, {} times no room for what nobody could know, {} times grown",
+            "{} wakes, {} sleeps, {} requests frozen, {} late, {} lives of control, {} barriers acknowledged, {} old outcomes ignored, {} s of GPUs standing still, {} times no room for what nobody could know, {} times grown, {} times given back",
             self.wakes,
             self.sleeps,
             self.frozen,
@@ -125,7 +129,8 @@ impl fmt::Display for Totals {
             self.old_outcomes,
             self.stopped,
             self.unknown_sizes,
-            self.grown
+            self.grown,
+            self.given_back
         )?;
         write!(f, "{}", self.scores)?;
         let faults: Vec<String> = Fault::ALL

@@ -175,11 +175,12 @@ impl World {
             });
             let peaks = stays.map(|(_, spec)| spec.sizes.sleeping.bytes).max();
             let sleeping = peaks.unwrap_or_default().max(spec.sizes.sleeping.bytes);
-            // A start may take what was declared, though a wake was seen to take less.
-            let declared = self.rows.get(&view.id).map(|row| &self.engines[*row].spec);
-            let starts = declared.filter(|_| view.tier == Tier::Stopped);
-            let starting = starts.map_or(Bytes(0), |declared| declared.sizes.waking.bytes);
-            spec.awake + sleeping.max(spec.sizes.waking.bytes).max(starting)
+            let sizes = &spec.sizes;
+            let starting = match view.tier {
+                Tier::Stopped => sizes.starting.bytes,
+                Tier::Ram | Tier::Disk => Bytes(0),
+            };
+            spec.awake + sleeping.max(sizes.waking.bytes).max(starting)
         };
         // What was free then is as it was told; where too much is awake, all of that is missing, too.
         let wrong = (choice.need.iter())

@@ -2,13 +2,6 @@
 
 use super::*;
 
-/// The oracle reads the first GPU.
-fn read(bench: &mut Bench, used: Bytes) -> bool {
-    let gpu = GpuId(0);
-    bench.event(Event::GpuRead { gpu, used });
-    bench.core.gpus()[0].stopped.is_some()
-}
-
 fn engine<'a>(bench: &'a mut Bench, model: &str) -> &'a mut Engine {
     bench.engines.get_mut(&id(model)).expect("known")
 }
@@ -33,81 +26,6 @@ fn held(bench: &Bench, model: &str) -> (u64, u64) {
         .map(|view| (view.in_flight, view.held))
         .next()
         .expect("known")
-}
-
-#[test]
-fn the_third_reading_in_a_row_that_differs_stops_a_gpu() {
-    let mut bench = Bench::ready(&["a"]);
-    bench.core.fleet.tolerance = Bytes(512);
-    for differs in [true, true, false, true, true] {
-        let off = if differs { 513 } else { 512 };
-        assert!(!read(&mut bench, Bytes(GIB + off)));
-    }
-    assert!(read(&mut bench, Bytes(GIB + 513)));
-    assert!(!read(&mut bench, Bytes(GIB + 512)), "they agree again");
-    for last in [false, false, true] {
-        assert_eq!(read(&mut bench, Bytes(GIB - 513)), last, "less is as bad");
-    }
-}
-
-#[test]
-fn a_stopped_gpu_stays_so_while_something_moves() {
-    let mut bench = Bench::ready(&["a"]);
-    for _ in 0..3 {
-        read(&mut bench, Bytes(9 * GIB));
-    }
-    bench.answering = false;
-    engine(&mut bench, "a").state = EngineState::Broken;
-    bench.answering = true;
-    let killed = bench.run(1_100);
-    assert!(names(&killed).contains(&"kill a".to_owned()));
-    bench.answering = false;
-    for _ in 0..4 {
-        read(&mut bench, Bytes(9 * GIB));
-    }
-    assert!(bench.core.gpus()[0].stopped.is_some());
-}
-
-#[test]
-fn what_was_accepted_is_expected_and_nobody_elses() {
-    let mut bench = started(&[
-        spec("a"),
-        ModelSpec {
-            awake: Bytes(33 * GIB),
-            ..spec("large")
-        },
-    ]);
-    read(&mut bench, Bytes(10 * GIB));
-    bench.event(Event::GpuAccepted(GpuId(0)));
-    assert_eq!(bench.core.gpus()[0].foreign, Bytes(8 * GIB));
-    for _ in 0..5 {
-        assert!(!read(&mut bench, Bytes(10 * GIB)));
-    }
-    let refused = names(&bench.figures("g1", "large", 0, 1));
-    assert_eq!(refused, ["large refuse NeverFits"]);
-}
-
-#[test]
-fn what_was_accepted_as_missing_is_not_expected() {
-    let mut bench = Bench::ready(&["a"]);
-    bench.figures("g1", "a", 0, 1);
-    read(&mut bench, Bytes(9 * GIB));
-    bench.event(Event::GpuAccepted(GpuId(0)));
-    for _ in 0..5 {
-        assert!(!read(&mut bench, Bytes(9 * GIB)));
-    }
-}
-
-#[test]
-fn a_reading_of_before_is_not_accepted_as_what_is_there_now() {
-    let mut bench = Bench::ready(&["a"]);
-    read(&mut bench, Bytes(GIB));
-    bench.figures("g1", "a", 0, 1);
-    bench.event(Event::GpuAccepted(GpuId(0)));
-    assert!(bench.core.gpus()[0].accepting);
-    for _ in 0..5 {
-        assert!(!read(&mut bench, Bytes(17 * GIB)));
-    }
 }
 
 #[test]

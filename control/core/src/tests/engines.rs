@@ -432,8 +432,11 @@ fn what_the_oracle_sees_beyond_the_ledger_stops_a_gpu_until_it_goes_or_is_accept
     // Who asks now waits, and is told that nobody knows for how long.
     bench.figures("g1", "a", 0, 1);
     bench.run(1_100);
-    let view = bench.core.view().remove(0);
-    assert_eq!(view.estimated_wait, Some(Millis::seconds(60)));
+    let told = Admission::Hold {
+        estimated_wait: 60_000,
+    };
+    assert_eq!(bench.core.view().remove(0).admission, told);
+    assert_eq!(bench.core.expected_wait(Millis(bench.now), &id("a")), None);
     assert_eq!(bench.phase("a"), "Queued");
     bench.event(Event::GpuAccepted(GpuId(0)));
     bench.run(2_000);

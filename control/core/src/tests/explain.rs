@@ -272,7 +272,7 @@ fn where_a_gpu_stands_still_nobody_is_promised_a_wait_and_the_remedy_fits() {
     assert_eq!(wait, Millis(0));
     assert!(more.contains("End what takes more"), "{more}");
     bench.event(Event::GpuAccepted(GpuId(0)));
-    let (_, less) = read(&mut bench, 1);
+    let (_, less) = read(&mut bench, 0);
     let right = "models should take 1.0 GiB and others 30.0 GiB";
     assert!(
         less.contains(right) && less.contains("Where that is right"),
@@ -374,6 +374,29 @@ fn a_victim_that_is_wanted_later_than_its_wake_takes_is_no_regret_but_they_take_
         "once for each time it made room"
     );
     assert_eq!(latest(&bench, "c").regrets.len(), 1);
+}
+
+#[test]
+fn what_is_frozen_in_a_victim_is_no_regret_and_who_asks_anew_is() {
+    let check = |later: u64, regrets: u64| {
+        let mut bench = busy();
+        bench.figures("g1", "c", 0, 1);
+        while bench.phase("a") != "Queued" {
+            bench.run(10);
+        }
+        assert_eq!(bench.core.view()[0].frozen, 1);
+        assert_eq!(bench.core.tally().regrets, 0, "it was known");
+        bench.run(later);
+        assert_ne!(bench.phase("a"), "Serving", "{}", bench.sentences());
+        for held in [1, 2] {
+            bench.figures("g1", "a", 1, held);
+        }
+        assert_eq!(bench.core.tally().regrets, regrets);
+        bench.run(1_000);
+        assert_eq!(bench.core.tally().regrets, regrets);
+    };
+    check(0, 1);
+    check(5_000, 0);
 }
 
 #[test]

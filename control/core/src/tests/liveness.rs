@@ -173,12 +173,8 @@ fn who_waits_until_somebody_may_sleep_is_told_so() {
     bench.figures("g1", "c", 0, 1);
     assert_eq!(bench.phase("c"), "Queued");
     let from = times().lease + times().margin;
-    let view = bench
-        .core
-        .view()
-        .into_iter()
-        .find(|view| view.id == id("c"));
-    let told = view.expect("known").estimated_wait.expect("it waits");
+    let told = bench.core.expected_wait(Millis(bench.now), &id("c"));
+    let told = told.expect("it waits");
     assert!(Millis(bench.now) + told >= from, "{told} at {}", bench.now);
     bench.run(told.0);
     assert_eq!(bench.phase("c"), "Serving");

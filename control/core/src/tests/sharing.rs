@@ -89,11 +89,10 @@ fn draining(bench: &Bench) -> (ModelId, u32, Millis) {
     let views = bench.core.view().into_iter();
     let drains = views.filter(|view| view.phase == "Draining");
     let mut told = drains.map(|view| match view.admission {
-        Admission::Refuse { retry_after, .. } => (
-            view.id,
-            retry_after,
-            view.estimated_wait.unwrap_or_default(),
-        ),
+        Admission::Refuse { retry_after, .. } => {
+            let wait = bench.core.expected_wait(Millis(bench.now), &view.id);
+            (view.id, retry_after, wait.unwrap_or_default())
+        }
         Admission::Admit | Admission::Hold { .. } => panic!("{view:?}"),
     });
     told.next().expect("somebody drains")
@@ -121,10 +120,8 @@ fn an_estimate_becomes_shorter_with_what_passes() {
     let (victim, _, _) = draining(&bench);
     let victim = victim.0.trim_end_matches(".0").to_owned();
     let estimate = |bench: &Bench| {
-        let mut views = bench.core.view().into_iter();
-        let view = views.find(|view| view.id == id(&victim));
-        view.and_then(|view| view.estimated_wait)
-            .expect("it sleeps")
+        let wait = bench.core.expected_wait(Millis(bench.now), &id(&victim));
+        wait.expect("it sleeps")
     };
     bench.engines.get_mut(&id(&victim)).expect("known").count = 0;
     bench.figures("g1", &victim, 0, 0);

@@ -105,7 +105,8 @@ fn where_nobody_measures_figures_stay_declared() {
 #[test]
 fn a_start_says_little_of_wakes() {
     let mut declared = spec("a");
-    declared.sizes.waking = size(3, Source::Declared);
+    let peak = size(3, Source::Declared);
+    (declared.sizes.waking, declared.sizes.starting) = (peak, peak);
     let mut bench = Bench::new(&[declared], EngineState::Gone);
     bench.answering = false;
     bench.hello("g1", 1);
@@ -133,6 +134,10 @@ fn a_start_says_little_of_wakes() {
         size(3, Source::Declared),
         "a start that took less"
     );
+    assert_eq!(
+        spec_of(&bench, "a").sizes.starting,
+        size(1, Source::Measured)
+    );
     // A wake takes nothing; what a start takes stays reserved.
     bench.answering = true;
     engine(&mut bench, "a").state = EngineState::Awake;
@@ -146,13 +151,17 @@ fn a_start_says_little_of_wakes() {
 #[test]
 fn a_wake_that_takes_little_says_nothing_of_starts() {
     let mut declared = spec("a");
-    declared.sizes.waking = size(3, Source::Declared);
+    let peak = size(3, Source::Declared);
+    (declared.sizes.waking, declared.sizes.starting) = (peak, peak);
     let mut bench = Bench::new(&[declared], EngineState::Asleep);
     bench.run(3_000);
     bench.hello("g1", 1);
     engine(&mut bench, "a").wake = Some(done(17, 17));
     wake(&mut bench, "a");
-    assert_eq!(spec_of(&bench, "a").sizes.waking, size(0, Source::Measured));
+    let known = spec_of(&bench, "a").clone();
+    assert_eq!(known.sizes.waking, size(0, Source::Measured));
+    // A reload brings what the shell knows: what wakes were measured to take, and what was declared for starts.
+    bench.event(Event::ModelSet(Box::new(known)));
     // Its process ends, and it is started for the first time in this life.
     bench.event(Event::EngineGone {
         model: id("a"),

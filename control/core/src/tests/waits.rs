@@ -9,6 +9,65 @@ fn told(bench: &Bench, model: &str) -> Millis {
     why_not.expect("known").estimated_wait
 }
 
+#[test]
+fn who_looks_is_told_what_is_known_then_and_not_what_gates_were_told_last() {
+    let waits = |bench: &Bench| bench.core.expected_wait(Millis(bench.now), &id("c"));
+    let of_gates = |bench: &Bench| match bench.core.view()[2].admission {
+        Admission::Hold { estimated_wait } => Millis(estimated_wait),
+        Admission::Admit | Admission::Refuse { .. } => panic!("{:?}", bench.core.view()[2]),
+    };
+    let mut bench = Bench::ready(&["a", "b", "c"]);
+    for model in ["a", "b"] {
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 0, 0);
+    }
+    let mut lags = false;
+    for _ in 0..50 {
+        bench.run(100);
+        assert_eq!(waits(&bench), Some(told(&bench, "c")));
+        lags |= waits(&bench) != Some(of_gates(&bench));
+    }
+    assert!(lags, "gates are not told of every moment that passes");
+    bench.event(Event::Operator {
+        model: id("c"),
+        verb: Operator::Disable,
+    });
+    assert_eq!(waits(&bench), None, "no request is let wait");
+    bench.figures("g1", "a", 1, 0);
+    let serves = bench.core.expected_wait(Millis(bench.now), &id("a"));
+    assert_eq!(serves, None);
+}
+
+#[test]
+fn where_very_many_share_a_gpu_who_looks_is_told_what_gates_were_told() {
+    let names: Vec<String> = (0..65).map(|n| format!("m{n:02}")).collect();
+    let small = |name: &String| ModelSpec {
+        asleep: Bytes(GIB / 64),
+        ..spec(name)
+    };
+    let models: Vec<ModelSpec> = names.iter().map(small).collect();
+    let mut bench = started(&models);
+    for model in ["m00", "m01"] {
+        bench.figures("g1", model, 0, 1);
+        bench.figures("g1", model, 0, 0);
+    }
+    let mut lags = false;
+    for _ in 0..50 {
+        bench.run(100);
+        let of_gates = bench
+            .core
+            .models
+            .get(&id("m64"))
+            .expect("known")
+            .told
+            .estimate;
+        let waits = bench.core.expected_wait(Millis(bench.now), &id("m64"));
+        assert_eq!(waits, Some(of_gates));
+        lags |= of_gates != told(&bench, "m64");
+    }
+    assert!(lags);
+}
+
 /// Something happens that engines answer later. Returns what was asked of them.
 fn slow(bench: &mut Bench, act: impl FnOnce(&mut Bench)) -> Vec<Effect> {
     bench.answering = false;

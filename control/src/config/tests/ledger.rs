@@ -38,11 +38,13 @@ fn figures_say_where_they_come_from() {
     let nothing = size(0, Source::Default);
     let weights = size(16, Source::Default);
     assert_eq!((sizes.waking, sizes.sleeping), (nothing, nothing));
+    assert_eq!(sizes.starting, nothing);
     assert_eq!((sizes.host, sizes.disk), (weights, weights));
     let told = spec(", asleep: 2GiB, waking: 1GiB, sleeping: 3GiB, host: 20GiB, disk: 12GiB").sizes;
     let declared = |gib| size(gib, Source::Declared);
     assert_eq!(told.asleep, Source::Declared);
     assert_eq!((told.waking, told.sleeping), (declared(1), declared(3)));
+    assert_eq!(told.starting, declared(1), "as was said of wakes");
     assert_eq!((told.host, told.disk), (declared(20), declared(12)));
 }
 

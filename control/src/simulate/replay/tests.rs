@@ -98,11 +98,13 @@ fn a_busy_model_is_frozen_after_its_drain_and_goes_on_later() {
     assert_eq!(
         (
             replayed.tally.evictions,
+            replayed.tally.regrets,
             meter.wakes,
             meter.cut,
             meter.waits.len()
         ),
-        (2, 3, 0, 2)
+        (2, 0, 3, 0, 2),
+        "what was frozen was known"
     );
     // Its frozen request brings it back as soon as the other one is idle: that one leaves too.
     // Nothing of the ten minutes was lost or done twice: they end late by what it was frozen for.

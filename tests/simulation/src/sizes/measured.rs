@@ -79,6 +79,7 @@ impl Measured {
             (spec.asleep, sizes.asleep) = (asleep, Source::Measured);
         }
         sizes.waking = self.waking.map_or(sizes.waking, measured);
+        sizes.starting = self.starting.map_or(sizes.starting, measured);
         let starts = self.starting.filter(|above| *above > sizes.waking.bytes);
         sizes.waking = starts.map_or(sizes.waking, measured);
         sizes.sleeping = self.sleeping.map_or(sizes.sleeping, measured);
@@ -90,7 +91,7 @@ impl Measured {
         let known = Real {
             awake: self.awake.unwrap_or(declared.awake),
             asleep: self.asleep.unwrap_or(declared.asleep),
-            starting: self.starting.or(self.waking).unwrap_or(declared.starting),
+            starting: self.starting.unwrap_or(declared.starting),
             waking: self.waking.unwrap_or(declared.waking),
             sleeping: self.sleeping.unwrap_or(declared.sleeping),
             host: self.host.unwrap_or(declared.host),
