@@ -157,6 +157,7 @@ impl Core {
         } else {
             0
         };
+        state.engine.unsaid = seen.count.map_or(state.engine.unsaid + 1, |_| 0);
         match &state.phase {
             Phase::Serving | Phase::Draining { .. } => {
                 self.observed_in_service(now, id, seen, effects)
@@ -321,7 +322,8 @@ impl Core {
         self.first_look(now, id, &seen, effects);
     }
 
-    fn observed_in_service(
+    /// What a look shows of an engine that serves or drains.
+    pub(crate) fn observed_in_service(
         &mut self,
         now: Millis,
         id: &ModelId,
