@@ -157,7 +157,8 @@ impl Core {
         } else {
             0
         };
-        state.engine.unsaid = seen.count.map_or(state.engine.unsaid + 1, |_| 0);
+        let says = seen.count.is_some() && seen.state != EngineState::Silent;
+        state.engine.unsaid = if says { 0 } else { state.engine.unsaid + 1 };
         match &state.phase {
             Phase::Serving | Phase::Draining { .. } => {
                 self.observed_in_service(now, id, seen, effects)

@@ -207,7 +207,7 @@ impl Core {
         // 4. Somebody makes room, or nobody can.
         let candidates = self.candidates(now, &need);
         let need = Need {
-            missing: self.attainable(id, need.missing, &candidates),
+            missing: self.attainable(now, id, need.missing, &candidates),
             ..need
         };
         if self.sleepers_make_room(now, id, &need.missing, &candidates, effects) {
