@@ -6,7 +6,7 @@ use crate::{
     event::{ActionError, EngineState},
     ids::{Bytes, Millis, ModelId},
     phase::{Boot, Failure, Phase},
-    state::Resident,
+    state::{Engine, Resident},
 };
 
 /// First cool-down after a failed wake or start; doubles with each further failure.
@@ -17,6 +17,15 @@ const COOL_DOWN_MOST: Millis = Millis(300_000);
 const RESTARTS: usize = 5;
 /// … within this time.
 const RESTARTS_WITHIN: Millis = Millis(600_000);
+
+impl Engine {
+    /// One more wake or start failed: how long nothing is tried.
+    fn failed_again(&mut self) -> Millis {
+        self.failures += 1;
+        let doubled = COOL_DOWN.0 << (self.failures - 1).min(5);
+        Millis(doubled.min(COOL_DOWN_MOST.0))
+    }
+}
 
 impl Core {
     /// A wake or start failed: cool down, evict nobody meanwhile, tell the waiters once.
@@ -46,12 +55,10 @@ impl Core {
             self.died_in_service(now, id, &error.cause, effects);
             return;
         }
-        state.engine.failures += 1;
+        let cool_down = state.engine.failed_again();
         state.engine.crowded |= error.no_room;
         let open = state.engine.unsettled.is_some();
         state.unsettle(now);
-        let cool_down =
-            Millis((COOL_DOWN.0 << (state.engine.failures - 1).min(5)).min(COOL_DOWN_MOST.0));
         state.operator.wants = false;
         state.engine.resident = match error.engine {
             // What it kept when it fell asleep it still holds; the next look says it anew.
@@ -181,26 +188,25 @@ impl Core {
         };
         let message = format!("the engine died: {cause}");
         state.engine.last_error = Some(message.clone());
-        if !state.spec.caps.restartable {
-            self.fail(
-                now,
-                id,
-                Failure::Engine,
-                None,
-                &format!("{message}; start it again"),
-                effects,
-            );
-            return;
-        }
-        state
-            .engine
-            .restarts
-            .retain(|at| now.since(*at) < RESTARTS_WITHIN);
-        state.engine.restarts.push(now);
-        if state.engine.restarts.len() > RESTARTS {
-            let cause = format!(
-                "{message}; {RESTARTS} restarts in {RESTARTS_WITHIN} were not enough. See its log, then wake it by hand"
-            );
+        let cause = if state.spec.caps.restartable {
+            state
+                .engine
+                .restarts
+                .retain(|at| now.since(*at) < RESTARTS_WITHIN);
+            state.engine.restarts.push(now);
+            (state.engine.restarts.len() > RESTARTS).then(|| {
+                format!(
+                    "{message}; {RESTARTS} restarts in {RESTARTS_WITHIN} were not enough. See its log, then wake it by hand"
+                )
+            })
+        } else {
+            Some(format!("{message}; start it again"))
+        };
+        if let Some(cause) = cause {
+            // Whoever starts it again must not have it displace others anew for every wake in which it dies.
+            if matches!(state.phase, Phase::Waking { .. }) {
+                state.engine.cools_until = now + state.engine.failed_again();
+            }
             self.fail(now, id, Failure::Engine, None, &cause, effects);
             return;
         }

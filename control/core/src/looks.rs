@@ -437,6 +437,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
+        let cools_until = state.engine.cools_until;
         match seen.state {
             EngineState::Awake => state.engine.resident = Resident::Awake,
             EngineState::Asleep => state.seen_asleep(seen.memory),
@@ -462,6 +463,16 @@ impl Core {
                     "found awake though it never fits (somebody woke it); it serves, and makes room the normal way",
                     effects,
                 );
+            }
+            (Failure::Engine, EngineState::Asleep) if now < cools_until => {
+                let retry_at = Some(cools_until);
+                let failure = Failure::Wake;
+                self.enter(now, id, Phase::Failed { failure, retry_at });
+                let sentence = format!(
+                    "the engine answers again, asleep; it died in its last wake, and the next try is in {} at the earliest",
+                    cools_until.since(now)
+                );
+                self.record(now, id, sentence, effects);
             }
             (Failure::Engine, EngineState::Asleep) => {
                 self.enter(now, id, Phase::Asleep);

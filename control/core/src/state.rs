@@ -105,6 +105,8 @@ pub(crate) struct Engine {
     pub(crate) last_error: Option<String>,
     /// Wakes and starts that failed in a row.
     pub(crate) failures: u32,
+    /// It died while it woke: where its operator starts it again and it sleeps, it is not woken before.
+    pub(crate) cools_until: Millis,
     /// When it died of late, or had to be ended.
     pub(crate) restarts: Vec<Millis>,
     /// The count of the last look.
@@ -219,6 +221,7 @@ impl Engine {
             host_kept: Bytes(0),
             last_error: None,
             failures: 0,
+            cools_until: Millis(0),
             restarts: Vec::new(),
             #[cfg(feature = "sabotage")]
             cached_count: None,

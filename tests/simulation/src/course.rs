@@ -136,6 +136,7 @@ impl Fairness {
     /// A step is over: what each model does now.
     pub(crate) fn follow(&mut self, now: Millis, view: &ModelView) {
         let ended = self.ended.clone().filter(|(model, _)| *model == view.id);
+        let lost = self.lost.as_ref() == Some(&view.id);
         let course = self.course(&view.id);
         course.served |= matches!(view.phase, "Serving" | "Draining" | "Sleeping");
         let before = std::mem::replace(&mut course.phase, view.phase);
@@ -174,7 +175,7 @@ impl Fairness {
                 }
                 (course.failures, course.cools) = (0, None);
             }
-            "Failed" if ended.is_some_and(|(_, well)| !well) => {
+            "Failed" if ended.is_some_and(|(_, well)| !well) || lost && before == "Waking" => {
                 let length = (COOL_DOWN << course.failures.min(5)).min(COOL_DOWN_MOST);
                 course.failures += 1;
                 course.cools = Some(now + Millis(length));

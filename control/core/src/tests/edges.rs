@@ -209,6 +209,37 @@ fn an_attached_engine_that_died_is_refused_until_it_is_back() {
 }
 
 #[test]
+fn an_attached_engine_that_dies_in_every_wake_displaces_nobody_again_at_once() {
+    let mut attached = spec("a");
+    attached.caps.restartable = false;
+    let mut bench = started(&[attached]);
+    let dies = |bench: &mut Bench| {
+        engine(bench, "a").wake = Some(failed(EngineState::Gone));
+        engine(bench, "a").state = EngineState::Gone;
+    };
+    dies(&mut bench);
+    bench.figures("g1", "a", 0, 1);
+    bench.figures("g1", "a", 0, 0);
+    assert_eq!(bench.phase("a"), "Failed");
+    for cool_down in [10_000, 20_000] {
+        // Its operator's restart loop has it back within a second, asleep, and somebody asks.
+        engine(&mut bench, "a").state = EngineState::Asleep;
+        bench.figures("g1", "a", 0, 1);
+        let effects = bench.run(cool_down - 2_000);
+        assert_eq!(names(&effects)[0], "a refuse WakeFailed");
+        assert!(!names(&effects).contains(&"wake a".into()), "{effects:?}");
+        dies(&mut bench);
+        let effects = bench.run(3_000);
+        assert!(names(&effects).contains(&"wake a".into()), "{effects:?}");
+        assert_eq!(bench.phase("a"), "Failed");
+    }
+    // Where it comes back awake it serves at once.
+    engine(&mut bench, "a").state = EngineState::Awake;
+    bench.run(2_000);
+    assert_eq!(bench.phase("a"), "Serving");
+}
+
+#[test]
 fn a_model_is_measured_once() {
     let new = ModelSpec {
         conditioned: false,
