@@ -195,7 +195,10 @@ impl Core {
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
         let new = match (&state.phase, seen.state) {
             (Phase::Serving, EngineState::Awake) => {
-                state.engine.found = Bytes(0);
+                // Where nobody measures it now, what was found is all that is known.
+                if seen.memory.gpu.is_some() {
+                    state.engine.found = Bytes(0);
+                }
                 let new = state.seen_awake(seen.memory, tolerance);
                 new.map(|new| (new, "while awake", awake))
             }
