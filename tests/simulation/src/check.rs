@@ -315,6 +315,7 @@ impl World {
             return;
         }
         let id = known.spec.id.0.clone();
+        self.check_unasked(life, engine);
         for gate in 0..self.gates.len() {
             let node = &self.gates[gate];
             let local = node.local(self.now);
