@@ -1,7 +1,7 @@
 //! What one model does as time passes, in every phase but the drain (see `drain`).
 
 use crate::{
-    Core,
+    Core, LOOK_AGAIN,
     decision::{Taken, Trigger},
     effect::Effect,
     ids::{Millis, ModelId},
@@ -9,6 +9,7 @@ use crate::{
     phase::{Boot, Cause, Failure, Phase, Tier},
     state::ModelState,
     tiers::Berth,
+    wishes::REFUSED_IS_DEMAND,
 };
 
 impl Core {
@@ -84,7 +85,7 @@ impl Core {
                 } else if self.gpus_in_transition(id) || self.gpus_are_stopped(id) {
                     // Its turn comes when the other action ends.
                 } else if self.would_lose(now, state) {
-                    self.wake_at(Some(now + crate::LOOK_AGAIN));
+                    self.wake_at(Some(now + LOOK_AGAIN));
                 } else if now >= self.first_sleep_from(state) {
                     self.first_sleep(now, id, effects);
                 } else {
@@ -150,10 +151,7 @@ impl Core {
             self.enter(now, id, Phase::Queued);
             self.wanted_back(now, id, effects);
         } else {
-            let refused = state
-                .asked
-                .last_refused
-                .map(|at| at + crate::REFUSED_IS_DEMAND);
+            let refused = state.asked.last_refused.map(|at| at + REFUSED_IS_DEMAND);
             self.wake_at(refused.filter(|at| *at > now));
             self.ends_at_last(now, id, effects);
         }
@@ -172,7 +170,7 @@ impl Core {
                 state
                     .asked
                     .last_refused
-                    .map(|at| at + crate::REFUSED_IS_DEMAND)
+                    .map(|at| at + REFUSED_IS_DEMAND)
                     .filter(|at| *at > now),
             );
         }

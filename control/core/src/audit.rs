@@ -191,8 +191,8 @@ impl ModelState {
             | Phase::Sleeping { .. }
             | Phase::Removed { .. } => false,
         };
-        let open = self.engine.unsettled.is_some() || self.engine.ending.is_some();
-        if self.phase.in_transition() || open || unknown {
+        let open_ended = self.engine.in_doubt.is_some() || self.engine.ending.is_some();
+        if self.phase.in_transition() || open_ended || unknown {
             return None;
         }
         Some(self.reserved())

@@ -208,34 +208,6 @@ impl Core {
         self.choices.keep(choice)
     }
 
-    fn trigger(&self, now: Millis, id: &ModelId) -> Trigger {
-        let Some(state) = self.models.get(id) else {
-            return Trigger::Boot;
-        };
-        let held = self.held(id);
-        if matches!(state.phase, Phase::Booting(_)) {
-            Trigger::Boot
-        } else if held > 0 || state.engine.inside > 0 {
-            Trigger::Demand {
-                held,
-                inside: state.engine.inside,
-                refused: false,
-            }
-        } else if state.operator.wants {
-            Trigger::Operator
-        } else if state.spec.pinned {
-            Trigger::Pinned
-        } else if self.asked_for(now, state) {
-            Trigger::Demand {
-                held,
-                inside: 0,
-                refused: true,
-            }
-        } else {
-            Trigger::Popular
-        }
-    }
-
     /// Everybody on the GPUs where something is missing, each with the reason why it goes or stays.
     fn weighed(&self, now: Millis, id: &ModelId, need: &Need, taken: &Taken) -> Vec<Weighed> {
         let gpus: Vec<_> = need.missing.iter().map(|(gpu, _)| *gpu).collect();

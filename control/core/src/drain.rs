@@ -2,27 +2,73 @@
 
 use crate::{
     Core, LOOK_AGAIN,
+    count::COUNT_AGAIN,
     effect::Effect,
-    event::{EngineState, Observation},
     ids::{Epoch, Millis, ModelId},
-    looks::BROKEN,
     model::{OnDrainTimeout, SleepMode},
     phase::{Boot, Cause, Count, Phase, Tier},
-    schedule::counted,
+    silence::takes_what_follows,
     state::{ModelState, Resident},
     tiers::Berth,
+    wishes::requests,
 };
 
-/// The engine's count was not zero: ask again after this.
-const COUNT_AGAIN: Millis = Millis(200);
-/// A count that was not answered is asked for again after this.
-const COUNT_TIMEOUT: Millis = Millis(3_000);
-/// A drain that took longer had requests to wait for.
-const BUSY_DRAIN: Millis = Millis(200);
-/// Clocks count in steps of this: what is asked for after the forward bound is asked for one later (rule 6).
-const CLOCK_STEP: Millis = Millis(1);
+/// A drain that runs out again and again gets longer so often.
+pub(crate) const LONGER_DRAINS: u32 = 6;
+/// A removed model's row says 404 for so long.
+const REMOVED_FOR: Millis = Millis(600_000);
 
 impl Core {
+    /// How long the next drain may last. One for a waiter for whom it ran out before lasts twice as long as the last (S3).
+    pub(crate) fn drain_lasts(&self, state: &ModelState, waiter: Option<&ModelId>) -> Millis {
+        let doubled = match (waiter, &state.room.futile) {
+            (Some(waiter), Some((last, times))) if waiter == last => {
+                sabotage!(DrainNotDoubled, 1, 1 << (*times).min(LONGER_DRAINS))
+            }
+            (Some(_) | None, _) => 1,
+        };
+        Millis(state.spec.drain_timeout.0.saturating_mul(doubled))
+    }
+
+    /// The barrier goes up.
+    pub(crate) fn begin_drain(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: Cause,
+        sentence: String,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get(id) else {
+            return;
+        };
+        let waiter = match &cause {
+            Cause::Preempt(waiter) => Some(waiter),
+            Cause::Idle | Cause::Overcommit | Cause::Operator | Cause::Disable | Cause::Remove => {
+                None
+            }
+        };
+        let deadline = now + self.drain_lasts(state, waiter);
+        let epoch = state.told.epoch;
+        let in_flight = self.in_flight(id);
+        if let Some(state) = self.models.get_mut(id) {
+            state.room.drained_from = in_flight;
+        }
+        self.enter(
+            now,
+            id,
+            Phase::Draining {
+                cause,
+                deadline,
+                epoch,
+                count: Count::NotYet,
+            },
+        );
+        self.publish(effects);
+        self.record(now, id, sentence, effects);
+    }
+
+    /// Lets a drain go on as far as it can now.
     #[allow(clippy::too_many_arguments, reason = "the fields of one phase")]
     pub(crate) fn advance_drain(
         &mut self,
@@ -65,7 +111,7 @@ impl Core {
             return;
         }
         let caps = state.spec.caps;
-        let silence = self.silence(state, &cause);
+        let silence = self.blocks_for(state, &cause);
         let waiting = self.waiting(now, id, epoch, silence);
         // 3. Every gate said zero under this barrier: ask the engine itself, freshly, then sleep. A gate that comes meanwhile makes every
         // earlier count worthless, though nobody may be asked now.
@@ -80,7 +126,7 @@ impl Core {
             return;
         }
         if askable {
-            self.drain_by_count(now, id, cause, deadline, count, effects);
+            self.go_by_count(now, id, cause, deadline, count, effects);
             if !matches!(
                 self.models.get(id).map(|state| &state.phase),
                 Some(Phase::Draining { .. })
@@ -97,23 +143,6 @@ impl Core {
         }
     }
 
-    /// Until when it is waited for what the engine says: its answer is due, or it said zero and is asked once more. The beginning
-    /// of time otherwise.
-    fn answer_by(&self, id: &ModelId) -> Millis {
-        match self.models.get(id).map(|state| &state.phase) {
-            Some(Phase::Draining {
-                count:
-                    Count::Asked { at, .. }
-                    | Count::AgainAt {
-                        at,
-                        confirming: true,
-                    },
-                ..
-            }) => *at + COUNT_TIMEOUT,
-            Some(_) | None => Millis(0),
-        }
-    }
-
     /// Until when what was admitted before the barrier may still be on its way to an engine that nobody can ask. The beginning of time
     /// otherwise.
     fn arrived_by(&self, id: &ModelId) -> Millis {
@@ -126,32 +155,8 @@ impl Core {
         })
     }
 
-    /// How long a silent gate blocks (rule 14): a `flow` row is forwarded without a lease, which only an engine that keeps what it
-    /// receives while asleep can take; one whose server goes away, or that loses requests, waits until flowing has ended.
-    pub(crate) fn silence(&self, state: &ModelState, cause: &Cause) -> Millis {
-        if takes_what_follows(state, cause) {
-            self.fence()
-        } else {
-            self.sends_for(state)
-        }
-    }
-
-    /// No drain ends before: gates of which this control never heard may send requests by leases of a predecessor, and after those where
-    /// they flow (rule 14). What is sent to a process that is not there is lost already.
-    pub(crate) fn drains_from(&self, state: &ModelState, cause: &Cause) -> Millis {
-        let runs = state.engine.resident != Resident::Stopped;
-        let strangers =
-            (runs && !takes_what_follows(state, cause)).then(|| self.strangers_until(state));
-        let flows = sabotage!(
-            SuccessorWaitsNothing,
-            None,
-            sabotage!(SuccessorWaitsOneLease, None, strangers)
-        );
-        self.sleeps_from().max(flows.unwrap_or_default())
-    }
-
     /// Why a running drain should be taken back, if it should.
-    fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
+    pub(crate) fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
         let state = self.models.get(id)?;
         // What sleeps, is being ended, or was not open cannot serve again as it is.
         let open = state.served_before && state.engine.resident == Resident::Awake;
@@ -168,10 +173,8 @@ impl Core {
             }
             Cause::Preempt(waiter) => {
                 let waits = self.models.get(waiter).is_some_and(|waiter| {
-                    matches!(
-                        waiter.phase,
-                        Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-                    ) && (self.wanted(now, waiter) || !waiter.told.boot_ready)
+                    waiter.phase.waits_for_room()
+                        && (self.wanted(now, waiter) || !waiter.told.boot_ready)
                 });
                 (!waits).then(|| format!("{waiter} no longer waits for room"))
             }
@@ -186,164 +189,6 @@ impl Core {
         }
     }
 
-    /// All gates are at zero: ask for the engine's own count, or go on without where it has none.
-    fn drain_by_count(
-        &mut self,
-        now: Millis,
-        id: &ModelId,
-        cause: Cause,
-        deadline: Millis,
-        count: Count,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(state) = self.models.get(id) else {
-            return;
-        };
-        let uncounted = !state.spec.caps.counts && state.spec.caps.lossless;
-        if state.engine.resident != Resident::Awake
-            || sabotage!(
-                CountIgnored,
-                true,
-                sabotage!(CachedCount, state.engine.cached_count == Some(0), uncounted)
-            )
-        {
-            self.drained(now, id, cause, effects);
-            return;
-        }
-        if !state.spec.caps.counts {
-            // An engine without any count and without a lossless sleep: what left its gates may still run. Only time tells.
-            if now >= deadline.max(state.since + self.fleet.times.forward_bound) {
-                self.drained(now, id, cause, effects);
-            } else {
-                self.wake_at(Some(deadline));
-            }
-            return;
-        }
-        let ask = |core: &mut Self, confirming, effects: &mut Vec<Effect>| {
-            let attempt = core.ask(id, effects);
-            core.set_count(
-                id,
-                Count::Asked {
-                    attempt,
-                    at: now,
-                    confirming,
-                },
-            );
-            core.wake_at(Some(now + COUNT_TIMEOUT));
-        };
-        match count {
-            Count::NotYet => ask(self, false, effects),
-            Count::AgainAt { at, confirming } if now >= at => ask(self, confirming, effects),
-            Count::AgainAt { at, .. } => self.wake_at(Some(at)),
-            Count::Asked { at, .. } if now < at + COUNT_TIMEOUT => {
-                self.wake_at(Some(at + COUNT_TIMEOUT))
-            }
-            // Not asked again at the end of the drain, so that an engine that never answers does not prolong it for ever.
-            Count::Asked { .. } if now >= deadline => {}
-            Count::Asked { .. } => ask(self, false, effects),
-        }
-    }
-
-    /// The answer to a drain's own question. All conditions are checked again in this step.
-    pub(crate) fn counted(
-        &mut self,
-        now: Millis,
-        id: &ModelId,
-        seen: &Observation,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(state) = self.models.get(id) else {
-            return;
-        };
-        let Phase::Draining {
-            cause,
-            epoch,
-            count: Count::Asked { confirming, .. },
-            deadline,
-            ..
-        } = state.phase.clone()
-        else {
-            return;
-        };
-        let lossless = state.spec.caps.lossless;
-        let silence = self.silence(state, &cause);
-        // Removing an attached engine does nothing to it: when it has nothing to say any more, the gates' zeros are enough.
-        let says_nothing = cause == Cause::Remove
-            && !state.spec.caps.restartable
-            && match seen.state {
-                EngineState::Broken => true,
-                EngineState::Silent => now >= deadline,
-                EngineState::Awake | EngineState::Asleep | EngineState::Gone => false,
-            };
-        let done_with = sabotage!(RemovedWithRequests, cause == Cause::Remove, says_nothing);
-        match (seen.state, seen.count) {
-            (_, _) if done_with => {
-                self.counted_zero(now, id, &cause, (epoch, silence), true, effects)
-            }
-            (EngineState::Gone, _) => self.engine_gone(now, id, "it refuses connections", effects),
-            (EngineState::Broken, _) => self.end_engine(now, id, BROKEN, effects),
-            (EngineState::Awake, Some(0)) => self.counted_zero(
-                now,
-                id,
-                &cause,
-                (epoch, silence),
-                sabotage!(CountedOnce, true, lossless || confirming),
-                effects,
-            ),
-            // S6 holds for it too: its end is an event, and then it is asked again.
-            (EngineState::Asleep, Some(0))
-                if self.gpus_in_transition(id) || self.gpus_are_stopped(id) =>
-            {
-                self.set_count(id, Count::NotYet);
-            }
-            (EngineState::Asleep, Some(0)) => {
-                // Somebody's late command did it already; asked again, it answers the same and the state is known.
-                self.drained(now, id, cause, effects);
-            }
-            // … and froze what was in it.
-            (EngineState::Asleep, Some(_)) => self.observed_in_service(now, id, seen, effects),
-            (EngineState::Awake | EngineState::Silent, _) | (EngineState::Asleep, None) => self
-                .set_count(
-                    id,
-                    Count::AgainAt {
-                        at: now + COUNT_AGAIN,
-                        confirming: false,
-                    },
-                ),
-        }
-    }
-
-    /// The engine counts nothing, asked after every gate said zero. `enough`: no second look is needed.
-    fn counted_zero(
-        &mut self,
-        now: Millis,
-        id: &ModelId,
-        cause: &Cause,
-        (epoch, silence): (Epoch, Millis),
-        enough: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        let waiting = self.waiting(now, id, epoch, silence);
-        let clear = waiting.all_acknowledged && waiting.all_zero;
-        let void = self.drain_is_void(now, id, cause).is_some();
-        let early = now < self.sleeps_from();
-        if !clear || void || early || self.gpus_in_transition(id) || self.gpus_are_stopped(id) {
-            self.set_count(id, Count::NotYet);
-        } else if enough {
-            self.drained(now, id, cause.clone(), effects);
-        } else {
-            // A client that leaves ends its request for the gate before it ends for the engine.
-            let at = now + self.fleet.times.forward_bound + CLOCK_STEP;
-            self.set_count(
-                id,
-                Count::AgainAt {
-                    at,
-                    confirming: true,
-                },
-            );
-        }
-    }
-
     /// Whether an action is under way on one of the GPUs of a model that does nothing itself (S6).
     pub(crate) fn gpus_in_transition(&self, id: &ModelId) -> bool {
         let gpus = self.models.get(id).map(|state| &state.spec.gpus);
@@ -354,22 +199,20 @@ impl Core {
         places.any(|place| sabotage!(TwoTransitions, false, !place.moving.is_empty()))
     }
 
-    fn set_count(&mut self, id: &ModelId, new: Count) {
-        if let Some(Phase::Draining { count, .. }) =
-            self.models.get_mut(id).map(|state| &mut state.phase)
-        {
-            *count = new;
-        }
-    }
-
     /// Nothing is in flight: sleep, or leave.
-    fn drained(&mut self, now: Millis, id: &ModelId, cause: Cause, effects: &mut Vec<Effect>) {
+    pub(crate) fn drained(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: Cause,
+        effects: &mut Vec<Effect>,
+    ) {
         if cause == Cause::Remove {
             self.enter(
                 now,
                 id,
                 Phase::Removed {
-                    until: now + crate::REMOVED_FOR,
+                    until: now + REMOVED_FOR,
                 },
             );
             self.record(
@@ -396,6 +239,7 @@ impl Core {
         self.go_to_sleep(now, id, cause, SleepMode::Keep, true, effects);
     }
 
+    /// Its time is over and requests may still run: they are frozen, cut off, or it serves on, as its operator wants it.
     fn drain_ran_out(
         &mut self,
         now: Millis,
@@ -424,7 +268,7 @@ impl Core {
             ),
             running => format!(
                 "still busy at the end of its drain: {} {how}",
-                counted(running)
+                requests(running)
             ),
         };
         match state.spec.on_drain_timeout {
@@ -449,7 +293,7 @@ impl Core {
             return;
         };
         let length = now.since(state.since);
-        state.drain_ran_out(length, in_flight);
+        state.learn_unfinished_drain(length, in_flight);
         // A shorter drain for another cause does not end the rest after a longer one.
         let rests = state.room.spare_until.max(now + length);
         state.room.spare_until = sabotage!(GoesAgainAtOnce, now, rests);
@@ -520,16 +364,14 @@ impl Core {
     /// What its drain took is learned, and whoever waits for its room is that much further.
     fn note_drained(&mut self, now: Millis, id: &ModelId, cause: &Cause) {
         if let Some(state) = self.models.get_mut(id) {
-            let took = now.since(state.since);
-            if took > BUSY_DRAIN {
-                state.learned.drain.push(took);
-            }
+            state.learn_drain(now);
         }
         if let Cause::Preempt(waiter) = cause {
             self.wait_drained(now, waiter);
         }
     }
 
+    /// Tells an engine to sleep, its weights going where they were given a berth.
     pub(crate) fn send_sleep(
         &mut self,
         now: Millis,
@@ -561,9 +403,4 @@ impl Core {
             },
         );
     }
-}
-
-/// Whether requests that reach an engine after it was drained are answered all the same: it keeps them, and stays.
-fn takes_what_follows(state: &ModelState, cause: &Cause) -> bool {
-    *cause != Cause::Remove && state.spec.caps.lossless
 }

@@ -36,7 +36,7 @@ pub enum EngineState {
     /// Its server says that the engine behind it is dead, or it contradicts itself (asleep and not paused): only a restart helps.
     Broken,
     /// It did not answer in time.
-    Silent,
+    Unresponsive,
 }
 
 /// One look at an engine.
@@ -93,7 +93,7 @@ impl ActionError {
     pub(crate) const fn unknown(cause: String) -> Self {
         Self {
             cause,
-            engine: EngineState::Silent,
+            engine: EngineState::Unresponsive,
             no_room: false,
         }
     }

@@ -5,10 +5,10 @@ use crate::{
     decision::{Choice, Taken, Verdict, WhyNot},
     effect::Admission,
     ids::{Bytes, Millis, ModelId},
-    looks::SILENT_LOOKS,
+    looks::UNANSWERED_LOOKS,
     phase::{Boot, Cause, Failure, Phase},
-    schedule::counted,
     state::ModelState,
+    wishes::requests,
 };
 
 impl Core {
@@ -96,7 +96,7 @@ impl Core {
 
     fn reason_of_phase(&self, now: Millis, state: &ModelState) -> String {
         let for_ = now.since(state.since);
-        let waits_for = now.since(state.waiting_since());
+        let waits_for = now.since(state.waits_since(now));
         match &state.phase {
             Phase::Booting(Boot::Observing { .. } | Boot::Unanswered) => {
                 "its engine has not answered a first look yet".into()
@@ -182,25 +182,13 @@ impl Core {
         others.filter_map(ModelState::keeps_its_room).collect()
     }
 
-    /// Who wants a model that waits.
-    fn wish(&self, state: &ModelState) -> String {
-        match (self.gates.held(state.slot), state.engine.inside) {
-            (0, 0) if state.operator.wants => "an operator asked".to_owned(),
-            (0, 0) if state.spec.pinned => "it is pinned".to_owned(),
-            (0, 0) if state.room.restoring => "it is popular".to_owned(),
-            (0, 0) => "a refused request may come back".to_owned(),
-            (0, inside) => format!("{} inside its engine", counted(inside)),
-            (held, _) => format!("{} held", counted(held)),
-        }
-    }
-
     /// What a drain waits for, and until when at most.
     fn drains(&self, now: Millis, state: &ModelState, deadline: Millis) -> String {
         let running = match self.gates.in_flight(state.slot) {
             0 => {
                 "gateways have no request in flight, and its engine has to say the same".to_owned()
             }
-            running => format!("{} still in flight", counted(running)),
+            running => format!("{} still in flight", requests(running)),
         };
         if now < deadline {
             format!("{running}, for another {} at most", deadline.since(now))
@@ -251,7 +239,7 @@ impl ModelState {
         match (failure, self.engine.inside) {
             (Failure::NeverFits, inside @ 1..) if stays => Some(format!(
                 "{id} keeps {holds} there: it never fits itself, and {} frozen in its engine cannot end; let it fit (less `memory`, other GPUs, fewer pinned models), or end its engine's process, which loses them",
-                counted(inside)
+                requests(inside)
             )),
             (Failure::Engine, _) if stays => Some(format!(
                 "{id} may hold {holds} there: its engine is out of service; restart it, or end its process"
@@ -263,9 +251,9 @@ impl ModelState {
 
 /// What is known of an engine that does not answer; one look may be lost in between.
 pub(crate) fn unanswered(state: &ModelState) -> Option<String> {
-    let looks = state.engine.silent;
+    let looks = state.engine.unanswered;
     let end = if state.spec.caps.restartable {
-        format!("after {SILENT_LOOKS} it is ended, and started again for whoever asks")
+        format!("after {UNANSWERED_LOOKS} it is ended, and started again for whoever asks")
     } else {
         "nobody but its operator can restart it".to_owned()
     };

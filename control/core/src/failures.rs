@@ -57,19 +57,19 @@ impl Core {
         }
         let cool_down = state.engine.failed_again();
         state.engine.crowded |= error.no_room;
-        let open = state.engine.unsettled.is_some();
-        state.unsettle(now);
+        let was_in_doubt = state.engine.in_doubt.is_some();
+        state.leave_in_doubt(now);
         state.operator.wants = false;
         state.engine.resident = match error.engine {
             // What it kept when it fell asleep it still holds; the next look says it anew.
             EngineState::Asleep => match state.engine.resident {
                 Resident::Asleep(left) => Resident::Asleep(left.max(state.spec.asleep)),
                 // What it kept after the try before this one nobody has seen.
-                Resident::Awake if open => Resident::Awake,
+                Resident::Awake if was_in_doubt => Resident::Awake,
                 Resident::Stopped | Resident::Awake => Resident::Asleep(state.spec.asleep),
             },
             EngineState::Gone => Resident::Stopped,
-            EngineState::Awake | EngineState::Broken | EngineState::Silent => Resident::Awake,
+            EngineState::Awake | EngineState::Broken | EngineState::Unresponsive => Resident::Awake,
         };
         let unknown = error.engine != EngineState::Asleep;
         if unknown && state.engine.resident == Resident::Awake && state.spec.caps.restartable {
@@ -123,7 +123,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.settle();
+        state.resolve();
         if matches!(state.phase, Phase::Removed { .. }) {
             (state.engine.resident, state.engine.ending) = (Resident::Stopped, None);
             return;
@@ -230,7 +230,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.unsettle(now);
+        state.leave_in_doubt(now);
         state.engine.resident = Resident::Awake;
         if state.spec.caps.restartable {
             self.kill(id, cause.to_owned(), effects);

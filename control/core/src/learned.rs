@@ -1,9 +1,12 @@
-//! How long an engine's actions take, as distributions: what is promised is a quantile, since a mean is exceeded half of the time.
+//! How long an engine's actions and drains take, as distributions: what is promised is a quantile, since a mean is exceeded half of the
+//! time. What each one that ends teaches is said here, too.
 
-use crate::{ids::Millis, model::Durations, phase::Tier};
+use crate::{ids::Millis, model::Durations, phase::Tier, state::ModelState};
 
 /// Measurements kept of each action; older ones are forgotten.
 const KEPT: usize = 32;
+/// A drain that took longer had requests to wait for.
+const BUSY_DRAIN: Millis = Millis(200);
 /// The share of actions, in percent, that took no longer than what is promised.
 pub(crate) const PROMISED: usize = 90;
 
@@ -140,6 +143,52 @@ impl Learned {
             Tier::Disk => &self.reload,
             Tier::Stopped => &self.start,
         }
+    }
+}
+
+impl ModelState {
+    /// How long the action that has just ended was waited for: what its driver measured, or more where that was not all.
+    fn waited_for(&self, now: Millis, took: u64) -> Millis {
+        now.since(self.since).max(Millis(took))
+    }
+
+    /// A start has ended.
+    pub(crate) fn learn_start(&mut self, now: Millis, took: u64) {
+        self.learned.start.push(self.waited_for(now, took));
+    }
+
+    /// A wake has ended.
+    pub(crate) fn learn_wake(&mut self, now: Millis, took: u64) {
+        let passed = self.waited_for(now, took);
+        let learned = match self.tier() {
+            Tier::Disk => &mut self.learned.reload,
+            Tier::Ram | Tier::Stopped => &mut self.learned.wake,
+        };
+        learned.push(passed);
+    }
+
+    /// A sleep has ended.
+    pub(crate) fn learn_sleep(&mut self, now: Millis, took: u64) {
+        self.learned.sleep.push(self.waited_for(now, took));
+    }
+
+    /// A drain has ended with nothing left in flight.
+    pub(crate) fn learn_drain(&mut self, now: Millis) {
+        let took = now.since(self.since);
+        if took > BUSY_DRAIN {
+            self.learned.drain.push(took);
+        }
+    }
+
+    /// A drain ran out with so many requests in flight: it would have taken as long as it takes until the last of them ends, where each
+    /// may end at any moment, as often as the others did; but nobody knows more than a few times what was seen.
+    pub(crate) fn learn_unfinished_drain(&mut self, length: Millis, in_flight: u64) {
+        let ended = self.room.drained_from.saturating_sub(in_flight).max(1);
+        let there = (self.room.drained_from.max(in_flight) + in_flight) / 2;
+        let each = length.0.saturating_mul(there) / ended;
+        let last: u64 = (1..=in_flight.min(1_000)).map(|left| 1_000 / left).sum();
+        let rest = (each.saturating_mul(last) / 1_000).min(length.0.saturating_mul(3));
+        self.room.would_drain_in = length + Millis(rest);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     phase::{Boot, Phase},
     policy::Candidate,
     sizes::allowed_after_sleep,
-    state::{ModelState, Resident, Unsettled},
+    state::{InDoubt, ModelState, Resident},
 };
 
 /// What an engine takes or gives back the oracle shows within this.
@@ -171,6 +171,11 @@ impl Core {
 }
 
 impl ModelState {
+    /// It takes room on its GPUs that it could give up.
+    pub(crate) fn holds_room(&self) -> bool {
+        self.engine.resident == Resident::Awake || self.phase.in_transition()
+    }
+
     /// Bytes per GPU above `awake` at the worst moment of its next wake, which is a start where it has no process.
     fn waking_peak(&self) -> Bytes {
         let wake = self.spec.sizes.waking.bytes;
@@ -206,7 +211,7 @@ impl ModelState {
             | Phase::Failed { .. }
             | Phase::Removed { .. } => match self.engine.resident {
                 Resident::Awake => {
-                    let above = self.engine.unsettled.map(|unsettled| unsettled.above);
+                    let above = self.engine.in_doubt.map(|doubt| doubt.above);
                     (self.spec.awake + above.unwrap_or_default()).max(self.engine.found)
                 }
                 Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
@@ -224,8 +229,8 @@ impl ModelState {
     }
 
     /// Nobody knows how what it was told ended: what was reserved for that stays so until it is seen how.
-    pub(crate) fn unsettle(&mut self, now: Millis) {
-        self.engine.unsettled = Some(Unsettled {
+    pub(crate) fn leave_in_doubt(&mut self, now: Millis) {
+        self.engine.in_doubt = Some(InDoubt {
             above: self.reserved().less(self.spec.awake),
             host: self.host_reserved(),
             since: now,
@@ -234,12 +239,12 @@ impl ModelState {
 
     /// Whether a look tells how what it was told ended. One that looks asleep may have accepted a wake, or may still accept one until
     /// `command` has passed: its memory is free when the oracle shows it after that, and without an oracle when no wake takes longer.
-    pub(crate) fn is_settled_by(&self, now: Millis, seen: &Observation, command: Millis) -> bool {
-        let Some(Unsettled { since, .. }) = self.engine.unsettled else {
+    pub(crate) fn is_resolved_by(&self, now: Millis, seen: &Observation, command: Millis) -> bool {
+        let Some(InDoubt { since, .. }) = self.engine.in_doubt else {
             return true;
         };
         match seen.state {
-            EngineState::Silent | EngineState::Broken => false,
+            EngineState::Unresponsive | EngineState::Broken => false,
             EngineState::Awake | EngineState::Gone => true,
             EngineState::Asleep => {
                 let residual = allowed_after_sleep(self.spec.awake, self.spec.asleep);
@@ -253,18 +258,18 @@ impl ModelState {
 
     /// It was seen asleep. Until it is seen how its last action ended it counts as awake, or as holding no less than before.
     pub(crate) fn seen_asleep(&mut self, memory: Memory) {
-        let (left, open) = match self.engine.resident {
-            Resident::Asleep(left) => (left, self.engine.unsettled.is_some()),
-            Resident::Awake | Resident::Stopped if self.engine.unsettled.is_some() => return,
+        let (left, in_doubt) = match self.engine.resident {
+            Resident::Asleep(left) => (left, self.engine.in_doubt.is_some()),
+            Resident::Awake | Resident::Stopped if self.engine.in_doubt.is_some() => return,
             Resident::Awake | Resident::Stopped => (self.spec.asleep, false),
         };
         let seen = memory.gpu.unwrap_or(left);
-        self.engine.resident = Resident::Asleep(if open { left.max(seen) } else { seen });
+        self.engine.resident = Resident::Asleep(if in_doubt { left.max(seen) } else { seen });
     }
 
     /// It was seen, or is gone.
-    pub(crate) fn settle(&mut self) {
-        self.engine.unsettled = None;
+    pub(crate) fn resolve(&mut self) {
+        self.engine.in_doubt = None;
     }
 
     /// Bytes per GPU that become free when what is under way has ended.

@@ -9,10 +9,10 @@
 //! 1. `silence`: gates that said nothing for too long are fenced.
 //! 2. `intake`: what the event means for the state. Gates are heard in `gates`, engines in `looks` and `outcomes`.
 //! 3. `settle`: everybody for whom that, or the time, changed something has a turn, until nothing follows. A model looks at its engine
-//!    (`looks`) and does what its phase allows (`advance`, `drain`); a GPU serves its queue and makes room (`schedule`).
+//!    (`looks`) and does what its phase allows (`advance`, `drain`, `count`); a GPU serves its queue (`queue`) and makes room (`schedule`).
 //! 4. `publish`: gates are told what became of it.
 //!
-//! The state is [`Core`] and, for each model, `state::ModelState`; a change of phase passes `Core::enter`. Rules ("rule 7") and
+//! The state is [`Core`] and, for each model, `state::ModelState`; a change of phase passes `Core::enter`, in `enter`. Rules ("rule 7") and
 //! promises ("S4") that comments name are in `proto/rules.md`.
 
 #[macro_use]
@@ -23,10 +23,12 @@ mod agenda;
 mod audit;
 mod candidates;
 mod choices;
+mod count;
 pub mod decision;
 pub mod demand;
 mod drain;
 pub mod effect;
+mod enter;
 mod estimate;
 pub mod event;
 mod explain;
@@ -37,15 +39,16 @@ pub mod ids;
 mod intake;
 pub mod learned;
 mod ledger;
-mod line;
 mod looks;
 pub mod model;
 mod models;
 mod outcomes;
 pub mod phase;
 mod places;
+mod playout;
 pub mod policy;
 mod publish;
+mod queue;
 mod schedule;
 mod settle;
 mod silence;
@@ -56,6 +59,8 @@ mod state;
 mod tests;
 mod tiers;
 mod view;
+mod waits;
+mod wishes;
 
 pub use view::{GpuView, HostView, ModelView, Takes};
 
@@ -67,21 +72,13 @@ use effect::Effect;
 use event::Event;
 use forecast::Forecast;
 use gates::Gates;
-use ids::{Attempt, Bytes, Millis, ModelId};
+use ids::{Attempt, Millis, ModelId};
 use model::{FleetSpec, ModelSpec};
 use models::Models;
-use phase::{Cause, Failure, Phase};
 use places::Places;
-use state::ModelState;
 
-/// A refused request is demand for so long: the longest Retry-After.
-const REFUSED_IS_DEMAND: Millis = Millis(60_000);
 /// A drain, and a queue, is looked at again after this, whatever happens: what it waits for may pass without an event.
 const LOOK_AGAIN: Millis = Millis(1_000);
-/// A drain that runs out again and again gets longer so often.
-const LONGER_DRAINS: u32 = 6;
-/// A removed model's row says 404 for so long.
-const REMOVED_FOR: Millis = Millis(600_000);
 
 /// All decisions about one fleet: its state, and the door.
 #[derive(Clone, Debug)]
@@ -95,9 +92,9 @@ pub struct Core {
     open: bool,
     /// Another control leads: nothing is done any more.
     deposed: bool,
-    /// Of epochs in this term; see [`ids::Epoch`].
+    /// That of the latest epoch of this term; see [`ids::Epoch`].
     counter: u64,
-    /// Of actions on engines; see [`ids::Attempt`].
+    /// Number of the latest action on an engine; see [`ids::Attempt`].
     attempts: u64,
     gates: Gates,
     models: Models,
@@ -198,96 +195,6 @@ impl Core {
         draining.for_each(|slot| self.models.touch(*slot));
     }
 
-    /// Whether somebody wants the model now (rule 9: a level, nothing consumes it).
-    fn wanted(&self, now: Millis, state: &ModelState) -> bool {
-        state.room.restoring && !state.operator.disabled && !state.operator.removing
-            || self.asked_for(now, state)
-    }
-
-    /// … for another reason than that it comes back into room that nobody wants.
-    fn asked_for(&self, now: Millis, state: &ModelState) -> bool {
-        if sabotage!(
-            DisabledWakes,
-            state.operator.removing,
-            state.operator.disabled || state.operator.removing
-        ) {
-            return state.engine.inside > 0;
-        }
-        let fulfilled = state.asked.fulfilled_at;
-        let refused = state.asked.last_refused.is_some_and(|at| {
-            now.since(at) < REFUSED_IS_DEMAND && fulfilled.is_none_or(|fulfilled| at > fulfilled)
-        });
-        let asked = self.gates.held(state.slot) > 0 || state.engine.inside > 0;
-        let always = state.spec.pinned && !state.operator.sleeps;
-        asked || refused || state.operator.wants || always
-    }
-
-    /// Moves a model into a phase. Every change of phase passes here.
-    fn enter(&mut self, now: Millis, id: &ModelId, phase: Phase) {
-        let Some(state) = self.models.get_mut(id) else {
-            return;
-        };
-        if matches!(phase, Phase::Serving) || matches!(state.phase, Phase::Serving) {
-            // Who was refused before or while it served had their chance to come back.
-            state.asked.fulfilled_at = Some(now);
-        }
-        if matches!(phase, Phase::Serving) {
-            state.served_at = Some(now);
-            state.told.boot_ready = true;
-            (state.operator.wants, state.room.restoring) = (false, false);
-            state.engine.failures = 0;
-            state.engine.last_error = None;
-            (state.engine.inside, state.engine.frozen_since) = (0, None);
-            state.asked.held_since = None;
-            (state.told.stuck, state.engine.crowded) = (false, false);
-            state.settle();
-        }
-        if matches!(phase, Phase::Asleep) {
-            // Who asks next begins to wait anew.
-            (state.told.stuck, state.room.wait, state.room.restoring) = (false, None, false);
-            state.told.boot_ready = true;
-            state.operator.sleeps &= state.spec.pinned;
-        }
-        if let Phase::Failed { failure, .. } = state.phase
-            && failure == Failure::NeverFits
-        {
-            state.engine.last_error = None;
-        }
-        if matches!(phase, Phase::Draining { .. }) {
-            state.served_before = matches!(state.phase, Phase::Serving);
-        }
-        if !matches!(
-            phase,
-            Phase::Serving | Phase::Draining { .. } | Phase::Sleeping { .. }
-        ) {
-            // What it was found to hold is over with its service, whoever takes a drain back in between.
-            state.engine.found = Bytes(0);
-        }
-        state.phase = phase;
-        state.since = now;
-        // A look that is under way was asked for in another phase; its answer would be stale.
-        (
-            state.engine.observing,
-            state.engine.observe_at,
-            state.engine.silent,
-            state.engine.unsaid,
-        ) = (None, now + self.fleet.times.observe, 0, 0);
-        state.room.patient_until = None;
-        // What it takes and gives counts from here on.
-        self.refresh();
-        self.make_estimate(now, id);
-        match self.models.get(id).map(|state| &state.phase) {
-            Some(Phase::Serving) => {
-                self.wait_ends(now, id);
-                self.came_back(now, id);
-            }
-            Some(Phase::Queued) => self.wait_begins(now, id),
-            Some(_) | None => {}
-        }
-        self.renew_estimates_beside(now, id);
-        self.refresh();
-    }
-
     fn next_attempt(&mut self) -> Attempt {
         self.attempts += 1;
         Attempt(self.attempts)
@@ -312,54 +219,5 @@ impl Core {
     /// Whoever has its turn wants another one then, at the latest.
     fn wake_at(&mut self, at: Option<Millis>) {
         self.turn_at = self.turn_at.into_iter().chain(at).min();
-    }
-
-    /// How long the next drain may last. One for a waiter for whom it ran out before lasts twice as long as the last (S3).
-    pub(crate) fn drain_lasts(&self, state: &ModelState, waiter: Option<&ModelId>) -> Millis {
-        let doubled = match (waiter, &state.room.futile) {
-            (Some(waiter), Some((last, times))) if waiter == last => {
-                sabotage!(DrainNotDoubled, 1, 1 << (*times).min(LONGER_DRAINS))
-            }
-            (Some(_) | None, _) => 1,
-        };
-        Millis(state.spec.drain_timeout.0.saturating_mul(doubled))
-    }
-
-    /// The barrier goes up.
-    fn begin_drain(
-        &mut self,
-        now: Millis,
-        id: &ModelId,
-        cause: Cause,
-        sentence: String,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(state) = self.models.get(id) else {
-            return;
-        };
-        let waiter = match &cause {
-            Cause::Preempt(waiter) => Some(waiter),
-            Cause::Idle | Cause::Overcommit | Cause::Operator | Cause::Disable | Cause::Remove => {
-                None
-            }
-        };
-        let deadline = now + self.drain_lasts(state, waiter);
-        let epoch = state.told.epoch;
-        let in_flight = self.in_flight(id);
-        if let Some(state) = self.models.get_mut(id) {
-            state.room.drained_from = in_flight;
-        }
-        self.enter(
-            now,
-            id,
-            Phase::Draining {
-                cause,
-                deadline,
-                epoch,
-                count: phase::Count::NotYet,
-            },
-        );
-        self.publish(effects);
-        self.record(now, id, sentence, effects);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 pub(crate) const OBSERVE_TIMEOUT: Millis = Millis(5_000);
 /// Looks without an answer, three quarters of a minute by default, before an engine that control may restart is ended: a server that is only
 /// overloaded still has requests in it.
-pub(crate) const SILENT_LOOKS: u32 = 15;
+pub(crate) const UNANSWERED_LOOKS: u32 = 15;
 /// The longest wake by default. An engine that an earlier life left without an answer may take so long to end what it was told.
 pub(crate) const LONGEST_WAKE: Millis = Millis(120_000);
 /// Why a broken engine is ended.
@@ -129,7 +129,7 @@ impl Core {
         } = state.phase
             && sabotage!(AnyLookCounts, true, asked == attempt)
         {
-            self.counted(now, id, seen, effects);
+            self.count_answered(now, id, seen, effects);
             return;
         }
         if state
@@ -144,20 +144,20 @@ impl Core {
             state.engine.cached_count = seen.count;
         }
         (state.engine.observing, state.engine.observe_at) = (None, now + self.fleet.times.observe);
-        if state.is_settled_by(now, seen, self.fleet.times.command) {
-            state.settle();
+        if state.is_resolved_by(now, seen, self.fleet.times.command) {
+            state.resolve();
         }
         state.seen_in_host(seen);
         self.seen_at_rest(now, id, seen, effects);
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        state.engine.silent = if seen.state == EngineState::Silent {
-            state.engine.silent + 1
+        state.engine.unanswered = if seen.state == EngineState::Unresponsive {
+            state.engine.unanswered + 1
         } else {
             0
         };
-        let says = seen.count.is_some() && seen.state != EngineState::Silent;
+        let says = seen.count.is_some() && seen.state != EngineState::Unresponsive;
         state.engine.unsaid = if says { 0 } else { state.engine.unsaid + 1 };
         match &state.phase {
             Phase::Serving | Phase::Draining { .. } => {
@@ -189,7 +189,7 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        if now < state.since + SHOWS_WITHIN || state.engine.unsettled.is_some() {
+        if now < state.since + SHOWS_WITHIN || state.engine.in_doubt.is_some() {
             return;
         }
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
@@ -231,7 +231,7 @@ impl Core {
         state.engine.ready_earlier = state.engine.adopted || state.spec.conditioned;
         let restartable = state.spec.caps.restartable;
         match seen.state {
-            EngineState::Silent if now.since(self.leader_since) < LONGEST_WAKE => {
+            EngineState::Unresponsive if now.since(self.leader_since) < LONGEST_WAKE => {
                 if state.phase != Phase::Booting(Boot::Unanswered) {
                     state.engine.resident = Resident::Awake;
                     self.enter(now, id, Phase::Booting(Boot::Unanswered));
@@ -258,13 +258,13 @@ impl Core {
                 state.engine.resident = Resident::Stopped;
                 self.enter(now, id, Phase::Booting(Boot::Waiting));
             }
-            EngineState::Broken | EngineState::Silent if restartable => {
+            EngineState::Broken | EngineState::Unresponsive if restartable => {
                 state.engine.resident = Resident::Awake;
                 let cause = format!("found {:?} at first contact", seen.state);
                 self.kill(id, cause, effects);
                 self.enter(now, id, Phase::Booting(Boot::Waiting));
             }
-            EngineState::Gone | EngineState::Broken | EngineState::Silent => {
+            EngineState::Gone | EngineState::Broken | EngineState::Unresponsive => {
                 let gone = seen.state == EngineState::Gone;
                 state.engine.resident = if gone {
                     Resident::Stopped
@@ -318,7 +318,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let seen = Observation {
-            state: EngineState::Silent,
+            state: EngineState::Unresponsive,
             count: None,
             memory: Memory::default(),
             tier: None,
@@ -361,7 +361,7 @@ impl Core {
                     effects,
                 );
             }
-            EngineState::Gone | EngineState::Broken | EngineState::Silent => {
+            EngineState::Gone | EngineState::Broken | EngineState::Unresponsive => {
                 self.observed_lost(now, id, seen.state, effects);
             }
         }
@@ -400,7 +400,7 @@ impl Core {
                     effects,
                 );
             }
-            EngineState::Gone | EngineState::Broken | EngineState::Silent => {
+            EngineState::Gone | EngineState::Broken | EngineState::Unresponsive => {
                 self.observed_lost(now, id, seen.state, effects);
             }
         }
@@ -417,15 +417,15 @@ impl Core {
         let Some(state) = self.models.get(id) else {
             return;
         };
-        let patience = sabotage!(SilentOnceIsDead, 1, SILENT_LOOKS);
-        let given_up = state.engine.silent >= patience && state.spec.caps.restartable;
+        let patience = sabotage!(UnansweredOnceIsDead, 1, UNANSWERED_LOOKS);
+        let given_up = state.engine.unanswered >= patience && state.spec.caps.restartable;
         match seen {
             EngineState::Gone => self.engine_gone(now, id, "it refuses connections", effects),
             EngineState::Broken => self.end_engine(now, id, BROKEN, effects),
-            EngineState::Silent if given_up => {
+            EngineState::Unresponsive if given_up => {
                 self.end_engine(now, id, "it has not answered for several looks", effects);
             }
-            EngineState::Silent | EngineState::Awake | EngineState::Asleep => {}
+            EngineState::Unresponsive | EngineState::Awake | EngineState::Asleep => {}
         }
     }
 
@@ -445,7 +445,7 @@ impl Core {
             EngineState::Awake => state.engine.resident = Resident::Awake,
             EngineState::Asleep => state.seen_asleep(seen.memory),
             EngineState::Gone => state.engine.resident = Resident::Stopped,
-            EngineState::Broken | EngineState::Silent => return,
+            EngineState::Broken | EngineState::Unresponsive => return,
         }
         if seen.state == EngineState::Asleep {
             let inside = seen.count.unwrap_or(state.engine.inside);
@@ -487,7 +487,7 @@ impl Core {
                 | EngineState::Asleep
                 | EngineState::Gone
                 | EngineState::Broken
-                | EngineState::Silent,
+                | EngineState::Unresponsive,
             ) => {}
         }
     }

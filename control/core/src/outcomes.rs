@@ -8,9 +8,9 @@ use crate::{
     ids::{Attempt, Bytes, Millis, ModelId},
     model::SleepMode,
     phase::{Boot, Cause, Failure, Phase, Tier},
-    schedule::counted,
     sizes::{allowed_after_sleep, raise},
-    state::{ModelState, Resident, Unsettled},
+    state::{InDoubt, ModelState, Resident},
+    wishes::requests,
 };
 
 /// Pause before a sleep of unknown outcome is repeated.
@@ -270,7 +270,7 @@ impl Core {
             state.engine.resident = Resident::Awake;
         }
         let error = ActionError {
-            engine: EngineState::Silent,
+            engine: EngineState::Unresponsive,
             ..error
         };
         self.wake_failed(now, id, Failure::Start, error, effects);
@@ -300,7 +300,7 @@ impl Core {
                 engine,
                 no_room,
             }) => match engine {
-                EngineState::Asleep | EngineState::Silent => {
+                EngineState::Asleep | EngineState::Unresponsive => {
                     // One that somebody put to sleep in RAM cannot drop its weights any more: there it stays.
                     if engine == EngineState::Asleep
                         && let Some(state) = self.models.get_mut(id)
@@ -413,7 +413,7 @@ impl Core {
         let frozen = if state.engine.inside > 0 {
             format!(
                 " with {} frozen, to go on after its wake",
-                counted(state.engine.inside)
+                requests(state.engine.inside)
             )
         } else {
             String::new()
@@ -478,7 +478,7 @@ impl Core {
         self.enter(now, id, Phase::Serving);
         if let Some(state) = self.models.get_mut(id) {
             // A sleep of unknown end before this one may have left its copy there; the next look tells.
-            state.engine.unsettled = Some(Unsettled {
+            state.engine.in_doubt = Some(InDoubt {
                 above: Bytes(0),
                 host: host.unwrap_or_default(),
                 since: now,

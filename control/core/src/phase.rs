@@ -197,6 +197,28 @@ impl Phase {
         }
     }
 
+    /// It waits for room on its GPUs: for a wake, for its first start, or to be woken once and measured.
+    pub(crate) const fn waits_for_room(&self) -> bool {
+        match self {
+            Self::Queued | Self::Booting(Boot::Waiting | Boot::Slept) => true,
+            Self::Booting(
+                Boot::Observing { .. }
+                | Boot::Unanswered
+                | Boot::Starting(_)
+                | Boot::Started
+                | Boot::Sleeping(_)
+                | Boot::Waking(_),
+            )
+            | Self::Asleep
+            | Self::Waking { .. }
+            | Self::Serving
+            | Self::Draining { .. }
+            | Self::Sleeping { .. }
+            | Self::Failed { .. }
+            | Self::Removed { .. } => false,
+        }
+    }
+
     /// What gates do; `wait`: estimate for a request that arrives now, `drain`: how long a drain takes.
     pub(crate) fn admission(
         &self,

@@ -81,10 +81,7 @@ impl Step {
         Self {
             name: phase.name(),
             moving: phase.in_transition(),
-            waits: matches!(
-                phase,
-                Phase::Queued | Phase::Booting(Boot::Waiting | Boot::Slept)
-            ),
+            waits: phase.waits_for_room(),
             observing: matches!(phase, Phase::Booting(Boot::Observing { .. })),
             attentive: matches!(
                 phase,

@@ -139,7 +139,7 @@ mod chosen {
         /// Who is too much makes room before a predecessor's leases have ended.
         RelievesTooEarly,
         /// An engine that did not answer one look is ended.
-        SilentOnceIsDead,
+        UnansweredOnceIsDead,
         /// Only every other of the victims that it takes makes room.
         TooFewVictims,
     }
@@ -212,7 +212,7 @@ mod chosen {
             Self::StuckThoughRoomComes,
             Self::StrangerStarted,
             Self::RelievesTooEarly,
-            Self::SilentOnceIsDead,
+            Self::UnansweredOnceIsDead,
             Self::TooFewVictims,
         ];
     }

@@ -8,10 +8,10 @@ use crate::{
     decision::{GpuNeed, Taken, Trigger, Verdict},
     effect::Effect,
     ids::{Bytes, GpuId, Millis, ModelId},
-    models::Slot,
     phase::{Boot, Cause, Failure, Phase, Tier},
     policy::{self, Need, Selection},
     state::{ModelState, Resident},
+    wishes::for_whom,
 };
 
 impl Core {
@@ -37,25 +37,6 @@ impl Core {
                 self.agenda.set(Turn::Gpu(*gpu), at);
             }
         }
-    }
-
-    /// The GPUs whose queues must be served together with this one's: those that share a waiting model with it.
-    fn waiting_together(&self, gpu: GpuId) -> BTreeSet<GpuId> {
-        let mut together = BTreeSet::from([gpu]);
-        let mut new = vec![gpu];
-        while let Some(gpu) = new.pop() {
-            let queued = self.places.gpu(gpu).map(|place| &place.queued);
-            let states = queued
-                .into_iter()
-                .flatten()
-                .filter_map(|slot| self.models.at(*slot));
-            for gpu in states.flat_map(|state| &state.spec.gpus) {
-                if together.insert(*gpu) {
-                    new.push(*gpu);
-                }
-            }
-        }
-        together
     }
 
     fn serve_queues(&mut self, now: Millis, gpus: &BTreeSet<GpuId>, effects: &mut Vec<Effect>) {
@@ -132,24 +113,6 @@ impl Core {
         }
     }
 
-    /// Everybody who waits for room there: those with requests frozen for too long first, then by waiting time, then by name.
-    pub(crate) fn queue(&self, now: Millis, gpus: &BTreeSet<GpuId>) -> Vec<ModelId> {
-        let places = gpus.iter().filter_map(|gpu| self.places.gpu(*gpu));
-        let waiting: BTreeSet<Slot> = places
-            .flat_map(|place| place.queued.iter().copied())
-            .collect();
-        let states = waiting.into_iter().filter_map(|slot| self.models.at(slot));
-        let mut queue: Vec<_> = states
-            .map(|state| {
-                let since = sabotage!(QueueByName, Millis(0), state.waiting_since());
-                (!state.is_urgent(now), since, &state.spec.id)
-            })
-            .collect();
-        queue.sort();
-        sabotage!(NewestFirst, queue.reverse());
-        queue.into_iter().map(|(_, _, id)| id.clone()).collect()
-    }
-
     /// The head of a queue: wake it, wait, or make room. Returns whether those behind it wait for it: not where nothing is known that
     /// could ever make room for it.
     fn serve_head(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) -> bool {
@@ -163,7 +126,7 @@ impl Core {
         };
         let need = Need {
             missing: missing(&needs),
-            busy_from: state.waiting_since()
+            busy_from: state.waits_since(now)
                 + sabotage!(MaxWaitIgnored, Millis(0), state.spec.max_wait),
             urgent: state.is_urgent(now),
         };
@@ -517,25 +480,4 @@ impl ModelState {
 fn missing(needs: &[GpuNeed]) -> Vec<(GpuId, Bytes)> {
     let some = needs.iter().filter(|need| need.missing > Bytes(0));
     some.map(|need| (need.gpu, need.missing)).collect()
-}
-
-fn for_whom(state: &ModelState, held: u64) -> String {
-    let waiting = format!("{} held", counted(held));
-    let frozen = format!("{} inside the engine", counted(state.engine.inside));
-    match (held, state.engine.inside) {
-        (0, 0) if state.operator.wants => "its operator".to_owned(),
-        (0, 0) if state.spec.pinned => "whoever comes, since it is pinned".to_owned(),
-        (0, 0) if state.room.restoring => {
-            "whoever comes, since it is popular and there is room".to_owned()
-        }
-        (0, 0) => "a request that was told to come back".to_owned(),
-        (_, 0) => waiting,
-        (0, _) => frozen,
-        (_, _) => format!("{waiting} and {frozen}"),
-    }
-}
-
-/// "1 request", "2 requests".
-pub(crate) fn counted(requests: u64) -> String {
-    format!("{requests} request{}", if requests == 1 { "" } else { "s" })
 }

@@ -7,8 +7,8 @@ use crate::{
     gates::Waiting,
     ids::{Epoch, GateId, Millis, ModelId},
     model::OnLeaseEnd,
-    phase::{Count, Phase},
-    state::ModelState,
+    phase::{Cause, Count, Phase},
+    state::{ModelState, Resident},
 };
 
 impl Core {
@@ -107,6 +107,30 @@ impl Core {
         state.engine.follows_until.max(adopted.unwrap_or_default())
     }
 
+    /// How long a silent gate blocks (rule 14): a `flow` row is forwarded without a lease, which only an engine that keeps what it
+    /// receives while asleep can take; one whose server goes away, or that loses requests, waits until flowing has ended.
+    pub(crate) fn blocks_for(&self, state: &ModelState, cause: &Cause) -> Millis {
+        if takes_what_follows(state, cause) {
+            self.fence()
+        } else {
+            self.sends_for(state)
+        }
+    }
+
+    /// No drain ends before: gates of which this control never heard may send requests by leases of a predecessor, and after those where
+    /// they flow (rule 14). What is sent to a process that is not there is lost already.
+    pub(crate) fn drains_from(&self, state: &ModelState, cause: &Cause) -> Millis {
+        let runs = state.engine.resident != Resident::Stopped;
+        let strangers =
+            (runs && !takes_what_follows(state, cause)).then(|| self.strangers_until(state));
+        let flows = sabotage!(
+            SuccessorWaitsNothing,
+            None,
+            sabotage!(SuccessorWaitsOneLease, None, strangers)
+        );
+        self.sleeps_from().max(flows.unwrap_or_default())
+    }
+
     /// From when on an engine that was only started to be ready may sleep: where it loses what reaches it then, when no stranger sends
     /// anything any more.
     pub(crate) fn first_sleep_from(&self, state: &ModelState) -> Millis {
@@ -120,4 +144,9 @@ impl Core {
         let wait = self.fleet.times.command + Millis(1);
         self.leader_since + sabotage!(LooksAtOnce, Millis(0), wait)
     }
+}
+
+/// Whether requests that reach an engine after it was drained are answered all the same: it keeps them, and stays.
+pub(crate) fn takes_what_follows(state: &ModelState, cause: &Cause) -> bool {
+    *cause != Cause::Remove && state.spec.caps.lossless
 }

@@ -3,13 +3,13 @@
 use crate::{
     demand::Demand,
     effect::{Admission, PublishedRow},
-    estimate::Wait,
     ids::{Attempt, Bytes, Epoch, Millis, ModelId},
     learned::{Learned, Samples},
-    looks::SILENT_LOOKS,
+    looks::UNANSWERED_LOOKS,
     model::ModelSpec,
     models::Slot,
     phase::{Boot, Phase, Tier},
+    waits::Wait,
 };
 
 /// What the engine is known to hold on its GPUs when nothing is under way.
@@ -25,7 +25,7 @@ pub(crate) enum Resident {
 
 /// What an action may hold of which nobody knows how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unsettled {
+pub(crate) struct InDoubt {
     /// Per GPU, above `awake`.
     pub(crate) above: Bytes,
     /// Host RAM per GPU.
@@ -77,13 +77,13 @@ pub(crate) struct Engine {
     /// When the next look is due.
     pub(crate) observe_at: Millis,
     /// Looks in a row that got no answer.
-    pub(crate) silent: u32,
+    pub(crate) unanswered: u32,
     /// Looks in a row that did not say how many requests are in it.
     pub(crate) unsaid: u32,
     /// Its process is being ended, by this attempt; what is seen of it meanwhile does not count.
     pub(crate) ending: Option<Attempt>,
     /// What an action of which nobody knows how it ended may still hold.
-    pub(crate) unsettled: Option<Unsettled>,
+    pub(crate) in_doubt: Option<InDoubt>,
     /// A sleep left more memory behind than expected; one repeat was tried.
     pub(crate) memory_repeat: bool,
     /// What it did last failed since a GPU had no room for it: its figures say less than it takes. Where it goes to sleep next it ends,
@@ -207,10 +207,10 @@ impl Engine {
             frozen_since: None,
             observing: None,
             observe_at: now,
-            silent: 0,
+            unanswered: 0,
             unsaid: 0,
             ending: None,
-            unsettled: None,
+            in_doubt: None,
             memory_repeat: false,
             crowded: false,
             adopted: false,
@@ -278,7 +278,7 @@ impl ModelState {
     /// had in it: an engine with a count says so at the first look after it fell asleep. One that never served has none, and of one
     /// that does not say so again and again nothing more will be known.
     pub(crate) fn is_surely_empty(&self, observe: Millis) -> bool {
-        let told = self.engine.unsaid == 0 || self.engine.unsaid >= SILENT_LOOKS;
+        let told = self.engine.unsaid == 0 || self.engine.unsaid >= UNANSWERED_LOOKS;
         let looked_at = self.engine.observe_at > self.since + observe && told;
         let says_so = self.spec.caps.counts && self.spec.caps.lossless;
         let new = matches!(self.phase, Phase::Booting(Boot::Slept));

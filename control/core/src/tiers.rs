@@ -248,8 +248,8 @@ impl ModelState {
         if there && self.engine.copy == Tier::Ram {
             self.spec.sizes.host.bytes.max(self.engine.host_kept)
         } else {
-            let open = self.engine.unsettled.map(|unsettled| unsettled.host);
-            self.engine.host_kept.max(open.unwrap_or_default())
+            let in_doubt = self.engine.in_doubt.map(|doubt| doubt.host);
+            self.engine.host_kept.max(in_doubt.unwrap_or_default())
         }
     }
 }

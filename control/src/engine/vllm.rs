@@ -179,7 +179,7 @@ impl Vllm {
         let state = async {
             tokio::time::timeout(limit, self.state(limit))
                 .await
-                .unwrap_or(EngineState::Silent)
+                .unwrap_or(EngineState::Unresponsive)
         };
         let (state, load) = tokio::join!(state, self.load(limit));
         Look { state, load }
@@ -262,12 +262,12 @@ impl Vllm {
             let left = BUSY.saturating_sub(began.elapsed());
             let state = tokio::time::timeout(left, self.state(left))
                 .await
-                .unwrap_or(EngineState::Silent);
+                .unwrap_or(EngineState::Unresponsive);
             if state == wanted {
                 return Ok(());
             }
             let patience = match state {
-                EngineState::Silent => BUSY,
+                EngineState::Unresponsive => BUSY,
                 EngineState::Awake | EngineState::Asleep | EngineState::Gone => SETTLE,
                 EngineState::Broken => Duration::ZERO,
             };
@@ -277,7 +277,7 @@ impl Vllm {
                     began.elapsed(),
                     named(&state)
                 );
-                return Err(if state == EngineState::Silent {
+                return Err(if state == EngineState::Unresponsive {
                     Trouble::Unknown(claim)
                 } else {
                     Trouble::Definite(claim)
@@ -318,7 +318,7 @@ impl Vllm {
         match fault {
             Fault::Refused { .. } => EngineState::Gone,
             Fault::TimedOut { .. } | Fault::Broke { .. } | Fault::Senseless { .. } => {
-                EngineState::Silent
+                EngineState::Unresponsive
             }
             Fault::Status { status, .. } => match (status, self.http.get("/health", limit).await) {
                 // It never slept, having no way to.
@@ -326,7 +326,7 @@ impl Vllm {
                 // vLLM's server says so for the few seconds that it outlives its engine.
                 (_, Ok(Reply { status: 503, .. })) => EngineState::Broken,
                 (_, Err(Fault::Refused { .. })) => EngineState::Gone,
-                (_, _) => EngineState::Silent,
+                (_, _) => EngineState::Unresponsive,
             },
         }
     }
@@ -410,7 +410,7 @@ pub fn named(state: &EngineState) -> &'static str {
         EngineState::Asleep => "asleep",
         EngineState::Gone => "gone",
         EngineState::Broken => "broken",
-        EngineState::Silent => "silent",
+        EngineState::Unresponsive => "unresponsive",
     }
 }
 

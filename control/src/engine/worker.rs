@@ -214,9 +214,10 @@ impl Worker {
         self.get_to_know(&state);
         let tier = match state {
             EngineState::Asleep => self.depth().await.map(Tier::from),
-            EngineState::Awake | EngineState::Gone | EngineState::Broken | EngineState::Silent => {
-                None
-            }
+            EngineState::Awake
+            | EngineState::Gone
+            | EngineState::Broken
+            | EngineState::Unresponsive => None,
         };
         let observation = Observation {
             state,
@@ -430,7 +431,7 @@ impl Known {
             // Whoever answers at the port of an engine that control starts and that does not run is a stranger.
             (None, _) if self.model.engine.command.is_some() => EngineState::Gone,
             // It served and its port is closed: it is ending, and holds its memory until its process has ended.
-            (Some(_), EngineState::Gone) if self.canary.is_some() => EngineState::Silent,
+            (Some(_), EngineState::Gone) if self.canary.is_some() => EngineState::Unresponsive,
             (None | Some(_), answered) => answered,
         }
     }

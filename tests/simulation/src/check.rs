@@ -32,7 +32,7 @@ impl World {
     /// Rule 3: within a step, no row change stands behind a heartbeat.
     pub(crate) fn check_order(&mut self, life: usize, effects: &[Effect]) {
         if self.controls[life].deposed {
-            self.check_silent(effects);
+            self.check_deposed(effects);
         } else {
             self.check_raise(life, effects);
             self.check_echoes(life, effects);
@@ -140,7 +140,7 @@ impl World {
                     Outcome::Done { .. } => true,
                     Outcome::Failed(ActionError { engine, .. }) => match engine {
                         EngineState::Awake | EngineState::Gone | EngineState::Broken => true,
-                        EngineState::Asleep | EngineState::Silent => false,
+                        EngineState::Asleep | EngineState::Unresponsive => false,
                     },
                     Outcome::Unknown { .. } => false,
                 };
@@ -301,13 +301,13 @@ impl World {
         let drains = matches!(phase, Some(("Draining", _)));
         let serves = matches!(phase, Some(("Serving", _)));
         let (own, hangs) = (known.spec.caps.restartable, known.hangs_until > self.now);
-        let asked = self.controls[life].account.silent_looks(&known.spec.id);
+        let asked = self.controls[life].account.unanswered_looks(&known.spec.id);
         self.check(own, |_| {
             "an engine that is not control's own is ended".to_owned()
         });
         self.check(
             !(serves && hangs && (1..PATIENT_LOOKS).contains(&asked)),
-            |_| format!("a silent engine is ended after {asked} looks"),
+            |_| format!("an engine that does not answer is ended after {asked} looks"),
         );
         let known = &self.engines[engine];
         let stopped = drains && self.stops_instead(life, engine);

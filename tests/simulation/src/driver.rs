@@ -295,7 +295,7 @@ impl World {
         let driver = self.controls[life].drivers.entry(engine).or_default();
         let met = driver.met;
         let state = match self.state(engine) {
-            EngineState::Gone if met && self.adopted(engine) => EngineState::Silent,
+            EngineState::Gone if met && self.adopted(engine) => EngineState::Unresponsive,
             state => state,
         };
         let answers = matches!(state, EngineState::Awake | EngineState::Asleep);
@@ -316,7 +316,7 @@ impl World {
             tier: known.asleep.then_some(known.copy),
         };
         let after = match state {
-            EngineState::Silent => LOOK,
+            EngineState::Unresponsive => LOOK,
             _ if late => self.random.below(LOOK),
             _ => self.short_way(),
         };

@@ -236,7 +236,7 @@ impl World {
         let engine = &self.engines[engine];
         match engine.process {
             Process::Gone | Process::Starting => EngineState::Gone,
-            Process::Up if engine.hangs_until > self.now => EngineState::Silent,
+            Process::Up if engine.hangs_until > self.now => EngineState::Unresponsive,
             Process::Up if engine.broken => EngineState::Broken,
             Process::Up if engine.asleep => EngineState::Asleep,
             Process::Up => EngineState::Awake,

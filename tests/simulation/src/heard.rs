@@ -70,7 +70,7 @@ pub struct Account {
     /// When each model was used last, as anybody ever said.
     uses: BTreeMap<ModelId, Millis>,
     /// Looks in a row that an engine did not answer.
-    silent: BTreeMap<ModelId, u32>,
+    unanswered: BTreeMap<ModelId, u32>,
     /// Since when the oldest request waits that a gate held when it began a stream, of models for which any is held.
     held: BTreeMap<ModelId, Millis>,
 }
@@ -135,9 +135,9 @@ impl Account {
                 let looks = self.looks.entry(model.clone()).or_default();
                 if let Some(look) = looks.iter_mut().find(|look| look.attempt == *attempt) {
                     self.seen.insert(model.clone());
-                    let silent = self.silent.entry(model.clone()).or_default();
-                    *silent = if observation.state == EngineState::Silent {
-                        *silent + 1
+                    let unanswered = self.unanswered.entry(model.clone()).or_default();
+                    *unanswered = if observation.state == EngineState::Unresponsive {
+                        *unanswered + 1
                     } else {
                         0
                     };
@@ -308,8 +308,8 @@ impl Account {
     }
 
     /// Looks in a row that an engine did not answer, the one of this step included; none where this step's look saw something else.
-    pub fn silent_looks(&self, model: &ModelId) -> u32 {
-        self.silent.get(model).copied().unwrap_or(0)
+    pub fn unanswered_looks(&self, model: &ModelId) -> u32 {
+        self.unanswered.get(model).copied().unwrap_or(0)
     }
 
     /// Whether a look at an engine was asked for by this attempt.

@@ -35,7 +35,7 @@ impl World {
     /// Whatever time alone brings about is done: a look that nobody asked for, which saw nothing, gives its model a turn.
     fn settles(&mut self, life: usize, model: &ModelId) {
         for _ in 0..8 {
-            let nothing = looked(model, Attempt(u64::MAX), EngineState::Silent, None);
+            let nothing = looked(model, Attempt(u64::MAX), EngineState::Unresponsive, None);
             self.step(life, nothing);
         }
     }

@@ -14,7 +14,7 @@ use crate::{course::Course, world::World};
 
 impl World {
     /// Rule 10: a leader that is none any more closes its streams, and says and does nothing else.
-    pub(crate) fn check_silent(&mut self, effects: &[Effect]) {
+    pub(crate) fn check_deposed(&mut self, effects: &[Effect]) {
         let mut others =
             (effects.iter()).filter(|effect| !matches!(effect, Effect::CloseStream { .. }));
         let other = others.next();

@@ -45,7 +45,7 @@ const KNOWN: &[(&str, u64)] = &[
     ("StrangerStarted", 36),
     ("RelievesTooEarly", 41),
     ("LeaseFromArrival", 35),
-    ("SilentOnceIsDead", 7),
+    ("UnansweredOnceIsDead", 7),
     ("AdmitsAfterBye", 50),
     ("DeposedGoesOn", 9),
     ("FreesBeforeTheOracle", 10),

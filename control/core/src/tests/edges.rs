@@ -129,19 +129,19 @@ fn what_just_fits_fits() {
 }
 
 #[test]
-fn only_an_engine_that_is_silent_again_and_again_is_ended() {
+fn only_an_engine_that_does_not_answer_again_and_again_is_ended() {
     let mut bench = Bench::ready(&["a"]);
     bench.figures("g1", "a", 0, 1);
     bench.figures("g1", "a", 1, 0);
     let ended = |bench: &Bench| names(&bench.log).contains(&"kill a".to_owned());
     for _ in 0..4 {
-        engine(&mut bench, "a").state = EngineState::Silent;
+        engine(&mut bench, "a").state = EngineState::Unresponsive;
         bench.run(10_000);
         engine(&mut bench, "a").state = EngineState::Awake;
         bench.run(3_000);
     }
     assert!(!ended(&bench));
-    engine(&mut bench, "a").state = EngineState::Silent;
+    engine(&mut bench, "a").state = EngineState::Unresponsive;
     bench.run(13_000);
     assert!(!ended(&bench));
     bench.run(7_000);

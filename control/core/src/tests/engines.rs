@@ -316,7 +316,7 @@ fn a_wish_for_sleep_is_fulfilled_where_the_model_sleeps_already() {
 
 #[test]
 fn an_engine_that_does_not_answer_at_the_first_look_is_left_alone_until_it_does() {
-    let mut bench = Bench::new(&[spec("a")], EngineState::Silent);
+    let mut bench = Bench::new(&[spec("a")], EngineState::Unresponsive);
     bench.hello("g1", 1);
     bench.figures("g1", "a", 0, 3);
     assert_eq!(names(&bench.run(30_000)), Vec::<String>::new());
@@ -328,7 +328,7 @@ fn an_engine_that_does_not_answer_at_the_first_look_is_left_alone_until_it_does(
     (engine.state, engine.memory) = (EngineState::Asleep, Bytes(GIB));
     assert_eq!(names(&bench.run(1_000)), ["wake a", "a admit"]);
 
-    let mut hangs = Bench::new(&[spec("a")], EngineState::Silent);
+    let mut hangs = Bench::new(&[spec("a")], EngineState::Unresponsive);
     assert!(names(&hangs.run(130_000)).contains(&"kill a".to_owned()));
 }
 

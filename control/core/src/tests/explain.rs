@@ -213,10 +213,13 @@ fn an_engine_that_does_not_answer_is_told_of_though_it_serves() {
         why.reasons.join("; ")
     };
     assert_eq!(told(&bench), "");
-    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Silent;
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Unresponsive;
     bench.run(5_000);
-    let silent = told(&bench);
-    assert!(silent.contains("has not answered the last"), "{silent}");
+    let unanswered = told(&bench);
+    assert!(
+        unanswered.contains("has not answered the last"),
+        "{unanswered}"
+    );
     bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Awake;
     bench.run(2_000);
     assert_eq!(told(&bench), "");
@@ -230,7 +233,7 @@ fn a_drain_that_ends_without_a_word_of_its_engine_says_so() {
     }]);
     bench.figures("g1", "a", 0, 1);
     bench.figures("g1", "a", 0, 0);
-    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Silent;
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Unresponsive;
     bench.event(Event::Operator {
         model: id("a"),
         verb: Operator::Sleep,

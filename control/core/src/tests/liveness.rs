@@ -135,7 +135,7 @@ fn an_attached_engine_that_does_not_answer_can_be_removed() {
     let mut bench = settled(&[attached("a")]);
     bench.figures("g1", "a", 0, 1);
     bench.figures("g1", "a", 0, 0);
-    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Silent;
+    bench.engines.get_mut(&id("a")).expect("known").state = EngineState::Unresponsive;
     bench.event(Event::ModelRemoved(id("a")));
     bench.run(40_000);
     assert_eq!(bench.phase("a"), "Removed");

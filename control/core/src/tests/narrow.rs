@@ -94,7 +94,12 @@ fn nobody_knows_what_a_gpu_holds_while_a_process_is_being_ended() {
         "{}",
         bench.sentences()
     );
-    bench.core.models.get_mut(&id("a")).expect("known").settle();
+    bench
+        .core
+        .models
+        .get_mut(&id("a"))
+        .expect("known")
+        .resolve();
     for gib in [12, 6, 0, 0] {
         let (gpu, used) = (GpuId(0), Bytes(gib * GIB));
         bench.event(Event::GpuRead { gpu, used });

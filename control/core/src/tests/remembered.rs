@@ -1,7 +1,7 @@
 //! What is remembered, and until when: peaks, what was found, wishes, and requests of gates that fell silent.
 
 use super::*;
-use crate::{REFUSED_IS_DEMAND, phase::Tier};
+use crate::{phase::Tier, wishes::REFUSED_IS_DEMAND};
 
 fn engine<'a>(bench: &'a mut Bench, model: &str) -> &'a mut Engine {
     bench.engines.get_mut(&id(model)).expect("known")
@@ -178,6 +178,25 @@ fn what_a_silent_gate_had_in_an_engine_that_does_not_count_is_frozen_and_not_end
     bench.run(60_000);
     assert_eq!(acts(&bench.log), ["sleep a Keep"], "{}", bench.sentences());
     assert_eq!(acts(&bench.run(FORGOTTEN)), ["kill a"]);
+}
+
+#[test]
+fn what_a_gate_that_comes_back_has_in_an_engine_that_does_not_count_is_not_ended_with_it() {
+    let mut bench = with_a_silent_gate(Tier::Stopped);
+    operator(&mut bench, "a", Operator::Sleep);
+    bench.run(60_000);
+    let running = Figures {
+        in_flight: 1,
+        ..Figures::default()
+    };
+    let figures = BTreeMap::from([(id("a"), running)]);
+    let known = (StreamId(2), 100, figures);
+    bench.gates.insert(GateId("g2".into()), known);
+    bench.log.clear();
+    bench.hello("g2", 3);
+    bench.run(2_000);
+    let told = acts(&bench.log);
+    assert_eq!(told, ["wake a", "a admit"], "{}", bench.sentences());
 }
 
 #[test]

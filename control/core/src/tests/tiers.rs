@@ -240,7 +240,7 @@ fn a_look_without_an_answer_shows_nobody_that_an_engine_is_empty() {
     ];
     let mut bench = found(with_host_ram(), &models);
     sleeps(&mut bench, "a", 1);
-    engine(&mut bench, "a").state = EngineState::Silent;
+    engine(&mut bench, "a").state = EngineState::Unresponsive;
     let acts = sleeps(&mut bench, "b", 10_000);
     assert!(!acts.contains(&"kill a".to_owned()), "{acts:?}");
 }

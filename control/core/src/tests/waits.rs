@@ -531,6 +531,6 @@ fn who_waits_for_a_model_that_has_served_since_began_when_this_control_heard_of_
     bench.run(20_000);
     assert_eq!(bench.phase("b"), "Serving", "{}", bench.sentences());
     greets(&mut bench, "g2", &[("a", 25_000)]);
-    let since = bench.core.models.get(&id("a")).map(|a| a.waiting_since());
-    assert_eq!(since, Some(Millis(bench.now)));
+    let held_since = bench.core.models.get(&id("a")).map(|a| a.asked.held_since);
+    assert_eq!(held_since, Some(None));
 }

@@ -181,7 +181,7 @@ async fn a_process_with_a_closed_port_still_holds_its_memory() {
             }
         })
         .await;
-    assert_eq!(state, EngineState::Silent);
+    assert_eq!(state, EngineState::Unresponsive);
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ impl Told {
             (EngineState::Awake, Some(_)) if self.is_confirmed => *self = Self::default(),
             // Told and not seen asleep yet: it may still fall asleep.
             (EngineState::Asleep | EngineState::Awake, _)
-            | (EngineState::Gone | EngineState::Broken | EngineState::Silent, _) => {}
+            | (EngineState::Gone | EngineState::Broken | EngineState::Unresponsive, _) => {}
         }
         state
     }
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn who_dropped_its_weights_and_was_woken_by_somebody_else_is_broken() {
-        use EngineState::{Asleep, Awake, Broken, Silent};
+        use EngineState::{Asleep, Awake, Broken, Unresponsive};
         let nothing = Told::default();
         let (ram, disk) = (Some(Depth::Ram), Some(Depth::Disk));
         for (before, state, judged, after) in [
@@ -130,7 +130,12 @@ mod tests {
             (told(disk, false), Awake, Awake, told(disk, false)),
             (told(disk, false), Asleep, Asleep, told(disk, true)),
             (told(disk, true), Awake, Broken, told(disk, true)),
-            (told(disk, true), Silent, Silent, told(disk, true)),
+            (
+                told(disk, true),
+                Unresponsive,
+                Unresponsive,
+                told(disk, true),
+            ),
             (told(ram, true), Awake, Awake, nothing),
             (told(ram, true), Asleep, Asleep, told(ram, true)),
         ] {

@@ -45,9 +45,10 @@ impl Worker {
         let left = || self.settings.command.saturating_sub(began.elapsed());
         let before = match self.driver().observe(left()).await.state {
             EngineState::Asleep => self.depth().await,
-            EngineState::Awake | EngineState::Gone | EngineState::Broken | EngineState::Silent => {
-                None
-            }
+            EngineState::Awake
+            | EngineState::Gone
+            | EngineState::Broken
+            | EngineState::Unresponsive => None,
         };
         let depth = match (before, depth) {
             (Some(Depth::Ram), Depth::Disk) => {

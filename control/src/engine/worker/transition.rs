@@ -318,7 +318,9 @@ impl Worker {
         let state = self.state_now().await;
         let result = match state {
             // Who does not even answer will not sleep either, and whoever waits for it should know soon.
-            EngineState::Gone | EngineState::Broken | EngineState::Silent => Err(trouble.clone()),
+            EngineState::Gone | EngineState::Broken | EngineState::Unresponsive => {
+                Err(trouble.clone())
+            }
             EngineState::Awake | EngineState::Asleep => {
                 self.tells(depth);
                 self.driver().sleep(SleepMode::Keep, depth).await
@@ -397,7 +399,7 @@ impl Worker {
             (Trouble::Unknown(why), EngineState::Awake) if says_no_room(&why) => {
                 failure(cause, engine)
             }
-            (Trouble::Unknown(_), _) | (_, EngineState::Silent) => Outcome::Unknown { cause },
+            (Trouble::Unknown(_), _) | (_, EngineState::Unresponsive) => Outcome::Unknown { cause },
             (
                 Trouble::NotSent(_) | Trouble::Definite(_),
                 EngineState::Awake | EngineState::Asleep,

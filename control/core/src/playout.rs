@@ -1,9 +1,14 @@
-//! The queue of a model's GPUs, played forward: who waits before it takes its turn, and whoever has come may have to go again for the
-//! next. Each step takes what was learned of it. Not all of them take long at once, so what they take beyond their medians is added in
+//! The queue of a model's GPUs, played forward to tell when it will be awake: who waits before it takes its turn, and whoever has come
+//! may have to go again for the next. Nothing here decides anything.
+//!
+//! Each step takes what was learned of it. Not all of them take long at once, so what they take beyond their medians is added in
 //! squares: a sum of 90 % quantiles would tell a long queue far too much.
+
+use std::collections::BTreeSet;
 
 use crate::{
     Core,
+    estimate::{NO_IDEA, WAY},
     ids::{Bytes, GpuId, Millis, ModelId},
     learned::Span,
     phase::{Boot, Phase},
@@ -17,7 +22,7 @@ const PLAYED: usize = 6;
 const MOMENTS: usize = 4;
 
 /// What will be on some GPUs, as far as it is played.
-struct Line<'a> {
+struct Playout<'a> {
     core: &'a Core,
     now: Millis,
     gpus: Vec<GpuId>,
@@ -36,32 +41,70 @@ struct Line<'a> {
 }
 
 impl Core {
+    /// How long until a model is awake: everybody who waits before it, then room for itself, then its wake.
+    pub(crate) fn awake_in(&self, now: Millis, state: &ModelState) -> Millis {
+        self.awake_in_if_since(now, state, state.waits_since(now))
+    }
+
+    /// … had it waited since then.
+    pub(crate) fn awake_in_if_since(
+        &self,
+        now: Millis,
+        state: &ModelState,
+        since: Millis,
+    ) -> Millis {
+        let own = (state.rank_if_since(now, since), &state.spec.id);
+        let before = |other: &&ModelState| {
+            let is_first = (other.rank(now), &other.spec.id) < own;
+            other.phase.waits_for_room() && is_first && !self.gpus_are_stopped(&other.spec.id)
+        };
+        // Nobody overtakes who waits for other GPUs, too.
+        let (mut gpus, mut ahead) = (Vec::new(), vec![state]);
+        loop {
+            let asked = ahead.iter().flat_map(|other| &other.spec.gpus);
+            let new: BTreeSet<GpuId> = asked.copied().filter(|gpu| !gpus.contains(gpu)).collect();
+            if new.is_empty() {
+                break;
+            }
+            gpus.extend(new);
+            let there = self.places.on(&gpus).into_iter();
+            let there = there.filter_map(|slot| self.models.at(slot));
+            ahead = there
+                .filter(|other| other.slot != state.slot)
+                .filter(before)
+                .collect();
+        }
+        ahead.sort_by_key(|other| (other.rank(now), &other.spec.id));
+        let awake = self.played(now, state, gpus, &ahead);
+        awake.map_or(NO_IDEA, |at| at.since(now) + WAY)
+    }
+
     /// When a model will be awake that waits from now on, or goes on waiting, behind `ahead`, first first; `gpus` are those of all of
     /// them. `None`: nothing is known that could ever make room for it.
-    pub(crate) fn awake_at(
+    fn played(
         &self,
         now: Millis,
         state: &ModelState,
         gpus: Vec<GpuId>,
         ahead: &[&ModelState],
     ) -> Option<Millis> {
-        let mut line = Line::new(self, now, gpus);
-        let begins = line.at;
+        let mut playout = Playout::new(self, now, gpus);
+        let begins = playout.at;
         for other in ahead.iter().take(PLAYED) {
             // Nobody waits for one that nobody can make room for.
-            if line.takes_turn(other) {
-                line.stays(other);
+            if playout.takes_turn(other) {
+                playout.stays(other);
             }
         }
         if let Some(more) = ahead.len().checked_sub(PLAYED) {
-            let each = line.at.since(begins).0 / u64::try_from(PLAYED).unwrap_or(1);
-            line.at = line.at + Millis(each.saturating_mul(u64::try_from(more).unwrap_or(0)));
+            let each = playout.at.since(begins).0 / u64::try_from(PLAYED).unwrap_or(1);
+            playout.at = playout.at + Millis(each.saturating_mul(u64::try_from(more).unwrap_or(0)));
         }
         if state.leaves_soon(now) {
-            line.at = line.at.max(now + self.leaving_takes(now, state));
+            playout.at = playout.at.max(now + self.leaving_takes(now, state));
         }
-        let ends = line.takes_turn(state);
-        ends.then(|| line.at + Millis(line.spread.isqrt()))
+        let ends = playout.takes_turn(state);
+        ends.then(|| playout.at + Millis(playout.spread.isqrt()))
     }
 
     /// One that is there, or on its way there, as policies see it.
@@ -99,9 +142,9 @@ impl Core {
     }
 }
 
-impl<'a> Line<'a> {
+impl<'a> Playout<'a> {
     fn new(core: &'a Core, now: Millis, gpus: Vec<GpuId>) -> Self {
-        let mut line = Self {
+        let mut playout = Self {
             core,
             now,
             gpus,
@@ -113,22 +156,24 @@ impl<'a> Line<'a> {
             residents: None,
         };
         let free = |gpu: &GpuId| core.capacity(*gpu).less(core.reserved_on(*gpu));
-        line.free.extend(line.gpus.iter().map(free));
-        let there = core.places.on(&line.gpus).into_iter();
+        playout.free.extend(playout.gpus.iter().map(free));
+        let there = core.places.on(&playout.gpus).into_iter();
         for other in there.filter_map(|slot| core.models.at(slot)) {
             if other.leaves_soon(now) {
-                line.coming
+                playout
+                    .coming
                     .push((now + core.leaving_takes(now, other), other));
             } else {
                 if other.phase.in_transition() {
-                    line.at = line.at.max(now + other.remaining(now));
+                    playout.at = playout.at.max(now + other.remaining(now));
                 }
-                line.stands.push(other);
+                playout.stands.push(other);
             }
         }
-        line.coming
+        playout
+            .coming
             .sort_by(|(a, one), (b, other)| b.cmp(a).then(one.slot.cmp(&other.slot)));
-        line
+        playout
     }
 
     /// Everybody who is there, or on its way there, as policies see them.
