@@ -6,11 +6,11 @@ const DUELS_MOST: usize = 64;
 const BALANCE_STAYS: f64 = 0.99;
 /// Foresight is believed until it has lost so many more duels than it won,
 const LOST_MOST: f64 = 8.0;
-/// and again once it has lost no more than so many.
+/// and again once it has lost no more than so many. It starts there: nobody believes it before it has won one.
 const LOST_LEAST: f64 = 4.0;
 
 /// The duels of foresight and recency, and how they went.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Duels {
     open: Vec<Duel>,
     /// Won by foresight, less those that recency won; what is long past counts less.
@@ -24,6 +24,17 @@ struct Duel {
     foresight: usize,
     /// Whom recency would let go.
     recency: usize,
+}
+
+impl Default for Duels {
+    /// None so far.
+    fn default() -> Self {
+        Self {
+            open: Vec::new(),
+            balance: -LOST_LEAST,
+            recency_is_better: true,
+        }
+    }
 }
 
 impl Duels {

@@ -7,7 +7,8 @@
 //! corrects what is claimed for it. Nothing is tuned to a traffic beyond that, and nothing needs to know how many places there are.
 //!
 //! Foresight is held to account: where it and recency disagree about who should go, whoever's victim is wanted back first was wrong.
-//! While recency wins these duels, the forecast is how long ago the last use was, and a policy that follows it is least recently used.
+//! Until foresight has won one, and while recency wins them, the forecast is how long ago the last use was, and a policy that follows it
+//! is least recently used.
 //!
 //! Pure, deterministic to the last bit on every machine, bounded: less than 1 KiB per model. The cost of `arrived` grows
 //! with [`CONTENDERS_MOST`]; else only names are looked up.

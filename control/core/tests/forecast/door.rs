@@ -94,6 +94,17 @@ fn who_is_forgotten_leaves_room() {
 #[test]
 fn recency_is_followed_where_it_is_right_and_left_where_it_is_wrong() {
     let mut forecast = Forecast::default();
+    assert!(forecast.follows_recency(), "nothing has proved itself yet");
+    // One is asked for again and again, the others once: whoever was used last is not wanted back.
+    let (popular, mut now) = (id("popular"), Millis(0));
+    for n in 0..6 {
+        let once = id(&format!("once-{n}"));
+        for model in [&popular, &once] {
+            now = now + Millis(60_000);
+            forecast.arrived(model, now, 1);
+        }
+        forecast.chosen_among([&popular, &once]);
+    }
     assert!(!forecast.follows_recency());
     // How likely a model is depends on how many others were used since: what was popular before says nothing, and recency everything.
     let traffic = traffic::recent(1.6);

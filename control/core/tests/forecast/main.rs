@@ -14,7 +14,7 @@ use traffic::Traffic;
 /// Numbers of places that are looked at.
 const PLACES: [usize; 3] = [2, 4, 8];
 /// Misses that it may cost to find out that recency foresees better.
-const LESSON: f64 = 16.0;
+const LESSON: f64 = 3.0;
 
 /// Share of the gap between least recently used and the optimum that the forecast closes.
 fn closed(traffic: &Traffic, places: usize) -> f64 {
