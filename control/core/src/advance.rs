@@ -9,7 +9,6 @@ use crate::{
     phase::{Boot, Cause, Failure, Phase, Tier},
     state::ModelState,
     tiers::Berth,
-    wishes::REFUSED_IS_DEMAND,
 };
 
 impl Core {
@@ -151,8 +150,7 @@ impl Core {
             self.enter(now, id, Phase::Queued);
             self.wanted_back(now, id, effects);
         } else {
-            let refused = state.asked.last_refused.map(|at| at + REFUSED_IS_DEMAND);
-            self.wake_at(refused.filter(|at| *at > now));
+            self.wake_at(state.refused_wish_ends(now));
             self.ends_at_last(now, id, effects);
         }
     }
@@ -166,13 +164,7 @@ impl Core {
             self.enter(now, id, Phase::Asleep);
             self.record(now, id, "nobody waits for it any more", effects);
         } else if state.asked.last_refused.is_some() && self.gates.held(state.slot) == 0 {
-            self.wake_at(
-                state
-                    .asked
-                    .last_refused
-                    .map(|at| at + REFUSED_IS_DEMAND)
-                    .filter(|at| *at > now),
-            );
+            self.wake_at(state.refused_wish_ends(now));
         }
     }
 

@@ -57,6 +57,7 @@ impl Choices {
         self.last
     }
 
+    /// One by its number, as long as it is kept.
     pub(crate) fn get(&self, number: u64) -> Option<&Choice> {
         self.kept.get(&number)
     }
@@ -89,6 +90,7 @@ impl Choices {
             .map(|_| number)
     }
 
+    /// A model is gone: nobody asks for its choices any more. Those of others in which it was a victim stay.
     pub(crate) fn forget(&mut self, model: &ModelId) {
         for number in self.of.remove(model).into_iter().flatten() {
             if self

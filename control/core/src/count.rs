@@ -193,6 +193,7 @@ impl Core {
         }
     }
 
+    /// Notes how far a running drain is with the count; does nothing for a model that does not drain.
     pub(crate) fn set_count(&mut self, id: &ModelId, new: Count) {
         if let Some(Phase::Draining { count, .. }) =
             self.models.get_mut(id).map(|state| &mut state.phase)

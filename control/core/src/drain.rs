@@ -1,4 +1,4 @@
-//! A drain: barrier, acknowledgements, the engine's own count, then sleep, freeze, or back. Safety rules S2 and S3 live here.
+//! A drain: barrier, acknowledgements, the engine's own count (see `count`), then sleep, freeze, or back. Safety rules S2 and S3 live here.
 
 use crate::{
     Core, LOOK_AGAIN,
@@ -81,22 +81,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         // 1. Is the drain still wanted? It can be taken back only before the engine was told (rule 11).
-        if let Some(why) = self.drain_is_void(now, id, &cause) {
-            self.enter(now, id, Phase::Serving);
-            let what = format!("drain taken back: {why}");
-            self.made_no_room(now, id, &what);
-            self.record(now, id, what, effects);
-            return;
-        }
-        let back = |state: &ModelState| cause == Cause::Remove && !state.operator.removing;
-        if let Some(state) = self.models.get(id).filter(|state| back(state)) {
-            let phase = if state.told.boot_ready {
-                Phase::Asleep
-            } else {
-                Phase::Booting(Boot::Observing { asked: None })
-            };
-            self.enter(now, id, phase);
-            self.record(now, id, "it is back in the fleet", effects);
+        if self.takes_back(now, id, &cause, effects) {
             return;
         }
         self.wake_at(Some(now + LOOK_AGAIN));
@@ -155,7 +140,36 @@ impl Core {
         })
     }
 
-    /// Why a running drain should be taken back, if it should.
+    /// Ends a drain that nobody wants any more. Returns whether it did.
+    fn takes_back(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        cause: &Cause,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        if let Some(why) = self.drain_is_void(now, id, cause) {
+            self.enter(now, id, Phase::Serving);
+            let what = format!("drain taken back: {why}");
+            self.made_no_room(now, id, &what);
+            self.record(now, id, what, effects);
+            return true;
+        }
+        let back = |state: &&ModelState| *cause == Cause::Remove && !state.operator.removing;
+        let Some(state) = self.models.get(id).filter(back) else {
+            return false;
+        };
+        let phase = if state.told.boot_ready {
+            Phase::Asleep
+        } else {
+            Phase::Booting(Boot::Observing { asked: None })
+        };
+        self.enter(now, id, phase);
+        self.record(now, id, "it is back in the fleet", effects);
+        true
+    }
+
+    /// Why a running drain should be taken back to service, if it should.
     pub(crate) fn drain_is_void(&self, now: Millis, id: &ModelId, cause: &Cause) -> Option<String> {
         let state = self.models.get(id)?;
         // What sleeps, is being ended, or was not open cannot serve again as it is.

@@ -74,7 +74,7 @@ impl ModelState {
             Phase::Serving | Phase::Draining { .. } | Phase::Sleeping { .. }
         ) {
             // What it was found to hold is over with its service, whoever takes a drain back in between.
-            self.engine.found = Bytes(0);
+            self.engine.found_awake = Bytes(0);
         }
     }
 
@@ -87,7 +87,7 @@ impl ModelState {
         self.engine.last_error = None;
         (self.engine.inside, self.engine.frozen_since) = (0, None);
         self.asked.held_since = None;
-        (self.told.stuck, self.engine.crowded) = (false, false);
+        (self.told.stuck, self.engine.lacked_room) = (false, false);
         self.resolve();
     }
 }

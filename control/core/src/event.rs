@@ -118,6 +118,18 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// What a verified action took in milliseconds, and what the engine holds after it; else why it did not end so, where nobody knows
+    /// what it left if nobody knows how it ended.
+    pub(crate) fn verified(self) -> Result<(u64, Memory), ActionError> {
+        match self {
+            Self::Done { took, memory } => Ok((took, memory)),
+            Self::Failed(error) => Err(error),
+            Self::Unknown { cause } => Err(ActionError::unknown(cause)),
+        }
+    }
+}
+
 /// What an operator can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {

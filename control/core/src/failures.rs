@@ -56,7 +56,7 @@ impl Core {
             return;
         }
         let cool_down = state.engine.failed_again();
-        state.engine.crowded |= error.no_room;
+        state.engine.lacked_room |= error.no_room;
         let was_in_doubt = state.engine.in_doubt.is_some();
         state.leave_in_doubt(now);
         state.operator.wants = false;

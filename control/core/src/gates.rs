@@ -8,36 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Core,
     event::Figures,
+    figures::{FIGURE_MOST, News, Reported, Sum, change},
     ids::{Epoch, GateId, Millis, ModelId, StreamId},
     models::Slot,
 };
 
 /// What other gates have in flight is told again after this: it is for people.
 const ELSEWHERE_EVERY: Millis = Millis(900);
-/// A gate that says more requests than this lies; sums of the figures of all gates stay far from overflowing.
-const FIGURE_MOST: u64 = 1 << 32;
-
-/// One row's figures of one gate, with ages turned into moments of the core's clock.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) in_flight: u64,
-    pub(crate) held: u64,
-    pub(crate) last_used: Option<Millis>,
-    pub(crate) last_refused: Option<Millis>,
-    /// Requests that wanted the model since the gate exists.
-    asked: u64,
-    /// … of which the core has not been told yet.
-    news: u64,
-}
-
-/// What a gate has said of the use of one model.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct News {
-    pub(crate) used: Option<Millis>,
-    pub(crate) refused: Option<Millis>,
-    /// Of a gate that does not count, one for each report of a use or a refusal.
-    pub(crate) asked: u64,
-}
 
 /// Acknowledgement of one barrier by one gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +38,7 @@ struct Gate {
     /// When it was last told what other gates have in flight.
     elsewhere_at: Millis,
     fenced: bool,
-    figures: BTreeMap<Slot, Seen>,
+    figures: BTreeMap<Slot, Reported>,
     acknowledged: BTreeMap<Slot, Acknowledged>,
 }
 
@@ -88,47 +65,6 @@ pub(crate) struct Expired {
     pub(crate) models: Vec<Slot>,
     /// A gate was fenced or forgotten: every drain may go on.
     pub(crate) any: bool,
-}
-
-/// Requests of one model over all gates that are not fenced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sum {
-    in_flight: u64,
-    held: u64,
-}
-
-impl Seen {
-    fn sum(&self) -> Sum {
-        Sum {
-            in_flight: self.in_flight,
-            held: self.held,
-        }
-    }
-
-    /// Takes what the gate reports, ages as moments.
-    fn take(&mut self, now: Millis, figures: &Figures) {
-        let Figures {
-            in_flight,
-            held,
-            oldest_age: _,
-            last_used_age,
-            last_refused_age,
-            asked,
-        } = figures;
-        let moments = (self.last_used, self.last_refused);
-        let held = sabotage!(DemandIsKept, self.held.max(*held), *held);
-        (self.in_flight, self.held) = ((*in_flight).min(FIGURE_MOST), held.min(FIGURE_MOST));
-        let at = |age: &u64| sabotage!(UsedWhenReported, now, now.since(Millis(*age)));
-        self.last_used = self.last_used.max(last_used_age.as_ref().map(at));
-        self.last_refused = self.last_refused.max(last_refused_age.as_ref().map(at));
-        // The end of a request is a use and no further wish: moments only tell of wishes where the gate counts none.
-        let wished = u64::from(moments != (self.last_used, self.last_refused));
-        self.news += match (*asked).max(self.asked) {
-            0 => wished,
-            counted => counted.saturating_sub(self.asked).min(FIGURE_MOST),
-        };
-        self.asked = self.asked.max(*asked);
-    }
 }
 
 /// What a drain still waits for.
@@ -579,21 +515,5 @@ impl Core {
     pub(crate) fn in_flight(&self, id: &ModelId) -> u64 {
         let slot = self.models.slot(id);
         slot.map_or(0, |slot| self.gates.in_flight(slot))
-    }
-}
-
-/// What one gate contributes to a sum changed. Saturating sums would not go down again as they went up: figures of gates that lie
-/// are cut where they are read.
-fn change(sums: &mut BTreeMap<Slot, Sum>, model: Slot, old: Sum, new: Sum) {
-    if old == new {
-        return;
-    }
-    let mut sum = sums.get(&model).copied().unwrap_or_default();
-    sum.in_flight = sum.in_flight - old.in_flight + new.in_flight;
-    sum.held = sum.held - old.held + new.held;
-    if sum == Sum::default() {
-        sums.remove(&model);
-    } else {
-        sums.insert(model, sum);
     }
 }

@@ -3,9 +3,9 @@
 use crate::{
     Core,
     effect::Effect,
-    event::{Event, Figures, Observation, Operator},
-    gates::News,
-    ids::{GateId, Millis, ModelId, StreamId},
+    event::{Event, Figures, Observation, Operator, Outcome},
+    figures::News,
+    ids::{Attempt, GateId, Millis, ModelId, StreamId},
     model::{ModelSpec, Source},
     models::Slot,
     phase::{Boot, Count, Failure, Phase},
@@ -14,6 +14,9 @@ use crate::{
 
 /// Who was told when to come back may be so late.
 const COMES_BACK_WITHIN: Millis = Millis(2_000);
+
+/// What the end of an action means for its model.
+type Meaning = fn(&mut Core, Millis, &ModelId, Attempt, Outcome, &mut Vec<Effect>);
 
 impl Core {
     /// What an event means. Returns the gate that is owed a heartbeat, with the sequence number to echo.
@@ -46,29 +49,17 @@ impl Core {
                 model,
                 attempt,
                 outcome,
-            } => {
-                let (outcome, before) = self.outcome_per_gpu(&model, outcome);
-                self.started(now, &model, attempt, outcome, effects);
-                self.keep_sizes(&model, before, effects);
-            }
+            } => self.ended(now, &model, attempt, outcome, Self::started, effects),
             Event::Woke {
                 model,
                 attempt,
                 outcome,
-            } => {
-                let (outcome, before) = self.outcome_per_gpu(&model, outcome);
-                self.woke(now, &model, attempt, outcome, effects);
-                self.keep_sizes(&model, before, effects);
-            }
+            } => self.ended(now, &model, attempt, outcome, Self::woke, effects),
             Event::Slept {
                 model,
                 attempt,
                 outcome,
-            } => {
-                let (outcome, before) = self.outcome_per_gpu(&model, outcome);
-                self.slept(now, &model, attempt, outcome, effects);
-                self.keep_sizes(&model, before, effects);
-            }
+            } => self.ended(now, &model, attempt, outcome, Self::slept, effects),
             Event::EngineGone {
                 model,
                 attempt,
@@ -97,6 +88,21 @@ impl Core {
             Event::TermRaised(term) => self.raise_term(now, term, effects),
         }
         sender
+    }
+
+    /// An action on an engine ended: what it took of memory counts for each of its GPUs, and is kept where it is new.
+    fn ended(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        attempt: Attempt,
+        outcome: Outcome,
+        means: Meaning,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (outcome, before) = self.outcome_per_gpu(id, outcome);
+        means(self, now, id, attempt, outcome, effects);
+        self.keep_sizes(id, before, effects);
     }
 
     /// What gates say. Returns the gate whose message counts and is to be echoed.
@@ -258,7 +264,7 @@ impl Core {
                 state.declared = declared;
                 // What wakes were measured to take says nothing of starts.
                 if spec.sizes.waking.source != Source::Measured {
-                    state.engine.start_guess = spec.sizes.waking.bytes;
+                    state.engine.start_peak_guess = spec.sizes.waking.bytes;
                 }
                 state.spec = ModelSpec {
                     conditioned: conditioned || spec.conditioned,

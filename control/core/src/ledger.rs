@@ -179,7 +179,10 @@ impl ModelState {
     /// Bytes per GPU above `awake` at the worst moment of its next wake, which is a start where it has no process.
     fn waking_peak(&self) -> Bytes {
         let wake = self.spec.sizes.waking.bytes;
-        let start = self.engine.starting.unwrap_or(self.engine.start_guess);
+        let start = self
+            .engine
+            .start_peak
+            .unwrap_or(self.engine.start_peak_guess);
         match self.engine.resident {
             Resident::Stopped => wake.max(start),
             Resident::Asleep(_) | Resident::Awake => wake,
@@ -197,10 +200,10 @@ impl ModelState {
             }
             Phase::Booting(Boot::Sleeping(_)) | Phase::Sleeping { .. } => {
                 let peak = sabotage!(PeakForgotten, Bytes(0), sizes.sleeping.bytes);
-                (self.spec.awake + peak).max(self.engine.found)
+                (self.spec.awake + peak).max(self.engine.found_awake)
             }
             Phase::Booting(Boot::Started) | Phase::Serving => {
-                self.spec.awake.max(self.engine.found)
+                self.spec.awake.max(self.engine.found_awake)
             }
             Phase::Booting(
                 Boot::Observing { .. } | Boot::Unanswered | Boot::Waiting | Boot::Slept,
@@ -212,7 +215,7 @@ impl ModelState {
             | Phase::Removed { .. } => match self.engine.resident {
                 Resident::Awake => {
                     let above = self.engine.in_doubt.map(|doubt| doubt.above);
-                    (self.spec.awake + above.unwrap_or_default()).max(self.engine.found)
+                    (self.spec.awake + above.unwrap_or_default()).max(self.engine.found_awake)
                 }
                 Resident::Asleep(left) => sabotage!(ResidualForgotten, Bytes(0), left),
                 Resident::Stopped => Bytes(0),

@@ -33,6 +33,7 @@ mod estimate;
 pub mod event;
 mod explain;
 mod failures;
+mod figures;
 pub mod forecast;
 mod gates;
 pub mod ids;

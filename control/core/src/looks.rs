@@ -8,7 +8,7 @@ use crate::{
     ids::{Attempt, Bytes, Millis, ModelId},
     ledger::SHOWS_WITHIN,
     phase::{Boot, Count, Failure, Phase, Tier},
-    state::Resident,
+    state::{ModelState, Resident},
 };
 
 /// A look that was not answered for so long is asked for again; also the time-out of the first look.
@@ -59,34 +59,30 @@ impl Core {
             | Phase::Queued
             | Phase::Serving
             | Phase::Draining { .. }
-            | Phase::Failed { .. } => {
-                let overdue = state
-                    .engine
-                    .observing
-                    .is_some_and(|(_, at)| now >= at + OBSERVE_TIMEOUT);
-                let due = state.engine.observing.is_none() && now >= state.engine.observe_at;
-                if due || overdue {
-                    let attempt = self.ask(id, effects);
-                    if let Some(state) = self.models.get_mut(id) {
-                        state.engine.observing = Some((attempt, now));
-                    }
-                    // What others did meanwhile changes what a request would have to wait for.
-                    self.update_estimate(now, id);
-                }
-                let Some(state) = self.models.get(id) else {
-                    return;
-                };
-                let next = state
-                    .engine
-                    .observing
-                    .map_or(state.engine.observe_at, |(_, at)| at + OBSERVE_TIMEOUT);
-                self.wake_at(Some(next));
-            }
+            | Phase::Failed { .. } => self.look_again(now, id, effects),
             Phase::Booting(_)
             | Phase::Waking { .. }
             | Phase::Sleeping { .. }
             | Phase::Removed { .. } => {}
         }
+    }
+
+    /// Every second, or once a look that was asked for is overdue.
+    fn look_again(&mut self, now: Millis, id: &ModelId, effects: &mut Vec<Effect>) {
+        let due = |state: &ModelState| match state.engine.observing {
+            Some((_, at)) => at + OBSERVE_TIMEOUT,
+            None => state.engine.observe_at,
+        };
+        if self.models.get(id).is_some_and(|state| now >= due(state)) {
+            let attempt = self.ask(id, effects);
+            if let Some(state) = self.models.get_mut(id) {
+                state.engine.observing = Some((attempt, now));
+            }
+            // What others did meanwhile changes what a request would have to wait for.
+            self.update_estimate(now, id);
+        }
+        let next = self.models.get(id).map(due);
+        self.wake_at(next);
     }
 
     /// Asks for a look at the engine. Returns its attempt.
@@ -139,6 +135,20 @@ impl Core {
         {
             return;
         }
+        self.looked_again(now, id, seen, effects);
+    }
+
+    /// The answer to one of the looks of every second.
+    fn looked_again(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        seen: &Observation,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.models.get_mut(id) else {
+            return;
+        };
         #[cfg(feature = "sabotage")]
         {
             state.engine.cached_count = seen.count;
@@ -197,7 +207,7 @@ impl Core {
             (Phase::Serving, EngineState::Awake) => {
                 // Where nobody measures it now, what was found is all that is known.
                 if seen.memory.gpu.is_some() {
-                    state.engine.found = Bytes(0);
+                    state.engine.found_awake = Bytes(0);
                 }
                 let new = state.seen_awake(seen.memory, tolerance);
                 new.map(|new| (new, "while awake", awake))
@@ -301,7 +311,7 @@ impl Core {
         // It has been awake since before this life: its min_runtime is not begun again.
         state.served_at = Some(Millis(now.since(state.spec.min_runtime).0));
         let (found, known) = (seen.memory.gpu.unwrap_or_default(), state.spec.awake);
-        state.engine.found = found;
+        state.engine.found_awake = found;
         let more = if found.less(known) > tolerance {
             format!("; it holds {found}, not {known}: that much is reserved")
         } else {

@@ -53,6 +53,7 @@ pub(crate) struct Models {
 }
 
 impl Models {
+    /// A model by its id.
     pub(crate) fn get(&self, id: &ModelId) -> Option<&ModelState> {
         self.at(self.slot(id)?)
     }
@@ -68,14 +69,17 @@ impl Models {
         Some(&self.slots.get(slot.0)?.as_ref()?.id)
     }
 
+    /// A model by its slot; `None` for a stranger.
     pub(crate) fn at(&self, slot: Slot) -> Option<&ModelState> {
         self.slots.get(slot.0)?.as_ref()?.state.as_ref()
     }
 
+    /// A model by its id, to be changed: it counts as touched.
     pub(crate) fn get_mut(&mut self, id: &ModelId) -> Option<&mut ModelState> {
         self.at_mut(self.slot(id)?)
     }
 
+    /// A model by its slot, likewise.
     pub(crate) fn at_mut(&mut self, slot: Slot) -> Option<&mut ModelState> {
         let state = self.slots.get_mut(slot.0)?.as_mut()?.state.as_mut()?;
         self.touched.insert(slot);

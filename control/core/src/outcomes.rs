@@ -1,4 +1,5 @@
-//! What engines report: looks, starts, wakes, sleeps, deaths. An outcome whose attempt is not the running one changes nothing.
+//! How starts, wakes and sleeps ended, and what follows. An outcome whose attempt is not the running one changes nothing. Those that failed
+//! go on in `failures`; what looks show is in `looks`.
 
 use crate::{
     Core,
@@ -53,15 +54,15 @@ impl Core {
         if sabotage!(AnyStartCounts, false, running != attempt) {
             return;
         }
-        match outcome {
-            Outcome::Done { took, memory } => {
+        match outcome.verified() {
+            Ok((took, memory)) => {
                 state.learn_start(now, took);
                 state.engine.resident = Resident::Awake;
                 state.measured_awake(memory);
                 // A start that takes little says nothing of wakes; what it takes more is reserved for both.
                 let above = memory.peak.unwrap_or_default().less(state.spec.awake);
                 let measured = memory.peak.map(|_| above);
-                state.engine.starting = state.engine.starting.max(measured);
+                state.engine.start_peak = state.engine.start_peak.max(measured);
                 let waking = &mut state.spec.sizes.waking;
                 if above > waking.bytes {
                     raise(waking, memory.peak, state.spec.awake);
@@ -78,11 +79,7 @@ impl Core {
                     );
                 }
             }
-            Outcome::Failed(error) => self.wake_failed(now, id, Failure::Start, error, effects),
-            Outcome::Unknown { cause } => {
-                let error = ActionError::unknown(cause);
-                self.wake_failed(now, id, Failure::Start, error, effects);
-            }
+            Err(error) => self.wake_failed(now, id, Failure::Start, error, effects),
         }
     }
 
@@ -119,14 +116,16 @@ impl Core {
             | Phase::Failed { .. }
             | Phase::Removed { .. } => return,
         };
-        match outcome {
-            Outcome::Done { took, memory } => {
+        match outcome.verified() {
+            Ok((took, memory)) => {
                 state.learn_wake(now, took);
                 state.engine.resident = Resident::Awake;
                 state.measured_awake(memory);
                 let waking = &mut state.spec.sizes.waking;
                 raise(waking, memory.peak, state.spec.awake);
-                waking.bytes = waking.bytes.max(state.engine.starting.unwrap_or_default());
+                waking.bytes = waking
+                    .bytes
+                    .max(state.engine.start_peak.unwrap_or_default());
                 if conditioning {
                     state.spec.conditioned = true;
                     let (awake, asleep) = (state.spec.awake, state.spec.asleep);
@@ -147,11 +146,7 @@ impl Core {
                     self.serve(now, id, format!("awake after {}", Millis(took)), effects);
                 }
             }
-            Outcome::Failed(error) => self.wake_failed(now, id, Failure::Wake, error, effects),
-            Outcome::Unknown { cause } => {
-                let error = ActionError::unknown(cause);
-                self.wake_failed(now, id, Failure::Wake, error, effects);
-            }
+            Err(error) => self.wake_failed(now, id, Failure::Wake, error, effects),
         }
     }
 
@@ -220,8 +215,8 @@ impl Core {
         let Some(state) = self.models.get_mut(id) else {
             return;
         };
-        match outcome {
-            Outcome::Done { took, memory } => {
+        match outcome.verified() {
+            Ok((took, memory)) => {
                 state.learn_sleep(now, took);
                 if let Some(left) = memory.gpu.filter(|left| state.keeps(*left)) {
                     let error = ActionError {
@@ -250,11 +245,7 @@ impl Core {
                     self.enter(now, id, Phase::Booting(Boot::Slept));
                 }
             }
-            Outcome::Failed(error) => self.boot_sleep_failed(now, id, error, effects),
-            Outcome::Unknown { cause } => {
-                let error = ActionError::unknown(cause);
-                self.boot_sleep_failed(now, id, error, effects);
-            }
+            Err(error) => self.boot_sleep_failed(now, id, error, effects),
         }
     }
 
@@ -333,7 +324,7 @@ impl Core {
         let left = sabotage!(FreesBeforeTheOracle, None, memory.gpu).unwrap_or(state.spec.asleep);
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
         let more = left > allowed_after_sleep(awake, asleep);
-        let repeated = std::mem::replace(&mut state.engine.memory_repeat, more);
+        let repeated = std::mem::replace(&mut state.engine.sleep_repeated, more);
         // What was only declared may be wrong: what stays twice, and was not freed like the rest, is its residual.
         let kept = more && (!repeated || state.keeps(left));
         state.measured_asleep(memory, kept);
@@ -345,7 +336,7 @@ impl Core {
             self.record(now, id, sentence, effects);
             return;
         }
-        state.engine.memory_repeat = false;
+        state.engine.sleep_repeated = false;
         state.engine.resident = Resident::Asleep(left);
         if kept && state.spec.caps.restartable {
             let why = format!("it sleeps, but {left} were not freed");
@@ -443,7 +434,7 @@ impl Core {
     ) -> Option<u64> {
         let inside = self.in_flight(id);
         let state = self.models.get_mut(id)?;
-        (state.room.futile, state.engine.crowded) = (None, false);
+        (state.room.futile, state.engine.lacked_room) = (None, false);
         state.room.would_drain_in = Millis(0);
         let made_room = match cause {
             Cause::Preempt(_) => state.room.making_room.take(),
@@ -484,12 +475,13 @@ impl Core {
                 since: now,
             });
             state.room.spare_until = now + COOL_DOWN;
-            (state.operator.sleeps, state.engine.crowded) = (false, no_room);
+            (state.operator.sleeps, state.engine.lacked_room) = (false, no_room);
             state.engine.last_error = Some(cause.clone());
         }
         self.record(now, id, cause, effects);
     }
 
+    /// So many requests are inside an engine that is not awake. They wait from now on, unless some did before.
     pub(crate) fn note_inside(&mut self, now: Millis, id: &ModelId, inside: u64) {
         let Some(state) = self.models.get_mut(id) else {
             return;

@@ -42,7 +42,7 @@ struct Host {
 struct Face {
     reserved: Bytes,
     host: Bytes,
-    phase: Step,
+    phase: Stage,
     resident: Resident,
     wanted: bool,
     busy: bool,
@@ -58,7 +58,7 @@ struct Face {
 
 /// As much of a phase as concerns others: neither its attempts nor its counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Step {
+struct Stage {
     name: &'static str,
     moving: bool,
     waits: bool,
@@ -76,7 +76,7 @@ struct Entry {
     face: Face,
 }
 
-impl Step {
+impl Stage {
     fn of(phase: &Phase) -> Self {
         Self {
             name: phase.name(),
@@ -119,6 +119,7 @@ pub(crate) struct Places {
 }
 
 impl Places {
+    /// Nothing is anywhere.
     pub(crate) fn new(gpus: usize, hosts: usize) -> Self {
         Self {
             gpus: (0..gpus).map(|_| Place::default()).collect(),
@@ -127,6 +128,7 @@ impl Places {
         }
     }
 
+    /// One GPU; `None` where the fleet has no such GPU.
     pub(crate) fn gpu(&self, gpu: GpuId) -> Option<&Place> {
         self.gpus.get(gpu.0)
     }
@@ -155,6 +157,7 @@ impl Places {
         there
     }
 
+    /// Every model that drains.
     pub(crate) fn draining(&self) -> &BTreeSet<Slot> {
         &self.draining
     }
@@ -164,36 +167,44 @@ impl Places {
         !self.observing.is_empty()
     }
 
+    /// A GPU wants another look: its queue is served, and who is attentive there has a turn.
     pub(crate) fn mark(&mut self, gpu: GpuId) {
         if gpu.0 < self.gpus.len() {
             self.dirty.insert(gpu);
         }
     }
 
+    /// All GPUs do.
     pub(crate) fn mark_all(&mut self) {
         self.dirty.extend((0..self.gpus.len()).map(GpuId));
     }
 
+    /// GPUs that want another look.
     pub(crate) fn dirty(&self) -> impl Iterator<Item = GpuId> {
         self.dirty.iter().copied()
     }
 
+    /// … which they have from here on.
     pub(crate) fn take_dirty(&mut self) -> BTreeSet<GpuId> {
         std::mem::take(&mut self.dirty)
     }
 
+    /// Models of which others see something new since this was last taken.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<Slot> {
         std::mem::take(&mut self.changed)
     }
 
+    /// Models that were touched since this was last taken.
     pub(crate) fn take_refreshed(&mut self) -> BTreeSet<Slot> {
         std::mem::take(&mut self.refreshed)
     }
 
+    /// Models whose rows may differ from what gates were told when this was last taken.
     pub(crate) fn take_unpublished(&mut self) -> BTreeSet<Slot> {
         std::mem::take(&mut self.unpublished)
     }
 
+    /// No GPU wants another look.
     pub(crate) fn is_settled(&self) -> bool {
         self.dirty.is_empty()
     }
@@ -304,7 +315,7 @@ impl Core {
         Face {
             reserved: state.reserved(),
             host: state.host_reserved(),
-            phase: Step::of(&state.phase),
+            phase: Stage::of(&state.phase),
             resident: state.engine.resident,
             wanted: self.wanted(self.now, state),
             busy: self.gates.in_flight(slot) > 0 || self.gates.held(slot) > 0,

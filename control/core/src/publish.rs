@@ -47,6 +47,7 @@ impl Core {
         }
     }
 
+    /// Sends the whole table to gates that have none, once it is open (rule 7), and a heartbeat behind it (rule 3).
     pub(crate) fn serve_snapshots(&mut self, effects: &mut Vec<Effect>) {
         if !self.open {
             return;

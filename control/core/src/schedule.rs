@@ -1,4 +1,4 @@
-//! Who gets room next: the queue of each GPU, oldest wish first, and the victims that make room.
+//! Who gets room next: the queue of each GPU (see `queue`) is served from its head, and victims make room where there is none.
 
 use std::collections::BTreeSet;
 
@@ -39,6 +39,7 @@ impl Core {
         }
     }
 
+    /// Heads of these queues wake, wait or get room; then what holds too much goes, and who is popular comes back.
     fn serve_queues(&mut self, now: Millis, gpus: &BTreeSet<GpuId>, effects: &mut Vec<Effect>) {
         let moves = |gpu: &&GpuId| {
             let place = self.places.gpu(**gpu);
@@ -132,7 +133,7 @@ impl Core {
         };
         // 1. There is room.
         if needs.iter().all(|need| need.needs <= need.free) {
-            if state.engine.crowded && self.others_go_first(now, id, &need, &needs, effects) {
+            if state.engine.lacked_room && self.others_go_first(now, id, &need, &needs, effects) {
                 return true;
             }
             let Some(state) = self.models.get(id) else {
@@ -168,6 +169,18 @@ impl Core {
             return true;
         }
         // 4. Somebody makes room, or nobody can.
+        self.find_room(now, id, need, needs, effects)
+    }
+
+    /// Who makes room for the head of a queue now, if anybody can. Returns whether those behind it wait for it.
+    fn find_room(
+        &mut self,
+        now: Millis,
+        id: &ModelId,
+        need: Need,
+        needs: Vec<GpuNeed>,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let candidates = self.candidates(now, &need);
         let need = Need {
             missing: self.attainable(now, id, need.missing, &candidates),
@@ -244,7 +257,7 @@ impl Core {
         let leaves = self.neighbours(id).any(|other| other.leaves_soon(now));
         if until.is_none() && !leaves {
             if let Some(state) = self.models.get_mut(id) {
-                state.engine.crowded = false;
+                state.engine.lacked_room = false;
             }
             return false;
         }

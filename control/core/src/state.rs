@@ -67,7 +67,7 @@ pub(crate) struct Engine {
     /// Where its weights are, or are going, while it is not awake and has a process.
     pub(crate) copy: Tier,
     /// Bytes per GPU that the first look found it to hold awake, until a look at rest tells what it takes.
-    pub(crate) found: Bytes,
+    pub(crate) found_awake: Bytes,
     /// Requests inside the engine while it is not awake: frozen, or arrived in spite of the gates.
     pub(crate) inside: u64,
     /// Since when there are such requests.
@@ -85,10 +85,10 @@ pub(crate) struct Engine {
     /// What an action of which nobody knows how it ended may still hold.
     pub(crate) in_doubt: Option<InDoubt>,
     /// A sleep left more memory behind than expected; one repeat was tried.
-    pub(crate) memory_repeat: bool,
+    pub(crate) sleep_repeated: bool,
     /// What it did last failed since a GPU had no room for it: its figures say less than it takes. Where it goes to sleep next it ends,
     /// and where it wakes next others go before.
-    pub(crate) crowded: bool,
+    pub(crate) lacked_room: bool,
     /// Its engine ran when this life first looked: gates of which this control never heard may send requests to it by an older table.
     pub(crate) adopted: bool,
     /// It was ready in an earlier life of control, so that such gates may send it requests even where this life started it.
@@ -96,9 +96,9 @@ pub(crate) struct Engine {
     /// A gate that was silent when it went to sleep may send requests to its engine until then: its process does not end before.
     pub(crate) follows_until: Millis,
     /// Bytes per GPU above `awake` at the worst moment of any start that was measured in this life of control.
-    pub(crate) starting: Option<Bytes>,
+    pub(crate) start_peak: Option<Bytes>,
     /// What is taken for that before: what was said of wakes when the model was set. A wake that takes less says nothing of starts.
-    pub(crate) start_guess: Bytes,
+    pub(crate) start_peak_guess: Bytes,
     /// Host RAM per GPU that its process keeps for the next copy while it is awake, when last seen.
     pub(crate) host_kept: Bytes,
     /// What failed last, in words for operators; none once it has served again.
@@ -202,7 +202,7 @@ impl Engine {
         Self {
             resident: Resident::Stopped,
             copy: Tier::Ram,
-            found: Bytes(0),
+            found_awake: Bytes(0),
             inside: 0,
             frozen_since: None,
             observing: None,
@@ -211,13 +211,13 @@ impl Engine {
             unsaid: 0,
             ending: None,
             in_doubt: None,
-            memory_repeat: false,
-            crowded: false,
+            sleep_repeated: false,
+            lacked_room: false,
             adopted: false,
             ready_earlier: false,
             follows_until: Millis(0),
-            starting: None,
-            start_guess: Bytes(0),
+            start_peak: None,
+            start_peak_guess: Bytes(0),
             host_kept: Bytes(0),
             last_error: None,
             failures: 0,
@@ -242,7 +242,7 @@ impl ModelState {
             served_before: false,
             learned: Learned::guessed(&spec.guess),
             engine: Engine {
-                start_guess: spec.sizes.waking.bytes,
+                start_peak_guess: spec.sizes.waking.bytes,
                 ..Engine::unseen(now)
             },
             operator: Operator::default(),

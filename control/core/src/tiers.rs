@@ -73,7 +73,7 @@ impl Core {
     fn way(&self, now: Millis, state: &ModelState, empty: bool) -> Way {
         let caps = state.spec.caps;
         let stop = empty && caps.restartable;
-        if state.engine.crowded && stop {
+        if state.engine.lacked_room && stop {
             return Way::Open(Tier::Stopped);
         }
         match state.spec.tier {
@@ -144,7 +144,7 @@ impl Core {
             state.learned.start.promised()
         );
         let asleep = matches!(state.phase, Phase::Asleep);
-        state.engine.crowded = false;
+        state.engine.lacked_room = false;
         self.kill(id, "it sleeps without a process".into(), effects);
         if !asleep {
             self.enter(now, id, Phase::Asleep);

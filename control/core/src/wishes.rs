@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A refused request is demand for so long: the longest Retry-After.
-pub(crate) const REFUSED_IS_DEMAND: Millis = Millis(60_000);
+const REFUSED_IS_DEMAND: Millis = Millis(60_000);
 
 impl Core {
     /// Whether somebody wants the model now (rule 9: a level, nothing consumes it).
@@ -76,6 +76,14 @@ impl Core {
             (0, inside) => format!("{} inside its engine", requests(inside)),
             (held, _) => format!("{} held", requests(held)),
         }
+    }
+}
+
+impl ModelState {
+    /// When the latest refused request counts as a wish no longer; `None` where it has ended, or there is none.
+    pub(crate) fn refused_wish_ends(&self, now: Millis) -> Option<Millis> {
+        let ends = self.asked.last_refused.map(|at| at + REFUSED_IS_DEMAND);
+        ends.filter(|at| *at > now)
     }
 }
 

@@ -253,12 +253,14 @@ impl Hash {
         hash.end()
     }
 
+    /// Takes one word more.
     pub(crate) fn add(&mut self, word: u64) {
         let mixed =
             (self.0 ^ u128::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         self.0 = mixed ^ (mixed >> 67);
     }
 
+    /// The hash of all words.
     pub(crate) fn end(mut self) -> u128 {
         self.add(0);
         self.add(1);

@@ -37,6 +37,7 @@ pub(crate) struct Known<T> {
 }
 
 impl<T: Debug> Known<T> {
+    /// Reads the text of a value, once.
     pub(crate) fn new(value: T, scope: Scope) -> Self {
         let (id, tokens) = TEXT.with_borrow_mut(|text| {
             text.clear();

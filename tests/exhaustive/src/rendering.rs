@@ -99,7 +99,7 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
             b"table_version" | b"config" | b"id" | b"created" | b"sharing" | b"elsewhere",
         )
         | (b"Gate", b"turn" | b"elsewhere_at")
-        | (b"Seen", b"asked" | b"news")
+        | (b"Reported", b"asked" | b"news")
         | (b"Hold", b"estimated_wait" | b"estimated_wait_ms" | b"bytes" | b"tickets")
         | (b"Refuse", b"retry_after" | b"retry_after_s")
         | (b"Held", b"since" | b"bytes" | b"waiting")
@@ -130,7 +130,7 @@ const fn is_use(structure: &[u8], field: &[u8]) -> bool {
         (structure, field),
         (b"ModelState", b"served_at")
             | (b"Asked", b"last_used")
-            | (b"Seen", b"last_used")
+            | (b"Reported", b"last_used")
             | (b"Figures", b"last_used")
             | (b"RowFigures", b"last_used_age_ms")
     )

@@ -61,40 +61,65 @@ pub(crate) struct World {
 /// Something that can happen. The same action in the same state has the same result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// The clock moves on, and whoever runs has its tick.
     Tick,
+    /// A gate has another tick before the clock moves on.
     GateTick(u8),
     /// The next message of a gate is heard by control.
     Up(u8),
     /// A stream that nobody answered yet is answered by this control, which hears its Hello.
     Attach(u8, u8),
+    /// The next message of control is read by the gate.
     Down(u8),
+    /// A gate learns that its stream has ended.
     GateLoses(u8),
+    /// Control learns that a stream has ended.
     ControlLoses(u8),
+    /// A stream breaks; neither end knows yet.
     Break(u8),
+    /// A request arrives at this gate.
     Arrive(u8),
+    /// A forwarded request reaches the engine.
     Reach(u8),
+    /// The engine answers a request.
     Finish(u8),
+    /// A gate that stood still sees that a request was answered.
     Tell(u8),
+    /// The client of a request leaves; the engine may still have it.
     Leave(u8),
+    /// The engine is done with a request whose client has left.
     Vanish(u8),
     /// The engine does what it was called for.
     Execute(u8),
     /// The answer arrives at control.
     Answer(u8),
+    /// Control never learns what came of a call, which may still be carried out.
     LoseCall(u8),
     /// A call that nobody waits for any more is never carried out.
     DropCall(u8),
+    /// An operator asks for sleep.
     WishSleep,
+    /// An operator asks for a wake.
     WishWake,
+    /// A gate ends without a word.
     CrashGate(u8),
+    /// A gate stands still, with what it has.
     FreezeGate(u8),
+    /// … and goes on.
     ThawGate(u8),
+    /// A control ends without a word.
     CrashControl(u8),
+    /// A control stands still.
     FreezeControl(u8),
+    /// … and goes on.
     ThawControl(u8),
+    /// A control will not be able to renew its leadership again.
     Depose(u8),
+    /// A successor begins.
     Succeed,
+    /// A control takes a larger term of its own accord.
     Jump(u8),
+    /// A control takes a larger term than one that it has met.
     TakeTerm(u8),
 }
 
@@ -110,6 +135,7 @@ pub(crate) struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
+    /// Nothing has happened in it; `notes`: sentences are wanted.
     pub(crate) fn new(row: &'a Row, memo: &'a Memo, notes: bool) -> Self {
         Self {
             row,
@@ -119,12 +145,14 @@ impl<'a> Step<'a> {
         }
     }
 
+    /// Notes a sentence, where any are wanted.
     pub(crate) fn note(&mut self, sentence: impl FnOnce() -> String) {
         if let Some(notes) = &mut self.notes {
             notes.push(sentence());
         }
     }
 
+    /// A rule was broken; the first one is kept.
     pub(crate) fn breaks(&mut self, rule: impl FnOnce() -> String) {
         if self.broken.is_none() {
             self.broken = Some(rule());
@@ -151,6 +179,7 @@ impl World {
         world
     }
 
+    /// The clock.
     pub(crate) fn moment(&self) -> Millis {
         Millis(self.now)
     }

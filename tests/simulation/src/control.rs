@@ -218,6 +218,7 @@ impl World {
         self.controls[life].account.begins = false;
     }
 
+    /// A process manager starts control again, where nobody elects a leader.
     pub(crate) fn control_starts(&mut self) {
         let lives = self.controls.iter().any(|control| control.alive);
         if !lives && self.plan.leader_lease == 0 {
@@ -242,6 +243,7 @@ impl World {
         until > self.now
     }
 
+    /// The deadline comes that the core asked for; an earlier one that it no longer wants does nothing.
     pub(crate) fn control_timer(&mut self, life: usize, at: u64) {
         if self.waits_for_control(life, Item::ControlTick { life, at })
             || self.controls[life].tick_at != at
@@ -252,6 +254,7 @@ impl World {
         self.step(life, Event::Tick);
     }
 
+    /// An event reaches the core, once its control goes on.
     pub(crate) fn deliver_to_core(&mut self, life: usize, event: Box<Event>) {
         let waits = Item::ToCore {
             life,

@@ -74,6 +74,7 @@ pub struct Fairness {
 }
 
 impl Fairness {
+    /// What happened to a model; nothing yet for one that is new.
     pub(crate) fn course(&mut self, model: &ModelId) -> &mut Course {
         self.courses.entry(model.clone()).or_default()
     }

@@ -178,6 +178,7 @@ impl World {
         (job.attempt == attempt).then_some(job.order)
     }
 
+    /// A call to an engine comes back, with what the core is told of it; not from one that was abandoned.
     pub(crate) fn job_ends(&mut self, life: usize, engine: usize, attempt: Attempt, event: Event) {
         let waits = Item::JobEnds {
             life,

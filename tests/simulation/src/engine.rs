@@ -501,6 +501,7 @@ impl World {
         }
     }
 
+    /// Requests in an engine have ended by now; what an earlier pace of its work foresaw does not count.
     pub(crate) fn work_done(&mut self, engine: usize, generation: u64) {
         let now = self.now;
         let known = &mut self.engines[engine];

@@ -84,6 +84,7 @@ impl World {
         }
     }
 
+    /// A gate does what a message obliges it to: it closes the stream, or acknowledges.
     pub(crate) fn check_owed(&mut self, owed: &crate::reference::Owed, effects: &[Effect]) {
         let closes = effects.iter().any(|effect| matches!(effect, Effect::Close));
         self.check(!owed.closes || closes, |_| {

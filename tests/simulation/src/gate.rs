@@ -166,6 +166,7 @@ impl World {
         waits
     }
 
+    /// The tick of a gate, by its own clocks.
     pub(crate) fn gate_timer(&mut self, gate: usize, at: u64) {
         let node = &self.gates[gate];
         if !node.alive || node.tick_at != at || self.waits_for(gate, Item::GateTick { gate, at }) {
@@ -208,6 +209,7 @@ impl World {
         }
     }
 
+    /// Carries out a gate's effects. Returns how many held requests they end.
     pub(crate) fn perform_for_gate(&mut self, gate: usize, effects: Vec<Effect>) -> usize {
         let mut ended = 0;
         let mut answered = Vec::new();

@@ -41,6 +41,7 @@ impl World {
         self.controls[life].drivers.clear();
     }
 
+    /// Control writes a term that is larger than any it has met; one write at a time.
     pub(crate) fn raise_term(&mut self, life: usize, at_least: u64) {
         if std::mem::replace(&mut self.controls[life].raising, true) {
             return;
@@ -54,6 +55,7 @@ impl World {
             .push(self.now + after, Item::TermTaken { life, term });
     }
 
+    /// The larger term is written: the core hears of it.
     pub(crate) fn term_taken(&mut self, life: usize, term: u64) {
         if self.waits_for_control(life, Item::TermTaken { life, term }) {
             return;
@@ -78,6 +80,7 @@ impl World {
         self.controls[life].drivers.clear();
     }
 
+    /// A leader renews its lease, or stops to lead when it can no longer be sure of it.
     pub(crate) fn renew(&mut self, life: usize) {
         if self.waits_for_control(life, Item::Renew { life }) || self.controls[life].deposed {
             return;
@@ -97,6 +100,7 @@ impl World {
         }
     }
 
+    /// The answer to a renewal arrives.
     pub(crate) fn renewed(&mut self, life: usize, sent: u64) {
         if !self.waits_for_control(life, Item::Renewed { life, sent }) {
             self.controls[life].renewed = self.controls[life].renewed.max(sent);

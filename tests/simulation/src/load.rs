@@ -30,6 +30,7 @@ impl World {
         (!gates.is_empty()).then(|| self.random.pick(&gates))
     }
 
+    /// A client sends a request, and the next is planned.
     pub(crate) fn next_request(&mut self) {
         if !self.load {
             return;
@@ -58,6 +59,7 @@ impl World {
         }
     }
 
+    /// One of the faults of this plan happens where it can, and the next is planned.
     pub(crate) fn next_fault(&mut self) {
         if !self.faults || self.plan.faults.is_empty() {
             return;

@@ -6,9 +6,9 @@
 //!
 //! # How to add one
 //!
-//! A file beside this one with a [`Policy`], its `mod` line here, and its place in [`Policy::ALL`]. Everything else goes by that list:
-//! `policy:` and `shadow:` in fleet files, `greenthread simulate --policy`, explanations, metrics, simulation, and the tests that hold
-//! for every policy. `lfu.rs` would be (with `super` and `crate` in the first two lines):
+//! A file beside this one with a [`Policy`], and two lines here: its `mod`, and its place in [`Policy::ALL`]. Everything else goes by that
+//! list: `policy:` and `shadow:` in fleet files, `greenthread simulate --policy`, explanations, metrics, simulation, and the tests that
+//! hold for every policy. `lfu.rs` would be (with `super` and `crate` for `greenthread_core` in the first two lines):
 //!
 //! ```
 //! use greenthread_core::policy::{Policy, Candidate, Wants};
@@ -26,6 +26,9 @@
 //!     hour
 //! }
 //! ```
+//!
+//! Tests of its own stand in `tests.rs`; `greenthread simulate --trace FILE --slots 4 --policy lru,lfu` shows at once what it does to a
+//! trace, and the same without `--slots` what it does with durations.
 //!
 //! A policy keeps nothing: what it can know is in [`Candidate`]. What nobody knows yet is learned elsewhere ([`crate::demand`],
 //! [`crate::learned`], [`crate::forecast`]), and `candidates.rs` shows it.

@@ -1,7 +1,7 @@
 //! What is remembered, and until when: peaks, what was found, wishes, and requests of gates that fell silent.
 
 use super::*;
-use crate::{phase::Tier, wishes::REFUSED_IS_DEMAND};
+use crate::phase::Tier;
 
 fn engine<'a>(bench: &'a mut Bench, model: &str) -> &'a mut Engine {
     bench.engines.get_mut(&id(model)).expect("known")
@@ -304,7 +304,8 @@ fn nobody_goes_to_sleep_for_a_request_that_is_no_wish_any_more() {
     let known = bench.gates.get_mut(&GateId("g1".into()));
     known.expect("said Hello").2.clear();
     assert_eq!(bench.phase("a"), "Draining", "{}", bench.sentences());
-    bench.run(REFUSED_IS_DEMAND.0 - 1);
+    // A refused request counts as a wish for a minute.
+    bench.run(60_000 - 1);
     assert_eq!(bench.phase("a"), "Draining", "{}", bench.sentences());
     // The answer comes at the very moment, before anybody has a turn.
     bench.now += 1;
