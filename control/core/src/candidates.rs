@@ -15,8 +15,7 @@ impl Core {
         let there = self.places.on(&gpus).into_iter();
         there
             .filter_map(|slot| self.models.at(slot))
-            .filter(|state| matches!(state.phase, Phase::Serving))
-            .filter(|state| now >= state.room.no_berth_until)
+            .filter(|state| state.serves_and_has_a_berth(now))
             .map(|state| self.candidate(now, state))
             .collect()
     }
@@ -56,6 +55,17 @@ impl Core {
 }
 
 impl ModelState {
+    /// It serves, and could sleep somewhere when it was last asked to.
+    fn serves_and_has_a_berth(&self, now: Millis) -> bool {
+        matches!(self.phase, Phase::Serving) && now >= self.room.no_berth_until
+    }
+
+    /// It may make room, now or later.
+    pub(crate) fn could_go(&self, now: Millis) -> bool {
+        let pinned = self.spec.pinned && !self.operator.disabled;
+        self.serves_and_has_a_berth(now) && !pinned
+    }
+
     /// Whoever was told to come back finds it there, but nobody has to wait for them for longer than for requests that run in it.
     pub(crate) fn expected_until(&self, served: Millis) -> Millis {
         let most = served + self.spec.min_runtime + self.spec.max_wait;

@@ -258,7 +258,7 @@ impl Core {
             Verdict::Pinned
         } else if !policy::helps(need, candidate) {
             Verdict::NoHelp
-        } else if candidate.spared_until > now && !need.urgent {
+        } else if state.room.no_berth_until > now || candidate.spared_until > now && !need.urgent {
             Verdict::Spared(candidate.spared_until)
         } else if candidate.not_before > now && !need.urgent {
             Verdict::MinRuntime(candidate.not_before)

@@ -124,22 +124,24 @@ impl Core {
                 effects,
             ),
             // S6 holds for it too: its end is an event, and then it is asked again.
-            (EngineState::Asleep, _)
+            (EngineState::Asleep, Some(0))
                 if self.gpus_in_transition(id) || self.gpus_are_stopped(id) =>
             {
                 self.set_count(id, Count::NotYet);
             }
-            (EngineState::Asleep, _) => {
+            (EngineState::Asleep, Some(0)) => {
                 // Somebody's late command did it already; asked again, it answers the same and the state is known.
                 self.drained(now, id, cause, effects);
             }
-            (EngineState::Awake | EngineState::Unresponsive, _) => self.set_count(
-                id,
-                Count::AgainAt {
+            // … and froze what was in it.
+            (EngineState::Asleep, Some(_)) => self.observed_in_service(now, id, seen, effects),
+            (EngineState::Awake | EngineState::Unresponsive, _) | (EngineState::Asleep, None) => {
+                let again = Count::AgainAt {
                     at: now + COUNT_AGAIN,
                     confirming: false,
-                },
-            ),
+                };
+                self.set_count(id, again);
+            }
         }
     }
 

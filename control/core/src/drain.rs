@@ -7,6 +7,7 @@ use crate::{
     ids::{Epoch, Millis, ModelId},
     model::{OnDrainTimeout, SleepMode},
     phase::{Boot, Cause, Count, Phase, Tier},
+    silence::takes_what_follows,
     state::{ModelState, Resident},
     tiers::Berth,
     wishes::requests,
@@ -100,7 +101,8 @@ impl Core {
         // 3. Every gate said zero under this barrier: ask the engine itself, freshly, then sleep. A gate that comes meanwhile makes every
         // earlier count worthless, though nobody may be asked now.
         let clear = waiting.all_acknowledged && waiting.all_zero;
-        let askable = clear && (caps.counts || caps.lossless || !waiting.fenced_in_flight);
+        let unseen = waiting.fenced_in_flight && !takes_what_follows(state, &cause);
+        let askable = clear && (caps.counts || !unseen);
         if !askable && count != Count::NotYet {
             self.set_count(id, Count::NotYet);
         }

@@ -21,7 +21,8 @@ impl Core {
             state.engine.observing,
             state.engine.observe_at,
             state.engine.unanswered,
-        ) = (None, now + self.fleet.times.observe, 0);
+            state.engine.unsaid,
+        ) = (None, now + self.fleet.times.observe, 0, 0);
         state.room.patient_until = None;
         // What it takes and gives counts from here on.
         self.refresh();

@@ -106,13 +106,15 @@ impl Core {
             Bytes(0),
             largest.unwrap_or_default().max(own)
         );
-        state.spec.awake + state.waking_peak().max(room)
+        // What it was seen to keep, more perhaps than all that was declared, it still has.
+        (state.spec.awake + state.waking_peak().max(room)).max(state.kept())
     }
 
     /// What victims have to free. Where all of them together would free too little, the peaks of their own sleeps are in the way, which
     /// go with them, or what they keep while they sleep, until their engines end: then one after the other goes, until it fits.
     pub(crate) fn attainable(
         &self,
+        now: Millis,
         id: &ModelId,
         missing: Vec<(GpuId, Bytes)>,
         candidates: &[Candidate],
@@ -128,9 +130,12 @@ impl Core {
             let states = there.filter_map(|candidate| self.models.get(&candidate.model));
             let kept = states.filter(|state| state.may_be_stopped());
             let kept: Bytes = kept.map(|state| state.spec.asleep).sum();
+            // Who is on its way out needs no room for that any more by then, and who cannot go still does.
+            let stays = |other: &ModelState| !other.leaves_soon(now);
+            let cannot_go = |other: &ModelState| stays(other) && !other.could_go(now);
             let peaks = self
-                .takes_on(state, gpu, |_| true)
-                .less(self.takes_on(state, gpu, |_| false));
+                .takes_on(state, gpu, stays)
+                .less(self.takes_on(state, gpu, cannot_go));
             let least = bytes.less(peaks + kept).max(Bytes(1));
             (gpu, if bytes <= most { bytes } else { least })
         };

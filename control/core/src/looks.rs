@@ -167,6 +167,8 @@ impl Core {
         } else {
             0
         };
+        let says = seen.count.is_some() && seen.state != EngineState::Unresponsive;
+        state.engine.unsaid = if says { 0 } else { state.engine.unsaid + 1 };
         match &state.phase {
             Phase::Serving | Phase::Draining { .. } => {
                 self.observed_in_service(now, id, seen, effects)
@@ -203,7 +205,10 @@ impl Core {
         let (awake, asleep) = (state.spec.awake, state.spec.asleep);
         let new = match (&state.phase, seen.state) {
             (Phase::Serving, EngineState::Awake) => {
-                state.engine.found_awake = Bytes(0);
+                // Where nobody measures it now, what was found is all that is known.
+                if seen.memory.gpu.is_some() {
+                    state.engine.found_awake = Bytes(0);
+                }
                 let new = state.seen_awake(seen.memory, tolerance);
                 new.map(|new| (new, "while awake", awake))
             }
@@ -331,7 +336,8 @@ impl Core {
         self.first_look(now, id, &seen, effects);
     }
 
-    fn observed_in_service(
+    /// What a look shows of an engine that serves or drains.
+    pub(crate) fn observed_in_service(
         &mut self,
         now: Millis,
         id: &ModelId,

@@ -261,7 +261,7 @@ impl<'a> Playout<'a> {
             .filter(|(_, (takes, free))| takes > free)
             .map(|(gpu, (takes, free))| (*gpu, takes.less(*free)));
         let (core, missing) = (self.core, missing.collect());
-        let missing = core.attainable(&state.spec.id, missing, self.residents());
+        let missing = core.attainable(self.now, &state.spec.id, missing, self.residents());
         let need = Need {
             missing,
             busy_from: state.waits_since(self.now) + state.spec.max_wait,

@@ -183,7 +183,7 @@ impl Core {
     ) -> bool {
         let candidates = self.candidates(now, &need);
         let need = Need {
-            missing: self.attainable(id, need.missing, &candidates),
+            missing: self.attainable(now, id, need.missing, &candidates),
             ..need
         };
         if self.sleepers_make_room(now, id, &need.missing, &candidates, effects) {

@@ -147,6 +147,6 @@ impl Core {
 }
 
 /// Whether requests that reach an engine after it was drained are answered all the same: it keeps them, and stays.
-fn takes_what_follows(state: &ModelState, cause: &Cause) -> bool {
+pub(crate) fn takes_what_follows(state: &ModelState, cause: &Cause) -> bool {
     *cause != Cause::Remove && state.spec.caps.lossless
 }

@@ -63,6 +63,7 @@ impl Core {
             && matches!(state.engine.resident, Resident::Asleep(_));
         let may = state.may_be_stopped();
         let follows = now < self.nothing_follows_from(state) || state.engine.inside > 0;
+        let follows = follows || self.gates_have_some_in(now, state);
         let busy = state.engine.ending.is_some() || self.gpus_are_stopped(&state.spec.id);
         let observe = self.fleet.times.observe;
         if !rests || !may || follows || busy {
@@ -74,6 +75,14 @@ impl Core {
         } else {
             Leaves::Not
         }
+    }
+
+    /// Gates have requests in an engine that cannot say so itself, or had some when they fell silent.
+    fn gates_have_some_in(&self, now: Millis, state: &ModelState) -> bool {
+        let silence = self.sends_for(state);
+        let waiting = |id: &ModelId| self.waiting(now, id, state.told.epoch, silence);
+        let silent = || waiting(&state.spec.id).fenced_in_flight;
+        !state.spec.caps.counts && (self.gates.in_flight(state.slot) > 0 || silent())
     }
 
     /// What the end of an engine that sleeps gives back.

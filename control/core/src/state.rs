@@ -78,6 +78,8 @@ pub(crate) struct Engine {
     pub(crate) observe_at: Millis,
     /// Looks in a row that got no answer.
     pub(crate) unanswered: u32,
+    /// Looks in a row that did not say how many requests are in it.
+    pub(crate) unsaid: u32,
     /// Its process is being ended, by this attempt; what is seen of it meanwhile does not count.
     pub(crate) ending: Option<Attempt>,
     /// What an action of which nobody knows how it ended may still hold.
@@ -202,6 +204,7 @@ impl Engine {
             observing: None,
             observe_at: now,
             unanswered: 0,
+            unsaid: 0,
             ending: None,
             in_doubt: None,
             sleep_repeated: false,
@@ -264,10 +267,10 @@ impl ModelState {
 
     /// No request is in its sleeping engine, as far as anybody can tell. Gates that fell silent while it was frozen did not say what they
     /// had in it: an engine with a count says so at the first look after it fell asleep. One that never served has none, and of one
-    /// that does not answer and that nobody may end nothing more will be known.
+    /// that does not say so again and again nothing more will be known.
     pub(crate) fn is_surely_empty(&self, observe: Millis) -> bool {
-        let answers = self.engine.unanswered == 0 || self.engine.unanswered >= UNANSWERED_LOOKS;
-        let looked_at = self.engine.observe_at > self.since + observe && answers;
+        let told = self.engine.unsaid == 0 || self.engine.unsaid >= UNANSWERED_LOOKS;
+        let looked_at = self.engine.observe_at > self.since + observe && told;
         let says_so = self.spec.caps.counts && self.spec.caps.lossless;
         let new = matches!(self.phase, Phase::Booting(Boot::Slept));
         self.engine.inside == 0 && (looked_at || !says_so || new)

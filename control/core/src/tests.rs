@@ -23,6 +23,7 @@ mod fuzz;
 mod liveness;
 mod narrow;
 mod races;
+mod remembered;
 mod residuals;
 mod rows;
 mod scale;

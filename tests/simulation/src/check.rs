@@ -153,9 +153,15 @@ impl World {
                 if let Some(engine) = self.rows.get(model) {
                     self.controls[life].knows.slept.remove(engine);
                 }
-                // Told late, it ends nothing of what the engine does now.
+                // Told late, it ends nothing of what the engine does now; and a start tells by itself how it ended.
+                let control = &self.controls[life];
+                let starts = |engine: &usize| {
+                    let order = control.under_way.get(engine).map(|(order, _)| *order);
+                    order == Some(Order::Start)
+                };
                 let gone = |engine: &&usize| self.engines[**engine].process == Process::Gone;
                 let engine = self.rows.get(model).filter(gone).copied();
+                let engine = engine.filter(|engine| !starts(engine));
                 let control = &mut self.controls[life];
                 let cut = engine.and_then(|row| Some((row, control.under_way.remove(&row)?)));
                 control.knows.cut_short.extend(cut);
@@ -246,7 +252,9 @@ impl World {
                     Some(("Sleeping", _))
                 );
                 self.check_stopped(life, engine, again);
-                if !again {
+                if again {
+                    self.controls[life].knows.sleeps_again(engine);
+                } else {
                     self.check_agrees(life, engine);
                     self.check_tier(engine, tier);
                 }
@@ -307,6 +315,7 @@ impl World {
             return;
         }
         let id = known.spec.id.0.clone();
+        self.check_unasked(life, engine);
         for gate in 0..self.gates.len() {
             let node = &self.gates[gate];
             let local = node.local(self.now);

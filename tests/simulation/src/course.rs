@@ -6,7 +6,7 @@ use greenthread_core::{
     ModelView,
     decision::Choice,
     event::{EngineState, Event, Operator, Outcome},
-    ids::{Bytes, GpuId, Millis, ModelId},
+    ids::{Attempt, Bytes, GpuId, Millis, ModelId},
 };
 
 /// First cool-down of a model that could not be woken, and the longest.
@@ -44,6 +44,8 @@ pub struct Course {
     pub displaced: bool,
     /// Its process is being ended, or nobody knows how its last action ended.
     pub(crate) shaky: bool,
+    /// The attempt by which its process is being ended.
+    ends: Option<Attempt>,
     /// It has served in this life.
     pub(crate) served: bool,
 }
@@ -97,8 +99,12 @@ impl Fairness {
             Event::Slept { model, outcome, .. } => {
                 self.course(model).shaky = !matches!(outcome, Outcome::Done { .. });
             }
-            Event::EngineGone { model, .. } => {
-                self.course(model).shaky = true;
+            Event::EngineGone { model, attempt, .. } => {
+                let course = self.course(model);
+                course.shaky = true;
+                course.ends = course
+                    .ends
+                    .filter(|_| attempt.is_some() && course.ends != *attempt);
                 self.lost = Some(model.clone());
             }
             Event::Observed {
@@ -127,9 +133,11 @@ impl Fairness {
         }
     }
 
-    /// Its process is being ended.
-    pub fn killed(&mut self, model: &ModelId) {
-        self.course(model).shaky = true;
+    /// Its process is being ended. Returns whether it was already.
+    pub fn killed(&mut self, model: &ModelId, attempt: Attempt) -> bool {
+        let course = self.course(model);
+        course.shaky = true;
+        course.ends.replace(attempt).is_some()
     }
 
     /// Whether nothing is counted for an action of which nobody knows how it ended.

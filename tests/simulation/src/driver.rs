@@ -345,7 +345,10 @@ impl World {
             return;
         };
         self.controls[life].under_way.remove(&engine);
-        self.controls[life].fair.killed(model);
+        let twice = self.controls[life].fair.killed(model, attempt);
+        self.check(!twice, |_| {
+            format!("{} is ended while it is being ended", model.0)
+        });
         self.check_kill(life, engine);
         self.check_leaves(life, engine);
         if !self.engines[engine].spec.caps.restartable {
@@ -357,8 +360,8 @@ impl World {
     /// The model has drained and goes; its process ends, and that is told.
     pub(crate) fn remove_engine(&mut self, life: usize, model: &ModelId, attempt: Attempt) {
         if let Some(engine) = self.rows.get(model).copied() {
-            self.controls[life].fair.killed(model);
-            self.check_removed(engine);
+            self.controls[life].fair.killed(model, attempt);
+            self.check_removed(life, engine);
             if self.engines[engine].spec.caps.restartable {
                 self.end_process(engine, Some((life, attempt)));
             } else {

@@ -18,6 +18,8 @@ use crate::{
 
 /// What is inside a sleeping engine is known so much later at most.
 const SEEN_WITHIN: Millis = Millis(3_000);
+/// Who can sleep nowhere is left alone for so long.
+const NOWHERE_FOR: Millis = Millis(10_000);
 
 impl World {
     /// The rules of fairness, after a step.
@@ -298,6 +300,13 @@ impl World {
         let failed =
             (control.fair.courses.get(&choice.target)).is_some_and(|course| course.failures > 0);
         let needless = needless.filter(|_| !failed).cloned();
+        // Where nothing is missing all that hold anything there go.
+        let there = control.core.spec(&choice.target);
+        let there = there.map_or(Vec::new(), |spec| spec.gpus.clone());
+        let helps = |id: &ModelId| match missing.is_empty() {
+            true => there.iter().any(|gpu| frees(id, *gpu) > Bytes(0)),
+            false => enough(&[id]),
+        };
         let idle = control.fair.courses.iter().find(|(id, course)| {
             let spec = control.core.spec(id);
             let rests = |at: Millis| spec.is_some_and(|spec| now.since(at) < spec.min_runtime);
@@ -306,7 +315,7 @@ impl World {
                 && spec.is_some_and(|spec| !spec.pinned)
                 && !course.runs_from.is_some_and(rests)
                 && control.account.figures(id) == (0, 0)
-                && enough(&[*id])
+                && helps(id)
         });
         let idle = idle.map(|(id, _)| id.clone()).filter(|_| busy);
         let lies = choice.weighed.iter().find(|weighed| {
@@ -360,18 +369,26 @@ impl World {
             let told = weighed.any(|other| other.model == view.id && stays(other.verdict));
             view.phase == "Serving" || told
         };
+        // Who found no place in host RAM is not asked again for a while.
+        let now = control.local(self.now);
+        let homeless = |view: &ModelView| {
+            let course = control.fair.courses.get(&view.id);
+            let spared = course.is_some_and(|course| course.spared);
+            let long = now >= view.since + NOWHERE_FOR;
+            !self.plan.hosts.is_empty() && spared && !long
+        };
         let least = |(gpu, bytes): &(GpuId, Bytes)| {
-            let may_go: Vec<&ModelSpec> = on(*gpu)
+            let may_go: Vec<(&ModelView, &ModelSpec)> = on(*gpu)
                 .filter(|(view, _)| served(view))
                 .filter(|(view, spec)| view.disabled || !spec.pinned)
-                .map(|(_, spec)| spec)
                 .collect();
-            let ends = |spec: &&&ModelSpec| spec.caps.restartable && spec.tier != Some(Tier::Ram);
-            let kept = may_go.iter().filter(ends).map(|spec| spec.asleep);
-            let kept: Bytes = kept.sum();
-            let peaks = on(*gpu).map(|(_, spec)| spec.sizes.sleeping.bytes);
+            let ends = |spec: &ModelSpec| spec.caps.restartable && spec.tier != Some(Tier::Ram);
+            let kept = may_go.iter().filter(|(_, spec)| ends(spec));
+            let kept: Bytes = kept.map(|(_, spec)| spec.asleep).sum();
+            let peaks = may_go.iter().map(|(_, spec)| spec.sizes.sleeping.bytes);
             let later = kept + peaks.max().unwrap_or_default();
-            let most: Bytes = may_go.iter().map(|spec| frees(spec)).sum();
+            let at_home = may_go.iter().filter(|(view, _)| !homeless(view));
+            let most: Bytes = at_home.map(|(_, spec)| frees(spec)).sum();
             let least = if most >= *bytes {
                 *bytes
             } else {

@@ -284,6 +284,13 @@ impl Account {
         })
     }
 
+    /// A gate that had requests of a model in flight when it was last heard, be it silent since then.
+    pub fn had_some(&self, model: &ModelId) -> Option<&GateId> {
+        let has = |gate: &Heard| gate.rows.get(model).is_some_and(|said| said.in_flight > 0);
+        let mut gates = self.gates.iter();
+        gates.find(|(_, gate)| has(gate)).map(|(id, _)| id)
+    }
+
     /// Since when a request waits that a gate held when it began a stream.
     pub fn held_since(&self, model: &ModelId) -> Option<Millis> {
         self.held.get(model).copied()

@@ -179,6 +179,9 @@ impl World {
             return;
         };
         if matches!(order, Order::Sleep(_, _)) {
+            let measured = control.knows.measured.get(row);
+            let before = measured.and_then(|measured| measured.asleep);
+            control.knows.stayed_before.insert(*row, before);
             control.knows.slept.insert(*row);
         }
         if !self.can_know(life, *row, order) {

@@ -92,6 +92,7 @@ impl World {
             return;
         }
         self.check_stands_still(life, engine);
+        self.check_unasked(life, engine);
         let times = &self.plan.times;
         let known = &self.engines[engine];
         let seen = times.forward_bound.0 + times.observe.0 + 2_000;
@@ -113,12 +114,26 @@ impl World {
         });
     }
 
+    /// S3: what an engine cannot say gates have said: it does not end while one had requests in it when it was last heard.
+    pub(crate) fn check_unasked(&mut self, life: usize, engine: usize) {
+        let spec = &self.engines[engine].spec;
+        let account = &self.controls[life].account;
+        let had = (!spec.caps.counts).then(|| account.had_some(&spec.id));
+        let had = had.flatten().cloned();
+        self.check(had.is_none(), |world| {
+            let id = &world.engines[engine].spec.id.0;
+            format!("S3: {id} ends, and {had:?} had requests in it")
+        });
+    }
+
     /// Rule 13: removing a model is a drain.
-    pub(crate) fn check_removed(&mut self, engine: usize) {
+    pub(crate) fn check_removed(&mut self, life: usize, engine: usize) {
         let known = &self.engines[engine];
         if !self.is_well(known) {
             return;
         }
+        self.check_unasked(life, engine);
+        let known = &self.engines[engine];
         let inside = self.within(engine, 0);
         let admits = self.admitting(&known.spec.id);
         self.check(inside.is_none(), |world| {

@@ -54,7 +54,10 @@ impl World {
             // Two steps may have the same time; what was chosen in the first was judged then.
             let judged = &mut self.controls[life].fair.judged;
             let fresh = last.filter(|choice| {
-                let new = judged.get(&view.id) != Some(choice);
+                // What follows an eviction is added to it, and changes nothing of what was decided.
+                let decided =
+                    |choice: &Choice| (choice.number, choice.need.clone(), choice.taken.clone());
+                let new = judged.get(&view.id).map(decided) != Some(decided(choice));
                 new && choice.at == now && choice.target == view.id
             });
             let Some(choice) = fresh else { continue };
@@ -65,7 +68,8 @@ impl World {
                     self.check_coming(life, &choice, before, views);
                     self.check_missing(life, &choice, view, before, views);
                 }
-                Taken::Wake(_) | Taken::Evict(_) | Taken::Sleep(_) | Taken::Demote(_) => {}
+                Taken::Evict(_) => self.check_missing(life, &choice, view, before, views),
+                Taken::Wake(_) | Taken::Sleep(_) | Taken::Demote(_) => {}
             }
         }
     }
@@ -170,7 +174,10 @@ impl World {
                 let row = self.rows.get(&other.id).copied();
                 let removed = row.is_none_or(|row| !self.engines[row].present);
                 let goes = |phase: &str| phase == "Sleeping" || phase == "Draining" && !removed;
-                let went = before.get(&other.id).is_some_and(|known| goes(known.phase));
+                // Nor one whose drain was taken back and began anew in this step.
+                let went = before.get(&other.id).is_some_and(|known| {
+                    goes(known.phase) && (other.phase == "Sleeping" || known.at == other.since)
+                });
                 spec.gpus.contains(&gpu) && !(went && goes(other.phase))
             });
             let peaks = stays.map(|(_, spec)| spec.sizes.sleeping.bytes).max();

@@ -52,6 +52,23 @@ fn without_an_oracle_a_lost_wake_holds_its_memory_for_as_long_as_a_wake_may_take
 }
 
 #[test]
+fn a_wake_that_fails_after_a_lost_one_frees_nothing_of_what_was_held() {
+    let mut bench = lost_wake();
+    // It fell asleep once more, and kept more than it should.
+    bench.engines.get_mut(&id("a")).expect("known").memory = Bytes(12 * GIB);
+    bench.run(11_000);
+    bench.engines.get_mut(&id("a")).expect("known").wake = Some(Outcome::Failed(ActionError {
+        cause: "CUDA error".into(),
+        engine: EngineState::Asleep,
+        no_room: false,
+    }));
+    let effects = bench.figures("g1", "a", 0, 1);
+    assert_eq!(acts(&effects)[0], "wake a");
+    assert_eq!(bench.phase("a"), "Failed");
+    assert_eq!(reserved(&bench), Bytes(18 * GIB), "{}", bench.sentences());
+}
+
+#[test]
 fn a_lost_wake_holds_its_memory_while_its_model_is_removed() {
     let mut bench = lost_wake();
     bench.obedient = false;

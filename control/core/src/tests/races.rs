@@ -1,6 +1,7 @@
 //! Messages that cross each other, arrive late, or come from somebody who is not meant any more.
 
 use super::*;
+use crate::phase::Tier;
 
 /// The epoch of the newest row that was published of a model.
 fn epoch_of(bench: &Bench, model: &str) -> Epoch {
@@ -255,4 +256,54 @@ fn a_new_declaration_of_memory_replaces_what_was_measured() {
     larger.awake = Bytes(20 * GIB);
     bench.event(Event::ModelSet(Box::new(larger.clone())));
     assert_eq!(bench.core.gpus()[0].reserved, Bytes(20 * GIB));
+}
+
+/// `a` serves in a control that has just taken over, of whose gates nothing is heard any more; a stranger puts it to sleep with two
+/// requests in it, before anybody looks.
+fn frozen_by_a_stranger(tier: Option<Tier>) -> Bench {
+    let mut model = spec("a");
+    model.tier = tier;
+    let mut bench = Bench::new(&[model], EngineState::Awake);
+    bench.run(700_000);
+    assert_eq!(bench.phase("a"), "Serving");
+    let engine = bench.engines.get_mut(&id("a")).expect("known");
+    (engine.state, engine.memory, engine.count) = (EngineState::Asleep, Bytes(GIB), 2);
+    bench.log.clear();
+    bench
+}
+
+#[test]
+fn what_a_stranger_froze_before_a_drain_asks_is_not_removed() {
+    let mut bench = frozen_by_a_stranger(None);
+    bench.event(Event::ModelRemoved(id("a")));
+    bench.run(10_000);
+    assert_eq!(acts(&bench.log), ["wake a"], "{}", bench.sentences());
+    bench.engines.get_mut(&id("a")).expect("known").count = 0;
+    assert_eq!(acts(&bench.run(1_000)), ["removed a"]);
+}
+
+#[test]
+fn what_a_stranger_froze_before_a_drain_asks_does_not_end() {
+    let mut bench = frozen_by_a_stranger(Some(Tier::Stopped));
+    bench.event(Event::Operator {
+        model: id("a"),
+        verb: Operator::Sleep,
+    });
+    assert_eq!(
+        acts(&bench.log),
+        ["wake a", "a admit"],
+        "{}",
+        bench.sentences()
+    );
+}
+
+#[test]
+fn an_engine_that_sleeps_and_does_not_say_what_is_in_it_is_not_removed() {
+    let mut bench = frozen_by_a_stranger(None);
+    bench.counted = false;
+    bench.event(Event::ModelRemoved(id("a")));
+    bench.run(10_000);
+    assert_eq!(acts(&bench.log), Vec::<String>::new());
+    bench.counted = true;
+    assert_eq!(acts(&bench.run(2_000)), ["wake a"]);
 }

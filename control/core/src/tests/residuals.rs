@@ -382,3 +382,48 @@ fn an_engine_out_of_service_that_may_hold_its_room_is_named_with_what_helps() {
     engine(&mut bench, "a").state = EngineState::Gone;
     assert_eq!(acts(&bench.run(3_000)), ["wake c", "c admit"]);
 }
+
+#[test]
+fn who_keeps_more_asleep_than_it_should_take_awake_is_not_woken_beyond_capacity() {
+    let attached = |name: &str| {
+        let mut attached = spec(name);
+        attached.caps.restartable = false;
+        attached
+    };
+    let mut bench = started(&[attached("a"), attached("b")]);
+    engine(&mut bench, "a").memory = Bytes(32 * GIB);
+    bench.run(3_000);
+    engine(&mut bench, "b").state = EngineState::Broken;
+    bench.run(3_000);
+    assert_eq!(bench.core.gpus()[0].reserved, Bytes(49 * GIB));
+    bench.figures("g1", "a", 0, 1);
+    assert_eq!(bench.phase("a"), "Queued", "{}", bench.sentences());
+    engine(&mut bench, "b").state = EngineState::Gone;
+    bench.run(3_000);
+    assert_eq!(bench.phase("a"), "Serving", "{}", bench.sentences());
+}
+
+#[test]
+fn nobody_goes_to_sleep_where_the_sleep_of_one_out_of_service_would_need_the_room() {
+    let sized = |name: &str, awake: u64, sleeping: u64| {
+        let mut sized = spec(name);
+        sized.caps.restartable = false;
+        sized.awake = Bytes(awake * GIB);
+        sized.sizes.sleeping.bytes = Bytes(sleeping * GIB);
+        sized
+    };
+    let models = [sized("a", 10, 4), sized("b", 17, 0), sized("c", 27, 0)];
+    let mut bench = started(&models);
+    engine(&mut bench, "a").state = EngineState::Broken;
+    bench.figures("g1", "b", 0, 1);
+    bench.figures("g1", "b", 0, 0);
+    bench.run(20_000);
+    assert_eq!(bench.phase("b"), "Serving");
+    bench.log.clear();
+    bench.figures("g1", "c", 0, 1);
+    bench.run(20_000);
+    assert_eq!(acts(&bench.log), Vec::<String>::new());
+    engine(&mut bench, "a").state = EngineState::Gone;
+    bench.run(20_000);
+    assert_eq!(bench.phase("c"), "Serving", "{}", bench.sentences());
+}

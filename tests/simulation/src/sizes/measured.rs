@@ -116,6 +116,8 @@ pub struct Knows {
     pub uncertain: BTreeSet<usize>,
     /// Rows whose last action was a sleep, of which the end was told.
     pub slept: BTreeSet<usize>,
+    /// What was measured to stay of each row before its last sleep.
+    pub stayed_before: BTreeMap<usize, Option<Bytes>>,
 }
 
 impl Knows {
@@ -137,6 +139,15 @@ impl Knows {
     pub(super) fn learn(&mut self, row: usize, learn: impl Fn(&mut Measured)) {
         learn(self.measured.entry(row).or_default());
         self.perhaps.entry(row).and_modify(learn);
+    }
+
+    /// An engine is told to sleep once more: where it had said that it does, it kept what is no residual.
+    pub(crate) fn sleeps_again(&mut self, row: usize) {
+        if self.slept.contains(&row)
+            && let Some(before) = self.stayed_before.remove(&row)
+        {
+            self.learn(row, |measured| measured.asleep = before);
+        }
     }
 
     /// An action that was cut short ended all the same. Others are of another life, or were told before.
