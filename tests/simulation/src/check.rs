@@ -167,6 +167,10 @@ impl World {
                 control.knows.cut_short.extend(cut);
             }
             Event::ModelSet(spec) => {
+                // What was measured so far is said with it, and control believes that.
+                if let Some(row) = self.rows.get(&spec.id) {
+                    self.controls[life].knows.stayed_before.remove(row);
+                }
                 let name = self
                     .rows
                     .get(&spec.id)
