@@ -91,7 +91,6 @@ const fn rule(structure: &[u8], field: &[u8]) -> Rule {
         | (b"Samples", b"guess" | b"kept" | b"next" | b"median")
         | (b"Engine", b"last_error" | b"failures")
         | (b"Asked", b"demand" | b"held_since")
-        | (b"Told", b"drain_takes")
         | (b"Room", b"wait" | b"making_room" | b"evicted" | b"asked_anew")
         | (b"Gates", b"live" | b"fenced" | b"sums")
         | (
