@@ -119,7 +119,7 @@ impl Row {
             idle: None,
             drain: None,
             most_states: 2_000_000,
-            audited: 64,
+            audited: 4,
             sabotage: None,
         }
     }
