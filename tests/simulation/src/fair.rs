@@ -242,7 +242,13 @@ impl World {
         };
         let urgent = (waiter.frozen).is_some_and(|at| now.since(at) >= target.max_freeze);
         let held = control.account.held_since(&choice.target);
-        let waits = waiter.since().into_iter().chain(held).min().unwrap_or(now);
+        // It may wait since a step after which nobody was followed, as not all engines had been looked at.
+        let course = control.fair.courses.get(&choice.target);
+        let known = waiter
+            .since()
+            .into_iter()
+            .chain(course.and_then(Course::since));
+        let waits = known.chain(held).min().unwrap_or(now);
         let patient = now.since(waits) >= target.max_wait;
         self.check(!pinned, |_| {
             format!("{} is pinned and makes room", view.id.0)
