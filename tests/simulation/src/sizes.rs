@@ -208,6 +208,8 @@ impl World {
         };
         let now = self.controls[life].local(self.now);
         let phase = self.controls[life].phases.get(&row);
+        // Asked before it was told to move, and heard after: no look of what it does now.
+        let moves = matches!(phase, Some(("Waking" | "Sleeping", _)));
         let steady = phase.filter(|(_, since)| now.since(*since).0 >= STEADY);
         let steady = steady.map(|(phase, _)| *phase);
         let known = &self.engines[row];
@@ -219,7 +221,7 @@ impl World {
         let shows = memory.gpu.is_some_and(|held| held >= known.holds);
         if asked && seen.state == EngineState::Asleep {
             self.controls[life].doubtful.remove(&row);
-            self.engines[row].unseen &= !shows;
+            self.engines[row].unseen &= moves || !shows;
         }
         let Some(held) = memory.gpu.filter(|_| asked) else {
             return;
